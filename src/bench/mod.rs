@@ -1,0 +1,1 @@
+//! Load generator: schedule, client, report.

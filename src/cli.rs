@@ -1,0 +1,1 @@
+//! Arguments as written; nothing is executed here.

@@ -1,0 +1,1 @@
+//! Configuration: as written (`file`), as meant (`settings`), and kept current (`reload`).

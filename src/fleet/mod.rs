@@ -1,0 +1,1 @@
+//! Live state: backends, in-flight requests, rolling windows, health, discovery.

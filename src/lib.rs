@@ -1,0 +1,54 @@
+//! headway: a reverse proxy that measures what LLM users feel, and routes by it.
+//!
+//! `measure` turns bytes and instants into latencies. `route` turns a snapshot into a decision. Both are pure, so the
+//! proxy and the load generator share one definition of "time to first token", and what is simulated is what is served.
+//!
+//! ```text
+//! request ─▶ inspect ─▶ RequestFacts ┐
+//! fleet.snapshot() ─▶ FleetSnapshot ─┴▶ Policy::choose ─▶ Decision ─▶ attempt(s) on a backend
+//! backend bytes ─▶ SseDecoder ─▶ ChunkKind ─▶ Timeline ─▶ ExchangeRecord ─▶ fleet, metrics, log, API
+//! ```
+//!
+//! Two things leave an exchange: progress (dispatched, first token, tokens, ended) to [`fleet`], through the in-flight
+//! guard; and one [`measure::exchange::ExchangeRecord`], written once, at the end, to everyone else.
+//!
+//! # Invariants
+//!
+//! 1. `wire`, `measure`, `route`, `engine`, `nim` have no IO, no locks, no `async`, no clock.
+//! 2. Only [`clock`] reads the machine clock; everything else takes `now` as an argument.
+//! 3. Only [`fleet`] and `config::reload` hold shared mutable state; `telemetry` holds counters.
+//! 4. Only `config::file` and `admin::view` derive serde for configuration and API; domain types do not.
+//! 5. The proxy forwards the backend's bytes unchanged (the one exception, a usage chunk the client did not ask for, is
+//!    removed whole, in doubt not at all). Measuring may be wrong without a client ever noticing: observing returns
+//!    nothing.
+//! 6. A policy reads nothing but its arguments.
+//! 7. Everything that can grow has a bound: bodies, lines, events, queues, label sets, decision log.
+//! 8. A bad new configuration never replaces a good old one.
+//! 9. Whatever is counted while alive (in-flight, queue places, permits) is a guard released by `Drop`.
+//!
+//! # Modules, in reading order
+//!
+//! Imports point downward only; siblings never import each other (`tests/architecture.rs` holds the table).
+
+pub mod clock;
+pub mod random;
+pub mod units;
+
+pub mod engine;
+pub mod measure;
+pub mod nim;
+pub mod route;
+pub mod wire;
+
+pub mod config;
+
+pub mod fleet;
+pub mod telemetry;
+
+pub mod admin;
+pub mod bench;
+pub mod nim_simulator;
+pub mod proxy;
+
+pub mod cli;
+pub mod commands;

@@ -1,0 +1,156 @@
+//! The one record that leaves an exchange, written once, at its end, for everyone who wants to know.
+//!
+//! Metrics, access log, rolling windows and the API are each a function of `&ExchangeRecord`; none of them looks at
+//! an exchange while it runs.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::gaps::GapHistogram;
+use super::objective::Verdicts;
+use super::outcome::{Blame, Outcome};
+use crate::wire::{Api, FinishReason, Usage};
+
+/// One client request and all that became of it.
+#[derive(Debug, Clone)]
+pub struct ExchangeRecord {
+    /// Wall-clock time at which the request was complete.
+    pub started: SystemTime,
+    /// The client's `x-request-id`, or ours.
+    pub request_id: Arc<str>,
+    /// The W3C trace id, when the client sent a valid `traceparent`.
+    pub trace_id: Option<[u8; 16]>,
+    /// The route that matched; `None` is shown as `unmatched`.
+    pub route: Option<Arc<str>>,
+    /// The API that was spoken; `None` when the path is none of them.
+    pub api: Option<Api>,
+    /// The model, when it is one of the configuration's or of a backend's list; else shown as `other`.
+    pub model: Option<Arc<str>>,
+    /// The tries, in order; the last one answered, if any did. At most as many as `retry.attempts` allows, plus the
+    /// fresh connections that replaced stale ones.
+    pub attempts: Vec<Attempt>,
+    /// The status sent to the client; 0 when none was sent.
+    pub status: u16,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Whether a streamed answer was asked for.
+    pub stream: bool,
+    /// `n` of the request; above 1 an exchange is kept out of ITL and of objectives.
+    pub choices: u32,
+    /// The latencies the client felt, from the request being complete.
+    pub latencies: Latencies,
+    /// Every gap between consecutive content responses; `None` when there was none.
+    pub gaps: Option<Box<GapHistogram>>,
+    /// Tokens, as the backend's `usage` states them.
+    pub usage: Usage,
+    /// Why the model stopped, of choice 0.
+    pub finish_reason: Option<FinishReason>,
+    /// Where the time went.
+    pub phases: Phases,
+    /// Bytes of the request body.
+    pub bytes_in: u64,
+    /// Bytes of the response body sent to the client.
+    pub bytes_out: u64,
+    /// Why the (last) backend was chosen.
+    pub decision: Option<DecisionSummary>,
+    /// How each objective of the route judges this exchange.
+    pub verdicts: Verdicts,
+}
+
+/// One try on one backend.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// The backend's name in the configuration.
+    pub backend: Arc<str>,
+    /// Its profile, where the configuration names one.
+    pub profile: Option<Arc<str>>,
+    /// How the try ended.
+    pub outcome: Outcome,
+    /// What the end says about the backend.
+    pub blame: Blame,
+    /// From connecting to the try's end.
+    pub duration: Duration,
+    /// From connecting to the first token: the backend's own time to first token.
+    pub first_token: Option<Duration>,
+}
+
+/// The client's view of one answer, each from the request being complete (measurement reference, section 2).
+///
+/// A latency is absent when it is not defined: no token, one token (ITL), not streamed (all but end to end).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Latencies {
+    /// To the first body byte of the response.
+    pub first_byte: Option<Duration>,
+    /// To the first content response: TTFT.
+    pub first_token: Option<Duration>,
+    /// To the first content response that is not reasoning: TTFO.
+    pub first_output: Option<Duration>,
+    /// From the first to the second content response: TTST.
+    pub second_token: Option<Duration>,
+    /// (end to end − TTFT) ÷ (output tokens − 1): ITL.
+    pub inter_token: Option<Duration>,
+    /// To the last content response, or to the end of an answer that was not streamed.
+    pub end_to_end: Option<Duration>,
+    /// The longest gap between content responses.
+    pub longest_stall: Option<Duration>,
+}
+
+/// Where an exchange's time went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Phases {
+    /// From the request's head to its last body byte: the client's own pace.
+    pub upload: Duration,
+    /// Waiting for a place.
+    pub queue: Duration,
+    /// Getting a connection to the backend that answered, TLS included.
+    pub connect: Duration,
+    /// From the request being sent to the backend to the first byte of its answer's head.
+    pub backend_wait: Duration,
+    /// Writes to the client pending while the backend had more to say: the client's own pace.
+    pub backpressure: Duration,
+    /// What headway itself added before the request left for the backend.
+    pub overhead: Duration,
+    /// Whether the client's pace disturbed the gaps, so that they are not learned from.
+    pub backpressured: bool,
+}
+
+/// Why a backend was chosen, as the log shows it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DecisionSummary {
+    /// The reason's name; one of a closed set.
+    pub reason: &'static str,
+    /// Expected time to first token, if the policy had one.
+    pub predicted_ttft: Option<Duration>,
+    /// The bound the policy compared with the objective.
+    pub bound_ttft: Option<Duration>,
+    /// Expected inter-token latency, if the policy had one.
+    pub predicted_itl: Option<Duration>,
+    /// The bound the policy compared with the objective.
+    pub bound_itl: Option<Duration>,
+    /// Expected end-to-end time, if the policy had one.
+    pub predicted_e2e: Option<Duration>,
+    /// The bound the policy compared with the objective.
+    pub bound_e2e: Option<Duration>,
+    /// Price the policy reckoned with, in the configuration's currency.
+    pub price: Option<f64>,
+}
+
+impl ExchangeRecord {
+    /// The attempt that ended the exchange, if a backend was reached for at all.
+    #[must_use]
+    pub fn last_attempt(&self) -> Option<&Attempt> {
+        self.attempts.last()
+    }
+
+    /// The name of the backend that ended the exchange.
+    #[must_use]
+    pub fn backend(&self) -> Option<&Arc<str>> {
+        self.attempts.last().map(|attempt| &attempt.backend)
+    }
+
+    /// Whether the latencies of this exchange belong in distributions: complete, one choice.
+    #[must_use]
+    pub fn measured(&self) -> bool {
+        self.outcome == Outcome::Complete && self.choices <= 1
+    }
+}

@@ -1,0 +1,1 @@
+//! NIM profile names and what they say. Pure.

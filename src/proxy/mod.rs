@@ -1,0 +1,1 @@
+//! The data path: pingora service, our forwarding loop, refusals.

@@ -1,0 +1,1 @@
+//! Turns a snapshot of the fleet into a decision. Pure.

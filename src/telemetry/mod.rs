@@ -1,0 +1,1 @@
+//! What comes out: Prometheus metrics and logs.
