@@ -1,1 +1,3 @@
-//! Configuration: as written (`file`), as meant (`settings`), and kept current (`reload`).
+//! Configuration: as written (`file`), as meant ([`settings`]), and kept current (`reload`).
+
+pub mod settings;

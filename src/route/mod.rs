@@ -1,1 +1,6 @@
-//! Turns a snapshot of the fleet into a decision. Pure.
+//! Turns a snapshot of the fleet into a decision. Pure: a policy reads nothing but its arguments.
+
+pub mod decision;
+pub mod policy;
+pub mod price;
+pub mod snapshot;
