@@ -1,1 +1,3 @@
 //! The data path: pingora service, our forwarding loop, refusals.
+
+mod stream;

@@ -1,0 +1,216 @@
+//! A backend's answer under way: what is read of it is observed, held until it may be shown, and handed on.
+
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use pingora_http::ResponseHeader;
+
+use super::headers::BodyKind;
+use super::upstream::Upstream;
+use crate::measure::exchange::{ExchangeRecord, Latencies};
+use crate::measure::outcome::Outcome;
+use crate::measure::reader::StreamReader;
+use crate::measure::sieve::UsageSieve;
+use crate::wire::answer::read_answer;
+use crate::wire::error::StreamError;
+use crate::wire::{Api, FinishReason, Usage};
+
+/// Most of a whole answer that is kept to be read: token counts stand at its end.
+const CAPTURED: usize = 1 << 20;
+
+/// How an answer's body is understood.
+pub(super) enum Reading {
+    /// Event by event.
+    Stream { reader: Box<StreamReader>, sieve: Option<UsageSieve> },
+    /// At its end.
+    Whole(WholeReading),
+    /// Not at all: a coding that was not asked for.
+    Opaque { first_byte: Option<Instant>, last_byte: Option<Instant> },
+}
+
+/// An answer that is read at its end.
+pub(super) struct WholeReading {
+    api: Api,
+    captured: BytesMut,
+    overflown: bool,
+    first_byte: Option<Instant>,
+    last_byte: Option<Instant>,
+}
+
+impl WholeReading {
+    pub(super) fn new(api: Api) -> Self {
+        Self { api, captured: BytesMut::new(), overflown: false, first_byte: None, last_byte: None }
+    }
+
+    fn observe(&mut self, bytes: &[u8], now: Instant) {
+        self.first_byte.get_or_insert(now);
+        self.last_byte = Some(now);
+        if self.captured.len() + bytes.len() > CAPTURED {
+            self.overflown = true;
+            self.captured = BytesMut::new();
+        } else if !self.overflown {
+            self.captured.extend_from_slice(bytes);
+        }
+    }
+
+    /// What the captured body says, if all of it was captured and makes sense.
+    fn read(&self) -> Option<crate::wire::answer::AnswerReading> {
+        if self.overflown {
+            return None;
+        }
+        read_answer(self.api, &self.captured).ok()
+    }
+}
+
+impl Reading {
+    /// Takes in what was read; says which bytes go on to the client.
+    pub(super) fn take(&mut self, bytes: Bytes, now: Instant, mut on: impl FnMut(Bytes)) {
+        match self {
+            Self::Stream { reader, sieve } => {
+                reader.observe(&bytes, now);
+                match sieve {
+                    Some(sieve) => sieve.pass(bytes, reader.marks(), &mut on),
+                    None => on(bytes),
+                }
+            }
+            Self::Whole(whole) => {
+                whole.observe(&bytes, now);
+                on(bytes);
+            }
+            Self::Opaque { first_byte, last_byte } => {
+                first_byte.get_or_insert(now);
+                *last_byte = Some(now);
+                on(bytes);
+            }
+        }
+    }
+
+    /// The body ended, cleanly or not; says which held bytes go on to the client.
+    pub(super) fn finish(&mut self, clean: bool, now: Instant, mut on: impl FnMut(Bytes)) {
+        if let Self::Stream { reader, sieve } = self {
+            reader.finish(clean, now);
+            if let Some(sieve) = sieve {
+                sieve.flush(&mut on);
+            }
+        }
+    }
+
+    /// Whether the client may be shown the answer: a token was generated, or the answer is over without one.
+    pub(super) fn has_token(&self) -> bool {
+        match self {
+            Self::Stream { reader, .. } => reader.first_token_at().is_some() || reader.finish_seen(),
+            Self::Whole(_) | Self::Opaque { .. } => false,
+        }
+    }
+
+    /// The backend's own error so far.
+    pub(super) fn error(&self) -> Option<StreamError> {
+        match self {
+            Self::Stream { reader, .. } => reader.error().copied(),
+            Self::Whole(whole) => whole.read().and_then(|answer| answer.error),
+            Self::Opaque { .. } => None,
+        }
+    }
+
+    /// Whether the API's own end was seen: whatever happens to the connection now is no failure.
+    pub(super) fn done_seen(&self) -> bool {
+        match self {
+            Self::Stream { reader, .. } => reader.done_seen() && reader.error().is_none(),
+            Self::Whole(_) | Self::Opaque { .. } => false,
+        }
+    }
+
+    /// Whether what the client has been sent so far ends with a whole event.
+    pub(super) fn at_event_boundary(&self) -> bool {
+        match self {
+            Self::Stream { reader, sieve } => {
+                reader.at_event_boundary() || sieve.as_ref().is_some_and(UsageSieve::is_holding)
+            }
+            Self::Whole(_) | Self::Opaque { .. } => false,
+        }
+    }
+
+    /// How the answer ended, once its body has.
+    pub(super) fn outcome(&self, clean: bool) -> Outcome {
+        match self {
+            Self::Stream { reader, .. } => reader.ended().unwrap_or(Outcome::Truncated),
+            Self::Whole(whole) if clean => match whole.read() {
+                Some(answer) if answer.error.is_some() => Outcome::UpstreamError,
+                _ => Outcome::Complete,
+            },
+            Self::Opaque { .. } if clean => Outcome::Complete,
+            Self::Whole(_) | Self::Opaque { .. } => Outcome::Truncated,
+        }
+    }
+
+    /// Content responses so far.
+    pub(super) fn tokens(&self) -> u64 {
+        match self {
+            Self::Stream { reader, .. } => reader.content_responses(),
+            Self::Whole(_) | Self::Opaque { .. } => 0,
+        }
+    }
+
+    /// When the first token came.
+    pub(super) fn first_token_at(&self) -> Option<Instant> {
+        match self {
+            Self::Stream { reader, .. } => reader.first_token_at(),
+            Self::Whole(_) | Self::Opaque { .. } => None,
+        }
+    }
+
+    /// From now on the client's pace disturbs the gaps.
+    pub(super) fn suspend_gaps(&mut self) {
+        if let Self::Stream { reader, .. } = self {
+            reader.suspend_gaps();
+        }
+    }
+
+    /// Writes what was measured into the record; `started` is when the request was complete.
+    pub(super) fn report(&self, record: &mut ExchangeRecord, started: Instant) {
+        let since = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(started));
+        let whole = |first, last| Latencies { first_byte: since(first), end_to_end: since(last), ..Default::default() };
+        match self {
+            Self::Stream { reader, .. } => {
+                record.latencies = reader.latencies();
+                record.usage = reader.usage();
+                record.finish_reason = reader.finish_reason();
+                record.gaps = reader.gaps().cloned().map(Box::new);
+            }
+            Self::Whole(reading) => {
+                record.latencies = whole(reading.first_byte, reading.last_byte);
+                if let Some(answer) = reading.read() {
+                    (record.usage, record.finish_reason) = (answer.usage, answer.finish_reason);
+                }
+            }
+            Self::Opaque { first_byte, last_byte } => {
+                record.latencies = whole(*first_byte, *last_byte);
+                (record.usage, record.finish_reason) = (Usage::default(), None::<FinishReason>);
+            }
+        }
+    }
+}
+
+/// An answer that the client may be shown.
+pub(super) struct Answer {
+    /// Where the rest of it comes from.
+    pub(super) upstream: Upstream,
+    /// Its head.
+    pub(super) head: ResponseHeader,
+    /// Whether it is an event stream.
+    pub(super) kind: BodyKind,
+    /// What was understood of it.
+    pub(super) reading: Reading,
+    /// What was read and not yet sent.
+    pub(super) held: Vec<Bytes>,
+    /// Whether the body has ended already, and cleanly.
+    pub(super) ended: Option<bool>,
+    /// The backend's own 4xx, passed on as it is.
+    pub(super) rejected: bool,
+    /// When the try began.
+    pub(super) began: Instant,
+    /// Getting the connection took this long.
+    pub(super) connect: Duration,
+    /// From the request being sent to the response's head.
+    pub(super) backend_wait: Duration,
+}

@@ -1,0 +1,276 @@
+//! One try on one backend: connect, send, and read until the client may be shown something.
+//!
+//! Until then everything is still open: a failure here can go to another backend without the client noticing.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use pingora_http::{RequestHeader, ResponseHeader};
+
+use super::Proxy;
+use super::answer::{Answer, Reading, WholeReading};
+use super::headers::{self, BodyKind};
+use super::upstream::Upstream;
+use crate::config::settings::{Commit, RetryCause, Route};
+use crate::fleet::Endpoint;
+use crate::measure::outcome::{Blame, Outcome};
+use crate::measure::reader::StreamReader;
+use crate::measure::sieve::UsageSieve;
+use crate::wire::Api;
+use crate::wire::error::{StreamError, read_error};
+
+/// Most that is held back before the first token; beyond it the answer is shown.
+const HELD: usize = 64 * 1024;
+
+/// Fresh connections tried after stale ones, on the same backend.
+const FRESH_TRIES: usize = 1;
+
+/// What is sent, and how the answer is to be read.
+pub(super) struct Call<'a> {
+    pub(super) proxy: &'a Arc<Proxy>,
+    pub(super) route: &'a Route,
+    pub(super) endpoint: &'a Arc<Endpoint>,
+    pub(super) head: Box<RequestHeader>,
+    pub(super) body: Bytes,
+    pub(super) api: Api,
+    /// Whether the client asked for a stream.
+    pub(super) stream: bool,
+    /// Whether the usage event was headway's wish, not the client's.
+    pub(super) asked_for_usage: bool,
+    /// When the request was complete.
+    pub(super) started: Instant,
+    /// Hears of every byte: the backend's progress watchdog.
+    pub(super) progressed: &'a (dyn Fn(Instant) + Sync),
+}
+
+/// Why a try came to nothing.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Failure {
+    pub(super) outcome: Outcome,
+    pub(super) blame: Blame,
+    /// What it is among the causes that may be retried.
+    pub(super) cause: RetryCause,
+    /// The status that tells the client.
+    pub(super) status: u16,
+    /// The backend's own `Retry-After`.
+    pub(super) wait: Option<Duration>,
+}
+
+impl Failure {
+    fn new(outcome: Outcome, cause: RetryCause, status: u16) -> Self {
+        Self { outcome, blame: outcome.blame(), cause, status, wait: None }
+    }
+
+    fn reset() -> Self {
+        Self::new(Outcome::Truncated, RetryCause::Reset, 502)
+    }
+
+    fn connect() -> Self {
+        Self::new(Outcome::ConnectFailed, RetryCause::Connect, 502)
+    }
+
+    /// An error object in place of an answer counts as the status its `code` names.
+    fn error_object(error: &StreamError) -> Self {
+        let status = error.status().unwrap_or(502);
+        let mut failure = match status {
+            429 => Self::new(Outcome::UpstreamError, RetryCause::Status429, 429),
+            503 => Self::new(Outcome::UpstreamError, RetryCause::Status503, 503),
+            _ => Self::new(Outcome::UpstreamError, RetryCause::ErrorEvent, 502),
+        };
+        if error.is_backpressure() || status == 429 {
+            failure.blame = Blame::Neutral;
+        }
+        failure
+    }
+}
+
+/// Where a try broke, before anything is decided about it.
+enum Broken {
+    /// The pooled connection was dead: nobody's fault, a fresh one may do.
+    Stale,
+    /// The try failed.
+    Failed(Failure),
+}
+
+impl From<Failure> for Broken {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// Tries the backend, within the first-token timer when the answer is streamed.
+pub(super) async fn attempt(call: Call<'_>) -> Result<Box<Answer>, Failure> {
+    if !call.stream {
+        return with_fresh_connections(&call).await;
+    }
+    match tokio::time::timeout(call.route.timeouts.first_token, with_fresh_connections(&call)).await {
+        Ok(result) => result,
+        Err(_) => Err(Failure::new(Outcome::FirstTokenTimeout, RetryCause::FirstTokenTimeout, 504)),
+    }
+}
+
+async fn with_fresh_connections(call: &Call<'_>) -> Result<Box<Answer>, Failure> {
+    for _ in 0..FRESH_TRIES {
+        match once(call, false).await {
+            Ok(answer) => return Ok(answer),
+            Err(Broken::Failed(failure)) => return Err(failure),
+            Err(Broken::Stale) => {}
+        }
+    }
+    match once(call, true).await {
+        Ok(answer) => Ok(answer),
+        Err(Broken::Failed(failure)) => Err(failure),
+        Err(Broken::Stale) => Err(Failure::reset()),
+    }
+}
+
+async fn once(call: &Call<'_>, fresh: bool) -> Result<Box<Answer>, Broken> {
+    let clock = &call.proxy.clock;
+    let began = clock.now();
+    let connecting = Upstream::connect(&call.proxy.connector, call.endpoint, fresh);
+    let mut upstream = match tokio::time::timeout(call.route.timeouts.connect, connecting).await {
+        Ok(Ok(upstream)) => upstream,
+        Ok(Err(_)) | Err(_) => return Err(Failure::connect().into()),
+    };
+    let connected = clock.now();
+    let broken = |upstream: &Upstream| if upstream.reused { Broken::Stale } else { Failure::reset().into() };
+    if upstream.send(call.head.clone(), call.body.clone()).await.is_err() {
+        return Err(broken(&upstream));
+    }
+    let sent = clock.now();
+    let Ok(head) = upstream.read_head().await else { return Err(broken(&upstream)) };
+    let now = clock.now();
+    (call.progressed)(now);
+    let kind = headers::body_kind(&head);
+    let answer = Answer {
+        upstream,
+        kind,
+        reading: reading(call, &head, kind),
+        head,
+        held: Vec::new(),
+        ended: None,
+        rejected: false,
+        began,
+        connect: connected.saturating_duration_since(began),
+        backend_wait: now.saturating_duration_since(sent),
+    };
+    Ok(until_shown(call, Box::new(answer)).await?)
+}
+
+fn reading(call: &Call<'_>, head: &ResponseHeader, kind: BodyKind) -> Reading {
+    if headers::is_encoded(head) {
+        Reading::Opaque { first_byte: None, last_byte: None }
+    } else if kind == BodyKind::EventStream {
+        let reader = Box::new(StreamReader::new(call.api, call.started));
+        Reading::Stream { reader, sieve: call.asked_for_usage.then(UsageSieve::new) }
+    } else {
+        Reading::Whole(WholeReading::new(call.api))
+    }
+}
+
+/// Reads until the answer may be shown, or fails.
+async fn until_shown(call: &Call<'_>, mut answer: Box<Answer>) -> Result<Box<Answer>, Failure> {
+    match answer.head.status.as_u16() {
+        200..=299 => {}
+        status @ (400..=428 | 430..=499) => {
+            answer.rejected = true;
+            tracing::debug!(status, "a backend refused a request");
+        }
+        status => return Err(refused(call, answer, status).await),
+    }
+    if call.route.commit == Commit::Headers && answer.kind == BodyKind::EventStream {
+        return Ok(answer);
+    }
+    let mut held = 0;
+    loop {
+        match read_held(call, &mut answer).await {
+            Some(more) => held += more,
+            None => return concluded(answer),
+        }
+        if let (false, Some(error)) = (answer.reading.has_token(), stream_error(&answer.reading)) {
+            return Err(Failure::error_object(&error));
+        }
+        if answer.reading.has_token() || held > HELD {
+            return Ok(answer);
+        }
+    }
+}
+
+/// A whole answer's error is known only at its end.
+fn stream_error(reading: &Reading) -> Option<StreamError> {
+    if matches!(reading, Reading::Stream { .. }) { reading.error() } else { None }
+}
+
+/// Reads one piece into what is held; `None` when the body has ended.
+async fn read_held(call: &Call<'_>, answer: &mut Answer) -> Option<usize> {
+    let read = answer.upstream.read_body().await;
+    let now = call.proxy.clock.now();
+    let Answer { reading, held, .. } = answer;
+    match read {
+        Ok(Some(bytes)) => {
+            (call.progressed)(now);
+            let length = bytes.len();
+            reading.take(bytes, now, |bytes| held.push(bytes));
+            Some(length)
+        }
+        Ok(None) => {
+            reading.finish(true, now, |bytes| held.push(bytes));
+            answer.ended = Some(true);
+            None
+        }
+        Err(_) => {
+            reading.finish(false, now, |bytes| held.push(bytes));
+            answer.ended = Some(false);
+            None
+        }
+    }
+}
+
+/// The body ended before anything was shown: a short answer, or a failure that nobody saw.
+fn concluded(answer: Box<Answer>) -> Result<Box<Answer>, Failure> {
+    let clean = answer.ended == Some(true);
+    if let Some(error) = answer.reading.error().filter(|_| !answer.rejected) {
+        return Err(Failure::error_object(&error));
+    }
+    if answer.rejected && clean {
+        return Ok(answer);
+    }
+    match answer.reading.outcome(clean) {
+        Outcome::Complete => Ok(answer),
+        Outcome::Empty => Err(Failure::new(Outcome::Empty, RetryCause::Empty, 502)),
+        _ => Err(Failure::reset()),
+    }
+}
+
+/// The backend answered with a status that is a failure: 429, 5xx, a redirect.
+async fn refused(call: &Call<'_>, mut answer: Box<Answer>, status: u16) -> Failure {
+    let wait = retry_after(&answer.head);
+    let mut body = Vec::new();
+    // The body may say that a queue is full, and reading it lets the connection serve again.
+    while let Ok(Some(bytes)) = answer.upstream.read_body().await {
+        (call.progressed)(call.proxy.clock.now());
+        if body.len() + bytes.len() > HELD {
+            break;
+        }
+        body.extend_from_slice(&bytes);
+    }
+    answer.upstream.release().await;
+    let error = read_error(&body).ok().flatten();
+    let mut failure = match status {
+        429 => Failure::new(Outcome::UpstreamError, RetryCause::Status429, 429),
+        503 => Failure::new(Outcome::UpstreamError, RetryCause::Status503, 503),
+        500..=599 => Failure::new(Outcome::UpstreamError, RetryCause::Status5xx, status),
+        _ => Failure::new(Outcome::UpstreamError, RetryCause::Status5xx, 502),
+    };
+    if status == 429 || (status == 503 && error.is_some_and(|error| error.is_backpressure())) {
+        failure.blame = Blame::Neutral;
+    }
+    failure.wait = wait;
+    failure
+}
+
+fn retry_after(head: &ResponseHeader) -> Option<Duration> {
+    let seconds = head.headers.get("retry-after")?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}

@@ -1,0 +1,169 @@
+//! What a client is told when headway, not a backend, answers: one place maps every cause to status, body and hints.
+
+use std::time::Duration;
+
+use pingora_http::ResponseHeader;
+
+use crate::measure::outcome::Outcome;
+use crate::wire::error::error_body;
+
+/// Longest `Retry-After` that is ever sent: some SDKs obey any value, others give up above 120 s.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// An answer of headway's own.
+#[derive(Debug, Clone)]
+pub(super) struct Refusal {
+    /// HTTP status.
+    pub(super) status: u16,
+    /// `error.type`.
+    pub(super) kind: &'static str,
+    /// `error.code`.
+    pub(super) code: &'static str,
+    /// `error.param`.
+    pub(super) param: Option<&'static str>,
+    /// `error.message`; names no prompt, no key, no text of a backend's.
+    pub(super) message: String,
+    /// How long to wait before asking again.
+    pub(super) retry_after: Option<Duration>,
+    /// Whether an SDK should ask again by itself; `None` leaves it to the SDK.
+    pub(super) should_retry: Option<bool>,
+    /// How the exchange is recorded.
+    pub(super) outcome: Outcome,
+    /// Header fields of the status itself (`Allow`).
+    pub(super) allow: Option<&'static str>,
+}
+
+impl Refusal {
+    fn new(status: u16, kind: &'static str, code: &'static str, outcome: Outcome, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            kind,
+            code,
+            param: None,
+            message: message.into(),
+            retry_after: None,
+            should_retry: None,
+            outcome,
+            allow: None,
+        }
+    }
+
+    /// The client's request is wrong; asking again will not help.
+    pub(super) fn bad_request(status: u16, code: &'static str, message: impl Into<String>) -> Self {
+        let mut refusal = Self::new(status, "invalid_request_error", code, Outcome::RejectedRequest, message);
+        refusal.should_retry = Some(false);
+        refusal
+    }
+
+    /// Names the field that is wrong.
+    pub(super) fn about(mut self, param: Option<&'static str>) -> Self {
+        self.param = param;
+        self
+    }
+
+    /// No such path.
+    pub(super) fn not_found(path_known: bool) -> Self {
+        let message = if path_known { "no route serves this request" } else { "no such endpoint here" };
+        let mut refusal = Self::new(404, "not_found_error", "not_found", Outcome::RejectedRequest, message);
+        refusal.should_retry = Some(false);
+        refusal
+    }
+
+    /// No route serves the model.
+    pub(super) fn unknown_model(model: &str) -> Self {
+        // A model's name is the client's own text: shown back to it, cut, never logged.
+        let shown: String = model.chars().take(128).collect();
+        let mut refusal = Self::new(
+            404,
+            "not_found_error",
+            "model_not_found",
+            Outcome::RejectedRequest,
+            format!("the model `{shown}` is not served here; GET /v1/models lists those that are"),
+        );
+        refusal.param = Some("model");
+        refusal.should_retry = Some(false);
+        refusal
+    }
+
+    /// A method that is not allowed here.
+    pub(super) fn method(allow: &'static str) -> Self {
+        let mut refusal = Self::bad_request(405, "method_not_allowed", format!("use {allow} here"));
+        refusal.allow = Some(allow);
+        refusal
+    }
+
+    /// No backend can take it now.
+    pub(super) fn unavailable(code: &'static str, message: impl Into<String>, wait: Duration) -> Self {
+        let mut refusal = Self::new(503, "server_error", code, Outcome::NoBackend, message);
+        refusal.retry_after = Some(wait);
+        refusal.should_retry = Some(true);
+        refusal
+    }
+
+    /// Too much is asked of headway itself or of its backends.
+    pub(super) fn overloaded(message: impl Into<String>, wait: Duration) -> Self {
+        let mut refusal = Self::new(429, "rate_limit_error", "overloaded", Outcome::Shed, message);
+        refusal.retry_after = Some(wait);
+        refusal.should_retry = Some(true);
+        refusal
+    }
+
+    /// A backend failed before the client was sent anything.
+    pub(super) fn upstream(outcome: Outcome, status: u16, backend: &str, wait: Option<Duration>) -> Self {
+        let (kind, message) = match outcome {
+            Outcome::ConnectFailed => ("upstream_error", format!("no connection to backend {backend}")),
+            Outcome::FirstTokenTimeout => ("timeout_error", format!("backend {backend} sent no token in time")),
+            Outcome::IdleTimeout => ("timeout_error", format!("backend {backend} went silent")),
+            Outcome::TotalTimeout => ("timeout_error", "the request took longer than it may in all".to_owned()),
+            Outcome::Truncated => ("upstream_error", format!("backend {backend} closed the connection early")),
+            Outcome::Empty => ("upstream_error", format!("backend {backend} sent an empty answer")),
+            _ => ("upstream_error", format!("backend {backend} answered with an error")),
+        };
+        let mut refusal = Self::new(status, kind, upstream_code(outcome), outcome, message);
+        refusal.retry_after = wait;
+        // headway's own second try is spent: at most one layer retries.
+        refusal.should_retry = Some(wait.is_some());
+        refusal
+    }
+
+    /// headway's own fault.
+    pub(super) fn internal() -> Self {
+        Self::new(500, "server_error", "internal_error", Outcome::InternalError, "headway failed; its log says more")
+    }
+
+    /// The JSON body.
+    pub(super) fn body(&self) -> Vec<u8> {
+        error_body(&self.message, self.kind, self.param, Some(self.code))
+    }
+
+    /// The response head for a body of `length` bytes.
+    pub(super) fn head(&self, request_id: &str, length: usize) -> pingora_core::Result<Box<ResponseHeader>> {
+        let mut head = ResponseHeader::build(self.status, Some(8))?;
+        head.insert_header("content-type", "application/json")?;
+        head.insert_header("content-length", length.to_string())?;
+        head.insert_header("x-request-id", request_id)?;
+        if let Some(allow) = self.allow {
+            head.insert_header("allow", allow)?;
+        }
+        if let Some(wait) = self.retry_after.map(|wait| wait.min(LONGEST_WAIT)) {
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            head.insert_header("retry-after", seconds.max(1).to_string())?;
+            head.insert_header("retry-after-ms", wait.as_millis().max(1).to_string())?;
+        }
+        if let Some(retry) = self.should_retry {
+            head.insert_header("x-should-retry", if retry { "true" } else { "false" })?;
+        }
+        Ok(Box::new(head))
+    }
+}
+
+/// The `code` of an error body or event for a failure towards a backend.
+pub(super) fn upstream_code(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::ConnectFailed => "upstream_connect_failed",
+        Outcome::Truncated => "upstream_disconnected",
+        Outcome::Empty => "upstream_empty",
+        Outcome::UpstreamError => "upstream_error",
+        other => other.as_str(),
+    }
+}

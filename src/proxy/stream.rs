@@ -1,0 +1,345 @@
+//! A client's connection, as pingora sees it: one write per event, and a deadline on request heads.
+//!
+//! pingora's own stream brings a 64 KiB read buffer per connection and no deadline on a whole head, only on each read.
+//! This one buffers nothing it reads, gathers small writes until they are flushed, hands an event's chunk to the
+//! socket in one vectored write, and gives up on a head that does not become complete in time.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_core::protocols::tls::{SslDigest, TlsRef, TlsStream};
+use pingora_core::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, IO, Peek, Shutdown, SocketDigest, Ssl, Stream,
+    TimingDigest, UniqueID, UniqueIDType,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+
+/// Writes gathered before a flush; a response head and a small body together.
+const GATHERED: usize = 4 * 1024;
+
+/// What a client that is too slow with its head is told, where it can still be told.
+const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\ncontent-length: 146\r\n\
+x-should-retry: false\r\nconnection: close\r\n\r\n\
+{\"error\":{\"message\":\"the request head did not arrive in time\",\"type\":\"invalid_request_error\",\"param\":null,\"code\":\"request_timeout\"}}               ";
+
+/// The client connection preface of HTTP/2, <https://www.rfc-editor.org/rfc/rfc9113#section-3.4>.
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A plain TCP connection without read buffer.
+#[derive(Debug)]
+pub(super) struct Plain {
+    tcp: TcpStream,
+    digest: Arc<SocketDigest>,
+}
+
+impl Plain {
+    pub(super) fn new(tcp: TcpStream) -> Self {
+        let digest = Arc::new(SocketDigest::from_raw_fd(tcp.as_raw_fd()));
+        Self { tcp, digest }
+    }
+}
+
+impl AsyncRead for Plain {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Plain {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().tcp).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().tcp).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_shutdown(cx)
+    }
+}
+
+#[async_trait]
+impl Shutdown for Plain {
+    async fn shutdown(&mut self) {
+        // A peer that is gone already is no news.
+        let _ = tokio::io::AsyncWriteExt::shutdown(&mut self.tcp).await;
+    }
+}
+
+impl UniqueID for Plain {
+    fn id(&self) -> UniqueIDType {
+        self.tcp.as_raw_fd()
+    }
+}
+
+impl Ssl for Plain {}
+
+impl GetTimingDigest for Plain {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for Plain {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        None
+    }
+}
+
+impl GetSocketDigest for Plain {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        Some(Arc::clone(&self.digest))
+    }
+}
+
+#[async_trait]
+impl Peek for Plain {
+    /// Looks for HTTP/2's preface, which may arrive in pieces: waits while what is there could still become it.
+    async fn try_peek(&mut self, buf: &mut [u8]) -> io::Result<bool> {
+        loop {
+            let there = self.tcp.peek(buf).await?;
+            let so_far = buf.get(..there).unwrap_or_default();
+            if there == 0 || there == buf.len() || !H2_PREFACE.starts_with(so_far) {
+                return Ok(there > 0);
+            }
+            // A peeked socket stays readable, so its readiness says nothing about more bytes.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+/// A connection with gathered writes and a deadline on heads; `S` is plain TCP or TLS over it.
+pub(super) struct ClientStream<S> {
+    inner: S,
+    gathered: Vec<u8>,
+    phase: AtomicU8,
+    within: Duration,
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+/// Nothing is due: a body or a response is under way.
+const BUSY: u8 = 0;
+/// The next head may begin whenever the client likes.
+const IDLE: u8 = 1;
+/// A head has begun and must be complete in time.
+const HEAD: u8 = 2;
+/// It was not; whatever else arrives is worthless.
+const OVERDUE: u8 = 3;
+
+impl<S> ClientStream<S> {
+    /// A fresh connection: its first head must be complete `within` that time.
+    pub(super) fn new(inner: S, within: Duration) -> Self {
+        Self { inner, gathered: Vec::new(), phase: AtomicU8::new(HEAD), within, deadline: None }
+    }
+
+    /// The head is complete.
+    fn head_complete(&self) {
+        self.phase.store(BUSY, Ordering::Relaxed);
+    }
+
+    /// The response is complete: the next head's time starts with its first byte.
+    fn await_next_head(&self) {
+        self.phase.store(IDLE, Ordering::Relaxed);
+    }
+}
+
+/// Tells a client's connection that its request head is complete.
+pub(super) fn head_complete(stream: &Stream) {
+    match concrete(stream) {
+        Some(Either::Plain(plain)) => plain.head_complete(),
+        Some(Either::Tls(tls)) => tls.head_complete(),
+        None => {}
+    }
+}
+
+/// Tells a client's connection that the response is complete and another head may follow.
+pub(super) fn await_next_head(stream: &Stream) {
+    match concrete(stream) {
+        Some(Either::Plain(plain)) => plain.await_next_head(),
+        Some(Either::Tls(tls)) => tls.await_next_head(),
+        None => {}
+    }
+}
+
+enum Either<'a> {
+    Plain(&'a ClientStream<Plain>),
+    Tls(&'a ClientStream<TlsStream<Plain>>),
+}
+
+/// pingora hands the stream back as a trait object; these are the two things it can be.
+fn concrete(stream: &Stream) -> Option<Either<'_>> {
+    let any = (**stream).as_any();
+    any.downcast_ref().map(Either::Plain).or_else(|| any.downcast_ref().map(Either::Tls))
+}
+
+impl<S> fmt::Debug for ClientStream<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientStream").field("phase", &self.phase).finish_non_exhaustive()
+    }
+}
+
+impl<S: IO> ClientStream<S> {
+    /// Whether the head's time is up; tells the client, once, if the socket takes it at once.
+    fn head_overdue(&mut self, cx: &mut Context<'_>) -> bool {
+        match self.phase.load(Ordering::Relaxed) {
+            HEAD => {}
+            OVERDUE => return true,
+            _ => {
+                self.deadline = None;
+                return false;
+            }
+        }
+        let within = self.within;
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(within)));
+        if deadline.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        self.phase.store(OVERDUE, Ordering::Relaxed);
+        let _ = Pin::new(&mut self.inner).poll_write(cx, TOO_SLOW);
+        let _ = Pin::new(&mut self.inner).poll_flush(cx);
+        true
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.gathered.is_empty() {
+            let written = ready!(Pin::new(&mut self.inner).poll_write(cx, &self.gathered))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.gathered.drain(..written);
+        }
+        // The allocation goes with its content: an idle connection holds none.
+        if self.gathered.capacity() > 0 {
+            self.gathered = Vec::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: IO> AsyncRead for ClientStream<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.head_overdue(cx) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
+        if this.phase.load(Ordering::Relaxed) == IDLE {
+            this.phase.store(HEAD, Ordering::Relaxed);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: IO> AsyncWrite for ClientStream<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.gathered.len() + buf.len() > GATHERED {
+            ready!(this.poll_drain(cx))?;
+            return Pin::new(&mut this.inner).poll_write(cx, buf);
+        }
+        this.gathered.extend_from_slice(buf);
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        ready!(this.poll_drain(cx))?;
+        Pin::new(&mut this.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_drain(cx))?;
+        Pin::new(&mut this.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_drain(cx))?;
+        Pin::new(&mut this.inner).poll_shutdown(cx)
+    }
+}
+
+#[async_trait]
+impl<S: IO> Shutdown for ClientStream<S> {
+    async fn shutdown(&mut self) {
+        let _ = tokio::io::AsyncWriteExt::flush(self).await;
+        self.inner.shutdown().await;
+    }
+}
+
+impl<S: IO> UniqueID for ClientStream<S> {
+    fn id(&self) -> UniqueIDType {
+        self.inner.id()
+    }
+}
+
+impl<S: IO> Ssl for ClientStream<S> {
+    fn get_ssl(&self) -> Option<&TlsRef> {
+        self.inner.get_ssl()
+    }
+
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.inner.get_ssl_digest()
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.inner.selected_alpn_proto()
+    }
+}
+
+impl<S: IO> GetTimingDigest for ClientStream<S> {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl<S: IO> GetProxyDigest for ClientStream<S> {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        None
+    }
+}
+
+impl<S: IO> GetSocketDigest for ClientStream<S> {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        self.inner.get_socket_digest()
+    }
+}
+
+#[async_trait]
+impl<S: IO> Peek for ClientStream<S> {
+    async fn try_peek(&mut self, buf: &mut [u8]) -> io::Result<bool> {
+        self.inner.try_peek(buf).await
+    }
+}
