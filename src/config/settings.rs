@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use super::network::Network;
 use crate::measure::objective::Objectives;
 use crate::route::{policy::PolicyKind, price::Price};
 
@@ -15,6 +16,8 @@ use crate::route::{policy::PolicyKind, price::Price};
 pub struct Settings {
     /// Where clients connect; fixed until restart.
     pub listeners: Vec<Listener>,
+    /// Networks whose `X-Forwarded-*` fields are believed.
+    pub trusted_proxies: Vec<Network>,
     /// What one client may use.
     pub limits: Limits,
     /// How headway ends.

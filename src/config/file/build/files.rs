@@ -1,0 +1,89 @@
+//! What the configuration names but does not hold: secrets, certificates, keys.
+
+use std::path::{Path, PathBuf};
+
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use secrecy::SecretString;
+
+use super::Builder;
+use crate::config::diagnostic::Code;
+use crate::config::environment::{Contents, Lookup};
+use crate::config::file::scalar::{self, Wrong};
+use crate::config::file::view::View;
+
+/// Most that others may be allowed to do with a file that holds a secret.
+const SECRET_MODE: u32 = 0o640;
+
+impl Builder<'_, '_, '_> {
+    /// A credential: the text itself, or the file that holds it.
+    pub(super) fn secret(&mut self, view: &View<'_>) -> Option<SecretString> {
+        if let Some(scalar) = view.scalar() {
+            if scalar.written.is_none() {
+                let hint = "write `\"${VARIABLE}\"` or `{ file: … }`";
+                self.warning(view, Code::Unsafe, "a secret stands in the configuration itself", hint);
+            }
+            return view.read(scalar::secret).map(SecretString::from);
+        }
+        let file = view.key("file");
+        let (path, contents) = self.contents(&file)?;
+        self.judge_mode(&file, &path, &contents);
+        let text = String::from_utf8_lossy(&contents.bytes);
+        match scalar::secret(&text) {
+            Ok(secret) => Some(SecretString::from(secret)),
+            Err(Wrong { message, .. }) => {
+                let message = format!("`{}` cannot be used: {message}", path.display());
+                self.error(&file, Code::File, message, "the file should hold the secret and nothing else");
+                None
+            }
+        }
+    }
+
+    /// A certificate chain and its key, both readable.
+    pub(super) fn identity(&mut self, certificate: &View<'_>, key: &View<'_>) -> Option<(PathBuf, PathBuf)> {
+        let chain = self.authority(certificate);
+        let path = key.text().map(|path| self.base.join(path))?;
+        if let Some((_, contents)) = self.contents(key) {
+            self.judge_mode(key, &path, &contents);
+            if PrivateKeyDer::from_pem_slice(&contents.bytes).is_err() {
+                let message = format!("`{}` holds no private key", path.display());
+                self.error(key, Code::File, message, "it should be PEM: `-----BEGIN PRIVATE KEY-----`");
+            }
+        }
+        Some((chain?, path))
+    }
+
+    /// A file of certificates, readable.
+    pub(super) fn authority(&mut self, view: &View<'_>) -> Option<PathBuf> {
+        let path = self.base.join(view.text()?);
+        if let Some((_, contents)) = self.contents(view) {
+            let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&contents.bytes).collect();
+            if read.map_or(true, |certificates| certificates.is_empty()) {
+                let message = format!("`{}` holds no certificate", path.display());
+                self.error(view, Code::File, message, "it should be PEM: `-----BEGIN CERTIFICATE-----`");
+            }
+        }
+        Some(path)
+    }
+
+    fn contents(&mut self, view: &View<'_>) -> Option<(PathBuf, Contents)> {
+        let path = self.base.join(view.text()?);
+        match self.environment.file(&path) {
+            Lookup::Found(contents) => Some((path, contents)),
+            Lookup::Skipped => None,
+            Lookup::Missing(why) => {
+                let message = format!("`{}` cannot be read: {why}", path.display());
+                self.error(view, Code::File, message, "relative paths start from the folder of the configuration file");
+                None
+            }
+        }
+    }
+
+    fn judge_mode(&mut self, view: &View<'_>, path: &Path, contents: &Contents) {
+        if let Some(mode) = contents.mode.filter(|mode| mode & !SECRET_MODE != 0) {
+            let shown = path.display();
+            let message = format!("`{shown}` holds a secret, and its mode {mode:04o} lets others use it");
+            self.warning(view, Code::Unsafe, message, format!("chmod 0640 {shown}"));
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! What only the whole file can tell: routes that are never reached, backends that nothing uses.
+
+use super::{Builder, collide};
+use crate::config::diagnostic::Code;
+use crate::config::file::view::View;
+use crate::config::settings::{ModelPattern, RouteMatch, Settings};
+
+pub(super) fn settings(settings: &Settings, root: &View<'_>, builder: &mut Builder<'_, '_, '_>) {
+    admin_address(settings, root, builder);
+    unreachable_routes(settings, root, builder);
+    unused_backends(settings, root, builder);
+}
+
+fn admin_address(settings: &Settings, root: &View<'_>, builder: &mut Builder<'_, '_, '_>) {
+    let address = settings.admin.address;
+    if settings.listeners.iter().any(|listener| collide(listener.address, address)) {
+        let message = format!("the admin listener's `{address}` is taken by a data listener");
+        builder.error(&root.key("admin").key("address"), Code::Duplicate, message, "give it a port of its own");
+    }
+}
+
+fn unreachable_routes(settings: &Settings, root: &View<'_>, builder: &mut Builder<'_, '_, '_>) {
+    for (index, (route, view)) in settings.routes.iter().zip(root.key("routes").items()).enumerate() {
+        let mut earlier = settings.routes.iter().take(index);
+        if let Some(first) = earlier.find(|first| covers(&first.matches, &route.matches)) {
+            let message = format!("the route `{}` is never reached: `{}` before it takes all", route.name, first.name);
+            builder.warning(&view.key("name"), Code::Unused, message, "put the narrower route first");
+        }
+    }
+}
+
+fn unused_backends(settings: &Settings, root: &View<'_>, builder: &mut Builder<'_, '_, '_>) {
+    let named = |name: &str| settings.backends.iter().position(|backend| *backend.name == *name);
+    for view in root.key("backends").items().map(|item| item.key("name")) {
+        let Some(index) = view.text().and_then(named) else { continue };
+        if settings.routes.iter().all(|route| route.backends.iter().all(|(used, _)| *used != index)) {
+            let message = format!("no route uses the backend `{}`", view.text().unwrap_or_default());
+            builder.warning(&view, Code::Unused, message, "name it in a route's `backends`, or remove it");
+        }
+    }
+}
+
+/// Whether every request of `later` is one of `earlier`.
+fn covers(earlier: &RouteMatch, later: &RouteMatch) -> bool {
+    // A pattern read as a plain text matches another only if all that it stands for does: its own `*` can only be
+    // matched by a `*`.
+    let model = |pattern: &ModelPattern| earlier.models.iter().any(|wider| wider.matches(&pattern.0));
+    let models = earlier.models.is_empty()
+        || (!later.models.is_empty() && later.models.iter().all(model))
+        || earlier.models.iter().any(|pattern| &*pattern.0 == "*");
+    let paths = earlier.paths.is_empty()
+        || (!later.paths.is_empty() && later.paths.iter().all(|path| earlier.paths.contains(path)));
+    models && paths && earlier.headers.iter().all(|field| later.headers.contains(field))
+}

@@ -1,0 +1,145 @@
+//! Routes: what they match, which backends they use, what they promise.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::backend::patterns;
+use super::{Builder, retry, timeouts};
+use crate::config::diagnostic::Code;
+use crate::config::file::scalar::{self, Wrong};
+use crate::config::file::suggest::nearest;
+use crate::config::file::view::View;
+use crate::config::settings::{ClientSlo, Commit, Retry, Route, RouteMatch, Timeouts};
+use crate::measure::objective::{Latency, Objective, Objectives};
+use crate::route::policy::PolicyKind;
+
+/// What routes take from the rest of the file.
+pub(super) struct Context {
+    /// Backend names, in the order of [`crate::config::settings::Settings::backends`].
+    pub(super) names: Vec<String>,
+    pub(super) timeouts: Timeouts,
+    pub(super) retry: Retry,
+}
+
+pub(super) fn routes(view: &View<'_>, context: &Context, builder: &mut Builder<'_, '_, '_>) -> Vec<Arc<Route>> {
+    builder.require_items(view, "route");
+    builder.unique(view.items().map(|item| item.key("name")), "route name");
+    view.items().map(|item| Arc::new(route(&item, context, builder))).collect()
+}
+
+fn route(view: &View<'_>, context: &Context, builder: &mut Builder<'_, '_, '_>) -> Route {
+    let policy = view.key("policy").text();
+    let policy = PolicyKind::ALL.into_iter().find(|kind| Some(kind.as_str()) == policy).unwrap_or_default();
+    let slo = view.key("slo");
+    let duration = |name: &str, default| slo.key(name).read(scalar::duration).unwrap_or(default);
+    Route {
+        name: view.key("name").text().unwrap_or_default().into(),
+        matches: matches(&view.key("match"), builder),
+        backends: backends(&view.key("backends"), &context.names, builder),
+        objectives: Objectives {
+            ttft: objective(&slo, Latency::TimeToFirstToken, builder),
+            itl: objective(&slo, Latency::InterToken, builder),
+            e2e: objective(&slo, Latency::EndToEnd, builder),
+        },
+        window: duration("window", Duration::from_secs(300)),
+        budget_period: duration("budget_period", Duration::from_secs(30 * 86_400)),
+        policy,
+        timeouts: timeouts(&view.key("timeouts"), context.timeouts),
+        retry: retry(&view.key("retry"), context.retry.clone()),
+        commit: if view.key("commit").text() == Some("headers") { Commit::Headers } else { Commit::FirstToken },
+        expose: view.key("expose").read(scalar::switch).unwrap_or(false),
+        client_slo: client_slo(view, builder),
+    }
+}
+
+fn matches(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> RouteMatch {
+    for name in ["models", "paths"] {
+        // An empty list would match everything, which nobody means by it.
+        builder.require_items(&view.key(name), name.trim_end_matches('s'));
+        builder.unique(view.key(name).items(), name.trim_end_matches('s'));
+    }
+    let headers = view.key("headers");
+    let mut fields: Vec<(Arc<str>, Arc<str>)> = Vec::new();
+    for (name, at, value) in headers.entries() {
+        let (Ok(name), Some(value_text)) = (scalar::header_name(name), value.text()) else { continue };
+        if fields.iter().any(|(other, _)| **other == *name.as_str()) {
+            let wrong = Wrong::new(format!("the header `{name}` is there twice"), "header names ignore case; keep one");
+            builder.sink.error(at, &value.path, Code::Duplicate, wrong);
+        }
+        fields.push((name.as_str().into(), value_text.into()));
+    }
+    RouteMatch {
+        models: patterns(&view.key("models")),
+        paths: view.key("paths").items().filter_map(|item| item.read(scalar::url_path)).map(Arc::from).collect(),
+        headers: fields,
+    }
+}
+
+/// Names become indices here, so nobody has to look them up again.
+fn backends(view: &View<'_>, names: &[String], builder: &mut Builder<'_, '_, '_>) -> Vec<(usize, u32)> {
+    builder.require_items(view, "backend");
+    let mut used: Vec<(usize, u32)> = Vec::new();
+    for item in view.items() {
+        let named = if item.text().is_some() { item.clone() } else { item.key("name") };
+        let Some(name) = named.text() else { continue };
+        let weight = item.key("weight").read(|text| scalar::integer(text, 0, u64::from(u32::MAX)));
+        let weight = weight.and_then(|weight| u32::try_from(weight).ok()).unwrap_or(1);
+        match names.iter().position(|known| known == name) {
+            None => undefined(&named, name, names, builder),
+            Some(index) if used.iter().any(|(other, _)| *other == index) => {
+                let message = format!("the backend `{name}` is there twice");
+                builder.error(&named, Code::Duplicate, message, "name each backend once; use `weight` to prefer it");
+            }
+            Some(index) => used.push((index, weight)),
+        }
+    }
+    if !used.is_empty() && used.iter().all(|(_, weight)| *weight == 0) {
+        builder.error(view, Code::Conflict, "the weights sum to 0, so no backend would be chosen", "raise one weight");
+    }
+    used
+}
+
+fn undefined(view: &View<'_>, name: &str, names: &[String], builder: &mut Builder<'_, '_, '_>) {
+    let known: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+    let hint = if known.is_empty() {
+        format!("define `{name}` under `backends`")
+    } else {
+        format!("backends that are defined: {}", known.join(", "))
+    };
+    let mut wrong = Wrong::new(format!("no backend is called `{name}`"), hint);
+    wrong.suggestion = nearest(name, names.iter().map(String::as_str)).map(str::to_owned);
+    builder.sink.error(view.at, &view.path, Code::UndefinedName, wrong);
+}
+
+fn objective(slo: &View<'_>, latency: Latency, builder: &mut Builder<'_, '_, '_>) -> Option<Objective> {
+    let view = slo.key(latency.as_str());
+    if view.is_set() && !view.is_unknown() && view.entries().next().is_none() && view.text().is_none() {
+        builder.error(&view, Code::Missing, "this objective says nothing", "such as `{ p95: 300ms }`");
+    }
+    if let Some((_, at, second)) = view.entries().nth(1) {
+        let wrong = Wrong::new(
+            format!("`{}` has more than one objective", latency.as_str()),
+            "a route promises one quantile per latency; make a second route for another",
+        );
+        builder.sink.error(at, &second.path, Code::Duplicate, wrong);
+    }
+    let (quantile, _, threshold) = view.entries().next()?;
+    let quantile = scalar::quantile(quantile).ok()?;
+    Some(Objective { latency, quantile, threshold: threshold.read(scalar::duration)? })
+}
+
+fn client_slo(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> ClientSlo {
+    let floor = view.key("client_slo_floor");
+    if view.key("client_slo").text() == Some("ignore") {
+        if floor.is_set() {
+            let message = "`client_slo_floor` has no meaning while client objectives are ignored";
+            builder.error(&floor, Code::Conflict, message, "remove it, or write `client_slo: tighten`");
+        }
+        return ClientSlo::Ignore;
+    }
+    let read = |name: &str, default| floor.key(name).read(scalar::duration).unwrap_or(default);
+    ClientSlo::Tighten {
+        ttft_floor: read("ttft", Duration::from_millis(100)),
+        itl_floor: read("itl", Duration::from_millis(10)),
+    }
+}

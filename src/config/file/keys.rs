@@ -1,0 +1,236 @@
+//! Every key of the configuration: what it holds and what it is for. The reference, read by all that judges a file.
+
+use super::shape::{Key, Kind, Shape};
+use crate::config::settings::RetryCause;
+use crate::route::policy::PolicyKind;
+
+/// Most of anything that is counted in a configuration.
+const MANY: u64 = 1_000_000;
+
+/// The whole file.
+pub(super) const ROOT: Shape = Shape::Map(&[
+    Key::required("listeners", Shape::List(&LISTENER), "Where clients connect. Fixed until restart."),
+    Key::optional(
+        "trusted_proxies",
+        Shape::List(&Shape::One(Kind::Network)),
+        "Networks whose X-Forwarded-* fields are believed. Default: none.",
+    ),
+    Key::optional("limits", LIMITS, "What one client may use."),
+    Key::optional("shutdown", SHUTDOWN, "How headway ends after SIGTERM."),
+    Key::one(
+        "threads",
+        Kind::Threads,
+        "Data-path workers; auto is the CPUs this process may use. Fixed until restart.",
+    ),
+    Key::optional("admin", ADMIN, "The admin listener: metrics, probes, API."),
+    Key::optional("telemetry", TELEMETRY, "Logs."),
+    Key::optional("defaults", DEFAULTS, "What routes use unless they say otherwise."),
+    Key::required("backends", Shape::List(&BACKEND), "The model servers."),
+    Key::required("routes", Shape::List(&ROUTE), "The routes; the first that matches serves."),
+    Key::not_built("state"),
+    Key::not_built("baselines"),
+    Key::not_built("keys"),
+    Key::not_built("cors"),
+    Key::not_built("cluster"),
+]);
+
+const LISTENER: Shape = Shape::Map(&[
+    Key::required("address", Shape::One(Kind::Address), "Address and port to bind; port 0 takes a free one."),
+    Key::optional("tls", LISTENER_TLS, "Serve TLS (HTTP/1.1 and HTTP/2)."),
+    Key::one("h2c", Kind::Switch, "Accept HTTP/2 with prior knowledge on plain TCP. Default: false."),
+]);
+
+const LISTENER_TLS: Shape = Shape::Map(&[
+    Key::required("certificate", Shape::One(Kind::File), "Certificate chain, PEM."),
+    Key::required("key", Shape::One(Kind::File), "Private key, PEM."),
+    Key::one("client_ca", Kind::File, "Authority that client certificates must chain to; makes them required."),
+]);
+
+const LIMITS: Shape = Shape::Map(&[
+    Key::one("body", Kind::Size, "Largest request body. Default: 32MiB."),
+    Key::one("header", Kind::Size, "Largest request head. Default: 64KiB."),
+    Key::one("headers", Kind::Integer(1, 10_000), "Most header fields. Default: 100."),
+    Key::one("header_deadline", Kind::Duration, "Longest time for a complete request head. Default: 10s."),
+    Key::one("body_idle", Kind::Duration, "Longest pause while a request body arrives. Default: 30s."),
+    Key::one("connections", Kind::Integer(1, MANY), "Most client connections at once. Default: 10000."),
+    Key::one("write_idle", Kind::Duration, "Longest time a client may leave a pending write unread. Default: 60s."),
+    Key::one("memory", Kind::Size, "Most bytes held by all request bodies together. Default: 2GiB."),
+]);
+
+const SHUTDOWN: Shape = Shape::Map(&[
+    Key::one("pre_drain", Kind::DurationOrZero, "Not ready, but still accepting. Default: 0s."),
+    Key::one("drain", Kind::DurationOrZero, "Longest wait for running streams. Default: 10m."),
+]);
+
+const ADMIN: Shape = Shape::Map(&[
+    Key::one("address", Kind::Address, "Address to bind. Default: 127.0.0.1:9090. Fixed until restart."),
+    Key::optional("token", SECRET, "Token that callers must bring; required unless the address is loopback."),
+    Key::one("open_metrics", Kind::Switch, "Whether /metrics needs no token. Default: true."),
+]);
+
+const SECRET: Shape = Shape::OneOrMap(
+    Kind::Secret,
+    &[Key::required("file", Shape::One(Kind::File), "File that holds the secret; white space around it is dropped.")],
+);
+
+const TELEMETRY: Shape = Shape::Map(&[
+    Key::optional("access_log", ACCESS_LOG, "One line per exchange. Default: off."),
+    Key::optional("log", LOG, "Headway's own log, on standard error."),
+    Key::not_built("otlp"),
+    Key::not_built("gpu"),
+]);
+
+const ACCESS_LOG: Shape = Shape::Map(&[
+    Key::one("format", Kind::Choice(|| vec!["json"]), "Default: json."),
+    Key::one("path", Kind::File, "`stdout`, or a file that is appended to. Default: stdout."),
+]);
+
+const LOG: Shape = Shape::Map(&[Key::one(
+    "level",
+    Kind::Choice(|| vec!["error", "warn", "info", "debug", "trace"]),
+    "Default: info.",
+)]);
+
+const DEFAULTS: Shape = Shape::Map(&[
+    Key::optional("timeouts", TIMEOUTS, "Named timers."),
+    Key::optional("retry", RETRY, "When a second backend is tried."),
+]);
+
+const TIMEOUTS: Shape = Shape::Map(&[
+    Key::one("connect", Kind::Duration, "To a connection, TLS included. Default: 2s."),
+    Key::one("first_token", Kind::Duration, "Per attempt, to the first token of a stream. Default: 120s."),
+    Key::one("idle", Kind::Duration, "Between two bytes of a stream. Default: 60s."),
+    Key::one("total", Kind::Duration, "Over all attempts. Default: 1h."),
+]);
+
+const RETRY: Shape = Shape::Map(&[
+    Key::one("attempts", Kind::Integer(1, 2), "Most tries of one request, the first included. Default: 2."),
+    Key::one("budget", Kind::Share, "Most retries, as a share of active requests. Default: 20%."),
+    Key::optional(
+        "causes",
+        Shape::List(&RETRY_CAUSE),
+        "Failures before the first token that another backend may heal.",
+    ),
+]);
+
+const RETRY_CAUSE: Shape = Shape::One(Kind::Choice(|| {
+    let mut causes: Vec<_> = RetryCause::DEFAULT.iter().map(|cause| cause.as_str()).collect();
+    causes.push(RetryCause::Status5xx.as_str());
+    causes
+}));
+
+const BACKEND: Shape = Shape::Map(&[
+    Key::required("name", Shape::One(Kind::Name), "The name in routes, metrics and logs."),
+    Key::required("url", Shape::One(Kind::Url), "Where it answers; host names are resolved again by their TTL."),
+    Key::optional("tls", BACKEND_TLS, "For https: what is trusted and shown."),
+    Key::one("http2", Kind::Switch, "Speak HTTP/2 to it. Default: false."),
+    Key::one("profile", Kind::Text, "Its NIM profile name or id, as shown."),
+    Key::optional(
+        "models",
+        Shape::List(&Shape::One(Kind::Text)),
+        "The models it serves, `*` for any run of characters. Default: asked from /v1/models.",
+    ),
+    Key::optional(
+        "rename",
+        Shape::Table(Kind::Text, &Shape::One(Kind::Text)),
+        "Alias (or LoRA name) to what this backend calls the model.",
+    ),
+    Key::optional("price", PRICE, "What it costs: per_gpu_hour and gpus, or per million tokens."),
+    Key::one("max_in_flight", Kind::Integer(1, MANY), "Most requests at once. Default: no limit."),
+    Key::one("context_length", Kind::Integer(1, 1 << 40), "Longest context. Default: asked from /v1/models."),
+    Key::optional("features", Shape::List(&FEATURE), "What it can do. Default: all."),
+    Key::optional("api_key", SECRET, "Sent to it as a bearer token."),
+    Key::one("forward_authorization", Kind::Switch, "Send it the client's own credential. Default: false."),
+    Key::optional("health", HEALTH, "How its health is asked."),
+    Key::not_built("metrics"),
+    Key::not_built("dcgm"),
+    Key::not_built("gpus"),
+]);
+
+const BACKEND_TLS: Shape = Shape::Map(&[
+    Key::one("ca", Kind::File, "Authority to trust instead of the built-in ones, PEM."),
+    Key::one("certificate", Kind::File, "Our own certificate, PEM; needs key."),
+    Key::one("key", Kind::File, "Our own private key, PEM; needs certificate."),
+    Key::one("server_name", Kind::Text, "Name to verify instead of the host; needed when the host is an address."),
+]);
+
+const PRICE: Shape = Shape::Map(&[
+    Key::one("per_gpu_hour", Kind::Money, "One GPU for one hour."),
+    Key::one("gpus", Kind::Integer(1, 100_000), "How many GPUs it uses. Default: 1."),
+    Key::one("input_per_mtok", Kind::Money, "One million input tokens."),
+    Key::one("cached_input_per_mtok", Kind::Money, "One million cached input tokens. Default: as input."),
+    Key::one("output_per_mtok", Kind::Money, "One million output tokens."),
+]);
+
+const FEATURE: Shape = Shape::One(Kind::Choice(|| vec!["tools", "vision", "structured_output"]));
+
+const HEALTH: Shape = Shape::Map(&[
+    Key::one("path", Kind::UrlPath, "Path to ask. Default: /v1/health/ready, then /health."),
+    Key::one("interval", Kind::Duration, "Time between two questions. Default: 2s."),
+]);
+
+const ROUTE: Shape = Shape::Map(&[
+    Key::required("name", Shape::One(Kind::Name), "The name in metrics and logs."),
+    Key::optional("match", MATCH, "Which requests it serves. Default: all."),
+    Key::required("backends", Shape::List(&ROUTE_BACKEND), "The backends it may use, by name."),
+    Key::optional("slo", SLO, "What it promises."),
+    Key::one("policy", Kind::Choice(policies), "How it chooses. Default: cheapest_within_slo."),
+    Key::optional("timeouts", TIMEOUTS, "Timers that differ from the defaults."),
+    Key::optional("retry", RETRY, "Retry rules that differ from the defaults."),
+    Key::one(
+        "commit",
+        Kind::Choice(|| vec!["first_token", "headers"]),
+        "When the response head goes to the client. Default: first_token.",
+    ),
+    Key::one("expose", Kind::Switch, "Name backend and decision in response headers. Default: false."),
+    Key::one(
+        "client_slo",
+        Kind::Choice(|| vec!["ignore", "tighten"]),
+        "Whether x-slo-* request headers may tighten the objectives. Default: tighten.",
+    ),
+    Key::optional("client_slo_floor", CLIENT_SLO_FLOOR, "No tighter than this."),
+    Key::not_built("shadow_policy"),
+    Key::not_built("priority"),
+    Key::not_built("on_overload"),
+    Key::not_built("prefix_affinity"),
+    Key::not_built("hedge"),
+    Key::not_built("heartbeat"),
+    Key::not_built("split"),
+]);
+
+fn policies() -> Vec<&'static str> {
+    PolicyKind::ALL.iter().map(|policy| policy.as_str()).collect()
+}
+
+const MATCH: Shape = Shape::Map(&[
+    Key::optional("models", Shape::List(&Shape::One(Kind::Text)), "Models, `*` for any run of characters."),
+    Key::optional("paths", Shape::List(&Shape::One(Kind::UrlPath)), "Exact paths."),
+    Key::optional(
+        "headers",
+        Shape::Table(Kind::HeaderName, &Shape::One(Kind::Text)),
+        "Header fields and their values.",
+    ),
+]);
+
+const ROUTE_BACKEND: Shape = Shape::OneOrMap(
+    Kind::Name,
+    &[
+        Key::required("name", Shape::One(Kind::Name), "The backend."),
+        Key::one("weight", Kind::Integer(0, MANY), "Its share under the policy weighted. Default: 1."),
+    ],
+);
+
+const SLO: Shape = Shape::Map(&[
+    Key::optional("ttft", OBJECTIVE, "On time to first token, such as { p95: 300ms }."),
+    Key::optional("itl", OBJECTIVE, "On inter-token latency, such as { p95: 40ms }."),
+    Key::optional("e2e", OBJECTIVE, "On the whole answer, such as { p95: 30s }."),
+    Key::one("window", Kind::Duration, "Over which attainment is shown. Default: 5m."),
+    Key::one("budget_period", Kind::Duration, "Over which the error budget is reckoned. Default: 30d."),
+]);
+
+const OBJECTIVE: Shape = Shape::Table(Kind::Quantile, &Shape::One(Kind::Duration));
+
+const CLIENT_SLO_FLOOR: Shape = Shape::Map(&[
+    Key::one("ttft", Kind::Duration, "Smallest TTFT that a client may ask. Default: 100ms."),
+    Key::one("itl", Kind::Duration, "Smallest ITL that a client may ask. Default: 10ms."),
+]);

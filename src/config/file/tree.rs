@@ -1,0 +1,255 @@
+//! YAML as written: a tree in which every key and every value knows its place.
+//!
+//! A typed deserializer stops at its first mistake and forgets where a value stood. This reader takes the parser's
+//! events, so the whole file can be judged in one run. Everything that lets a small file grow large is bounded: depth,
+//! nodes (aliases count as what they stand for).
+
+use std::collections::{HashMap, HashSet};
+
+use granit_parser::{Event, Parser, ScalarStyle, Span};
+
+/// Deepest nesting; the configuration itself needs six.
+const MAX_DEPTH: usize = 32;
+/// Most nodes, aliases expanded.
+const MAX_NODES: usize = 50_000;
+
+/// A place in the file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct At {
+    /// Line, from 1.
+    pub(super) line: usize,
+    /// Column in characters, from 1.
+    pub(super) column: usize,
+    /// Characters to mark on that line.
+    pub(super) width: usize,
+    /// Line on which it ends.
+    pub(super) last: usize,
+}
+
+/// A value and its place.
+#[derive(Debug, Clone)]
+pub(super) struct Node {
+    pub(super) value: Value,
+    pub(super) at: At,
+}
+
+/// What stands there.
+#[derive(Debug, Clone)]
+pub(super) enum Value {
+    /// Nothing: `key:` or `null`.
+    Null,
+    /// A text, quoted or not.
+    Scalar(Scalar),
+    /// `[a, b]`.
+    List(Vec<Node>),
+    /// `{a: b}`, in the order written, keys unique.
+    Map(Vec<Entry>),
+    /// Something that cannot be known or was already complained about: fits everywhere, says nothing.
+    Unknown,
+}
+
+/// A text.
+#[derive(Debug, Clone)]
+pub(super) struct Scalar {
+    /// Its characters, environment variables put in.
+    pub(super) text: String,
+    /// As written, when a variable was put in.
+    pub(super) written: Option<String>,
+}
+
+/// One pair of a mapping.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) key: String,
+    pub(super) at: At,
+    pub(super) value: Node,
+}
+
+/// Something that is not the YAML we read.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) at: At,
+    pub(super) message: String,
+    pub(super) hint: &'static str,
+}
+
+impl Value {
+    /// What it is, in a message.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "nothing",
+            Self::Scalar(_) => "a single value",
+            Self::List(_) => "a list",
+            Self::Map(_) => "a mapping",
+            Self::Unknown => "an unknown value",
+        }
+    }
+}
+
+/// Reads one document. Faults that leave the rest readable come along with the tree; others come alone.
+pub(super) fn read(text: &str) -> (Option<Node>, Vec<Fault>) {
+    let options = granit_parser::options! { emit_comments: false, block_nesting_limit: 64, flow_nesting_limit: 64 };
+    let mut reader = Reader {
+        events: Parser::new_from_str_with_options(text, options),
+        anchors: HashMap::new(),
+        nodes: 0,
+        faults: Vec::new(),
+    };
+    let root = match reader.document() {
+        Ok(root) => root,
+        Err(fault) => {
+            reader.faults.push(fault);
+            None
+        }
+    };
+    (root, reader.faults)
+}
+
+struct Reader<'a, I: granit_parser::BorrowedInput<'a>> {
+    events: Parser<'a, I>,
+    anchors: HashMap<usize, Node>,
+    nodes: usize,
+    faults: Vec<Fault>,
+}
+
+impl<'a, I: granit_parser::BorrowedInput<'a>> Reader<'a, I> {
+    fn document(&mut self) -> Result<Option<Node>, Fault> {
+        let mut root = None;
+        while let Some((event, at)) = self.next()? {
+            match event {
+                Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => {}
+                Event::DocumentStart(..) if root.is_none() => {}
+                Event::DocumentStart(..) => {
+                    let message = "a second document begins here".to_owned();
+                    return Err(Fault { at, message, hint: "a configuration is one document; remove the `---`" });
+                }
+                event => root = Some(self.node(event, at, 0)?),
+            }
+        }
+        Ok(root)
+    }
+
+    /// The next event; comments are none.
+    fn next(&mut self) -> Result<Option<(Event<'a>, At)>, Fault> {
+        match self.events.next() {
+            None => Ok(None),
+            Some(Ok((event, span))) => Ok(Some((event, place(&span)))),
+            Some(Err(error)) => {
+                let marker = error.marker();
+                let line = marker.line().max(1);
+                let at = At { line, column: marker.col() + 1, width: 1, last: line };
+                let message = format!("not valid YAML: {}", error.info());
+                Err(Fault { at, message, hint: "look for wrong indentation, a missing `:`, quote or bracket" })
+            }
+        }
+    }
+
+    /// The event that must follow.
+    fn expect(&mut self, at: At) -> Result<(Event<'a>, At), Fault> {
+        let end = || Fault { at, message: "the file ends here".to_owned(), hint: "was it written completely?" };
+        self.next()?.ok_or_else(end)
+    }
+
+    fn node(&mut self, event: Event<'a>, at: At, depth: usize) -> Result<Node, Fault> {
+        self.count(1, at)?;
+        if depth > MAX_DEPTH {
+            let message = format!("nested more than {MAX_DEPTH} deep");
+            return Err(Fault { at, message, hint: "no part of the configuration needs that" });
+        }
+        let tagged = event.tag().is_some();
+        let (value, anchor) = match event {
+            Event::Scalar(text, style, anchor, _) => (scalar(&text, style), anchor),
+            Event::SequenceStart(_, anchor, _) => (self.list(at, depth)?, anchor),
+            Event::MappingStart(_, anchor, _) => (self.map(at, depth)?, anchor),
+            Event::Alias(target) => return self.alias(target, at),
+            _ => (Value::Null, 0),
+        };
+        if tagged {
+            let message = "YAML tags have no meaning here".to_owned();
+            self.faults.push(Fault { at, message, hint: "remove the `!…`" });
+        }
+        let node = Node { value, at };
+        if anchor > 0 {
+            self.anchors.insert(anchor, node.clone());
+        }
+        Ok(node)
+    }
+
+    fn list(&mut self, at: At, depth: usize) -> Result<Value, Fault> {
+        let mut items = Vec::new();
+        loop {
+            match self.expect(at)? {
+                (Event::SequenceEnd, _) => return Ok(Value::List(items)),
+                (event, at) => items.push(self.node(event, at, depth + 1)?),
+            }
+        }
+    }
+
+    fn map(&mut self, at: At, depth: usize) -> Result<Value, Fault> {
+        let mut entries = Vec::new();
+        let mut seen = HashSet::new();
+        loop {
+            let (event, at) = self.expect(at)?;
+            if event == Event::MappingEnd {
+                return Ok(Value::Map(entries));
+            }
+            let key = self.node(event, at, depth + 1)?;
+            let (event, value_at) = self.expect(at)?;
+            let value = self.node(event, value_at, depth + 1)?;
+            match key.value {
+                Value::Scalar(Scalar { text, .. }) if seen.insert(text.clone()) => {
+                    entries.push(Entry { key: text, at, value });
+                }
+                Value::Scalar(Scalar { text, .. }) => {
+                    let message = format!("`{text}` is there twice");
+                    self.faults.push(Fault { at, message, hint: "keep one of the two" });
+                }
+                _ => {
+                    let message = "a key must be a plain text".to_owned();
+                    self.faults.push(Fault { at, message, hint: "quote it when it is meant as text" });
+                }
+            }
+        }
+    }
+
+    /// An alias is a copy; the places in it stay those of the original.
+    fn alias(&mut self, target: usize, at: At) -> Result<Node, Fault> {
+        let Some(node) = self.anchors.get(&target).cloned() else {
+            let message = "this alias stands inside what it refers to".to_owned();
+            return Err(Fault { at, message, hint: "write the value out" });
+        };
+        self.count(size(&node), at)?;
+        Ok(node)
+    }
+
+    fn count(&mut self, nodes: usize, at: At) -> Result<(), Fault> {
+        self.nodes = self.nodes.saturating_add(nodes);
+        if self.nodes <= MAX_NODES {
+            return Ok(());
+        }
+        let message = format!("more than {MAX_NODES} values, aliases counted as what they stand for");
+        Err(Fault { at, message, hint: "split the configuration, or use fewer aliases" })
+    }
+}
+
+fn scalar(text: &str, style: ScalarStyle) -> Value {
+    let quoted = style != ScalarStyle::Plain;
+    if !quoted && matches!(text, "" | "~" | "null" | "Null" | "NULL") {
+        return Value::Null;
+    }
+    Value::Scalar(Scalar { text: text.to_owned(), written: None })
+}
+
+fn size(node: &Node) -> usize {
+    1 + match &node.value {
+        Value::List(items) => items.iter().map(size).sum(),
+        Value::Map(entries) => entries.iter().map(|entry| 1 + size(&entry.value)).sum(),
+        Value::Null | Value::Scalar(_) | Value::Unknown => 0,
+    }
+}
+
+fn place(span: &Span) -> At {
+    let (start, end) = (span.start, span.end);
+    let width = if start.line() == end.line() { end.col().saturating_sub(start.col()).max(1) } else { 1 };
+    At { line: start.line().max(1), column: start.col() + 1, width, last: end.line().max(start.line()).max(1) }
+}

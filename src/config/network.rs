@@ -1,0 +1,83 @@
+//! A range of addresses, written `10.0.0.0/8`.
+
+use std::fmt;
+use std::net::IpAddr;
+
+/// All addresses that share a prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    base: IpAddr,
+    bits: u32,
+}
+
+impl Network {
+    /// Reads `10.0.0.0/8`, `fd00::/8`, or one address. Bits beyond the prefix are ignored.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address, Some(bits.parse::<u32>().ok()?)),
+            None => (text, None),
+        };
+        let base: IpAddr = address.parse().ok()?;
+        let width = width(base);
+        let bits = bits.unwrap_or(width);
+        (bits <= width).then_some(Self { base, bits })
+    }
+
+    /// Whether `address` lies within; an IPv4 address written as IPv6 counts as IPv4.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let shift = width(self.base).saturating_sub(self.bits);
+        width(address) == width(self.base)
+            && number(address).checked_shr(shift).unwrap_or(0) == number(self.base).checked_shr(shift).unwrap_or(0)
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.base, self.bits)
+    }
+}
+
+fn width(address: IpAddr) -> u32 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => u128::from(u32::from(v4)),
+        IpAddr::V6(v6) => u128::from(v6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(network: &str, address: &str, expected: bool) {
+        let network = Network::parse(network).expect(network);
+        assert_eq!(network.contains(address.parse().expect(address)), expected, "{network} and {address}");
+    }
+
+    #[test]
+    fn the_prefix_decides() {
+        check("10.0.0.0/8", "10.255.0.1", true);
+        check("10.0.0.0/8", "11.0.0.1", false);
+        check("10.0.0.0/8", "::ffff:10.1.2.3", true);
+        check("0.0.0.0/0", "203.0.113.9", true);
+        check("0.0.0.0/0", "2001:db8::1", false);
+        check("::/0", "2001:db8::1", true);
+        check("fd00::/8", "fd12::1", true);
+        check("192.0.2.1", "192.0.2.1", true);
+        check("192.0.2.1", "192.0.2.2", false);
+    }
+
+    #[test]
+    fn what_is_no_network_is_none() {
+        for bad in ["10.0.0.0/33", "::/129", "ten", "10.0.0/8", "10.0.0.0/", "10.0.0.0/-1"] {
+            assert_eq!(Network::parse(bad), None, "{bad}");
+        }
+    }
+}
