@@ -4,3 +4,6 @@ pub mod exchange;
 pub mod gaps;
 pub mod objective;
 pub mod outcome;
+pub mod reader;
+pub mod sse;
+pub mod timeline;
