@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, Thread};
 use std::time::Duration;
@@ -170,21 +170,24 @@ impl<T, F: Fn(&T, &mut Vec<u8>)> Writer<T, F> {
     fn write_batch(&mut self, first: Message<T>, text: &mut Vec<u8>) -> bool {
         text.clear();
         let mut lines = 0;
-        let mut next = Ok(first);
-        while let Ok(message) = next {
+        let mut message = first;
+        let emptied = loop {
             if let Message::Item(item) = message {
                 (self.write_line)(&item, text);
                 lines += 1;
             }
             if text.len() >= BATCH_BYTES {
-                break;
+                break false;
             }
-            next = self.receiver.try_recv();
-        }
+            match self.receiver.try_recv() {
+                Ok(next) => message = next,
+                Err(_nothing_more) => break true,
+            }
+        };
         if lines > 0 && self.sink.write(text).is_err() {
             self.dropped.fetch_add(lines, Ordering::Relaxed);
         }
-        matches!(next, Err(TryRecvError::Empty | TryRecvError::Disconnected))
+        emptied
     }
 }
 
