@@ -18,3 +18,10 @@ pub(super) fn sum(_gaps: &GapHistogram) -> Duration {
 pub(super) fn quantile(_gaps: &GapHistogram, _share: f64) -> Option<Duration> {
     None
 }
+
+/// Why the model stopped, in the backend's word.
+pub(super) fn finish_name(reason: crate::wire::FinishReason) -> &'static str {
+    match reason {
+        crate::wire::FinishReason::Stop => "stop",
+    }
+}

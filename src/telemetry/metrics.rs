@@ -13,10 +13,11 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Registry, TextEncoder};
 
-use super::export::Page;
+use super::export::{Page, float};
 use super::families::{self, FAMILIES};
 use super::histogram::Grids;
 use super::live::LiveFigures;
+use super::logs;
 use super::process::ProcessFigures;
 use super::series::Table;
 use crate::config::settings::Settings;
@@ -42,7 +43,6 @@ struct Counters {
     panics: AtomicU64,
     parse_skipped: AtomicU64,
     access_log_dropped: Arc<AtomicU64>,
-    log_dropped: Arc<AtomicU64>,
 }
 
 impl Metrics {
@@ -60,7 +60,6 @@ impl Metrics {
             panics: AtomicU64::new(0),
             parse_skipped: AtomicU64::new(0),
             access_log_dropped: Arc::default(),
-            log_dropped: Arc::default(),
         });
         let registry = Registry::new();
         let exporter =
@@ -109,12 +108,6 @@ impl Metrics {
         &self.counters.access_log_dropped
     }
 
-    /// Where headway's own log counts the lines it had to drop.
-    #[must_use]
-    pub fn log_dropped(&self) -> &Arc<AtomicU64> {
-        &self.counters.log_dropped
-    }
-
     /// The page in Prometheus's text format 0.0.4.
     #[must_use]
     pub fn render(&self, live: &LiveFigures) -> String {
@@ -143,17 +136,151 @@ impl Collector for Exporter {
         page.total(&families::PANICS, &[], &counters.panics);
         page.total(&families::PARSE_SKIPPED, &[], &counters.parse_skipped);
         page.total(&families::ACCESS_LOG_DROPPED, &[], &counters.access_log_dropped);
-        page.total(&families::LOG_DROPPED, &[], &counters.log_dropped);
+        page.counter(&families::LOG_DROPPED, &[], float(logs::dropped()));
         page.gauge(&families::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
         let successful = u8::from(counters.reload_successful.load(Ordering::Relaxed));
         page.gauge(&families::RELOAD_SUCCESSFUL, &[], f64::from(successful));
         let reloaded_at = counters.reloaded_at.load(Ordering::Relaxed);
         if let Ok(seconds @ 1..) = u64::try_from(reloaded_at) {
-            page.gauge(&families::RELOAD_TIMESTAMP, &[], super::export::float(seconds));
+            page.gauge(&families::RELOAD_TIMESTAMP, &[], float(seconds));
         }
         if let Some(process) = ProcessFigures::read() {
             page.process(&process);
         }
         page.into_families()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::live::{BackendFigures, ObjectiveFigures};
+    use super::super::testing;
+    use super::*;
+    use crate::measure::exchange::Attempt;
+    use crate::measure::outcome::Outcome;
+
+    fn live() -> LiveFigures {
+        LiveFigures {
+            backends: vec![BackendFigures { name: "cheap".into(), in_flight: 3, state: "ready" }],
+            objectives: vec![ObjectiveFigures {
+                route: "chat".into(),
+                latency: "ttft",
+                attainment: Some(0.975),
+                burn: vec![("5m", 0.5)],
+            }],
+        }
+    }
+
+    /// The page without what differs from run to run.
+    fn page(metrics: &Metrics, live: &LiveFigures) -> String {
+        let own = |line: &&str| !line.contains("process_") && !line.contains("build_info{");
+        metrics.render(live).lines().filter(own).map(|line| format!("{line}\n")).collect()
+    }
+
+    /// Everything that can happen, once.
+    fn busy() -> Metrics {
+        let metrics = Metrics::new(&testing::settings());
+        metrics.record(&testing::complete());
+        metrics.record(&testing::refused());
+        let mut shed = ExchangeRecord { route: Some("chat".into()), outcome: Outcome::Shed, ..testing::refused() };
+        shed.verdicts.ttft = Some(false);
+        metrics.record(&shed);
+        let mut silent = ExchangeRecord { outcome: Outcome::FirstTokenTimeout, ..testing::complete() };
+        silent.latencies = crate::measure::exchange::Latencies::default();
+        metrics.record(&silent);
+        metrics.reload_succeeded(SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600));
+        metrics
+    }
+
+    #[test]
+    fn the_page_is_as_documented() {
+        let page = page(&busy(), &live());
+        assert_eq!(page, include_str!("testdata/metrics.txt"), "the page is now:\n{page}");
+    }
+
+    #[test]
+    fn every_documented_family_is_exported_and_no_other() {
+        let page = busy().render(&live());
+        let mut exported: Vec<_> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE "))
+            .map(|rest| rest.split_once(' ').unwrap())
+            .map(|(name, kind)| (name.to_owned(), kind.to_owned()))
+            .collect();
+        let kind = |family: &families::Family| format!("{:?}", family.kind).to_lowercase();
+        let mut documented: Vec<_> = FAMILIES.iter().map(|family| (family.name.to_owned(), kind(family))).collect();
+        exported.sort();
+        documented.sort();
+        assert_eq!(exported, documented);
+    }
+
+    #[test]
+    fn names_that_clients_make_up_add_no_series() {
+        let metrics = busy();
+        let record = |name: String| {
+            let (name, mut record) = (Some(Arc::<str>::from(name)), testing::complete());
+            (record.route, record.model) = (name.clone(), name.clone());
+            record.attempts = vec![Attempt { backend: name.unwrap(), ..record.attempts[1].clone() }];
+            metrics.record(&record);
+        };
+        record("first".to_owned());
+        let before = page(&metrics, &live()).lines().count();
+        let mut random = crate::random::Random::seeded(1);
+        for _ in 0..100_000 {
+            record(format!("model-{:x}", random.bits()));
+        }
+        assert_eq!(page(&metrics, &live()).lines().count(), before);
+    }
+
+    #[test]
+    fn a_reload_keeps_counting_what_stays_and_drops_what_goes() {
+        let metrics = Metrics::new(&testing::settings());
+        metrics.record(&testing::complete());
+        let mut changed = testing::settings();
+        changed.routes.retain(|route| &*route.name == "chat");
+        metrics.apply(&changed);
+        metrics.record(&testing::complete());
+        metrics.record(&ExchangeRecord { route: Some("batch".into()), ..testing::complete() });
+        let page = metrics.render(&LiveFigures::default());
+        let counted = "headway_requests_total{route=\"chat\",backend=\"cheap\",api=\"chat\",outcome=\"complete\"} 2\n";
+        assert!(page.contains(counted), "{page}");
+        assert!(!page.contains("batch") && page.contains("{route=\"other\",backend=\"cheap\""), "{page}");
+    }
+
+    #[test]
+    fn thresholds_are_bucket_edges() {
+        let page = busy().render(&LiveFigures::default());
+        let edge = |family: &str, le: &str| {
+            let line = format!("headway_{family}_bucket{{route=\"chat\",backend=\"cheap\",le=\"{le}\"}} ");
+            assert!(page.contains(&line), "{line}");
+        };
+        edge("time_to_first_token_seconds", "0.137");
+        edge("inter_token_latency_seconds", "0.041");
+    }
+
+    #[test]
+    fn unstreamed_and_several_choices_stay_out_of_token_latencies() {
+        let metrics = Metrics::new(&testing::settings());
+        metrics.record(&ExchangeRecord { stream: false, ..testing::complete() });
+        metrics.record(&ExchangeRecord { choices: 2, ..testing::complete() });
+        let page = metrics.render(&LiveFigures::default());
+        assert!(
+            page.contains("headway_request_duration_seconds_count{route=\"chat\",backend=\"cheap\"} 2\n"),
+            "{page}"
+        );
+        assert!(!page.contains("time_to_first_token") && !page.contains("inter_token"), "{page}");
+    }
+
+    #[test]
+    fn a_failed_reload_shows_until_one_succeeds() {
+        let metrics = Metrics::new(&testing::settings());
+        let successful = || metrics.render(&LiveFigures::default()).contains("last_reload_successful 1\n");
+        assert!(successful());
+        metrics.reload_failed();
+        assert!(!successful());
+        metrics.reload_succeeded(SystemTime::UNIX_EPOCH);
+        assert!(successful());
     }
 }

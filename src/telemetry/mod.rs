@@ -8,6 +8,7 @@ mod export;
 pub mod families;
 mod gaps;
 mod histogram;
+mod json_line;
 pub mod live;
 pub mod logs;
 pub mod metrics;
@@ -15,6 +16,8 @@ mod process;
 pub mod recent;
 mod series;
 mod spool;
+#[cfg(test)]
+mod testing;
 
 use std::io;
 use std::sync::Arc;
