@@ -1,0 +1,169 @@
+//! From counters to the page: the samples of every family, in the crate's types.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily};
+
+use super::families::{self, Family};
+use super::histogram::Histogram;
+use super::live::{BACKEND_STATES, LiveFigures};
+use super::process::ProcessFigures;
+use super::series::{APIS, Cell, JUDGED, Latencies, OTHER, RouteSeries, Table};
+use crate::measure::outcome::Outcome;
+use crate::route::decision::Reason;
+
+/// The samples collected so far, by family.
+#[derive(Debug, Default)]
+pub(super) struct Page(BTreeMap<&'static str, MetricFamily>);
+
+impl Page {
+    /// The families that have samples; those without are absent from the page.
+    pub(super) fn into_families(self) -> Vec<MetricFamily> {
+        self.0.into_values().collect()
+    }
+
+    pub(super) fn counter(&mut self, family: &Family, labels: &[&str], value: f64) {
+        let mut counter = Counter::default();
+        counter.set_value(value);
+        self.add(family, labels, |metric| metric.set_counter(counter));
+    }
+
+    pub(super) fn gauge(&mut self, family: &Family, labels: &[&str], value: f64) {
+        let mut gauge = Gauge::default();
+        gauge.set_value(value);
+        self.add(family, labels, |metric| metric.set_gauge(gauge));
+    }
+
+    fn histogram(&mut self, family: &Family, labels: &[&str], histogram: &Histogram) {
+        if !histogram.is_empty() {
+            self.add(family, labels, |metric| metric.set_histogram(histogram.export()));
+        }
+    }
+
+    pub(super) fn total(&mut self, family: &Family, labels: &[&str], total: &AtomicU64) {
+        self.counter(family, labels, float(total.load(Ordering::Relaxed)));
+    }
+
+    /// A counter that may never have moved, and then is not worth a line.
+    fn moved(&mut self, family: &Family, labels: &[&str], value: u64) {
+        if value > 0 {
+            self.counter(family, labels, float(value));
+        }
+    }
+
+    fn add(&mut self, family: &Family, labels: &[&str], set: impl FnOnce(&mut Metric)) {
+        debug_assert_eq!(family.labels.len(), labels.len(), "{}", family.name);
+        let pair = |(name, value): (&&str, &&str)| {
+            let mut pair = LabelPair::default();
+            pair.set_name((*name).to_owned());
+            pair.set_value((*value).to_owned());
+            pair
+        };
+        let mut metric = Metric::from_label(family.labels.iter().zip(labels).map(pair).collect());
+        set(&mut metric);
+        let entry = self.0.entry(family.name).or_insert_with(|| {
+            let mut entry = MetricFamily::default();
+            entry.set_name(family.name.to_owned());
+            entry.set_help(family.help.to_owned());
+            entry.set_field_type(family.kind.field_type());
+            entry
+        });
+        entry.mut_metric().push(metric);
+    }
+
+    /// The counters of a configuration.
+    pub(super) fn series(&mut self, table: &Table) {
+        for route in &table.routes {
+            self.route(route);
+            let mut cells: Vec<_> = route.cells.iter().collect();
+            cells.sort_unstable_by_key(|(name, _)| *name);
+            for (backend, cell) in cells {
+                self.cell(&route.name, backend, cell);
+            }
+        }
+    }
+
+    fn route(&mut self, route: &RouteSeries) {
+        let name = &*route.name;
+        for ((latency, row), promised) in JUDGED.iter().zip(&route.totals.judged).zip(route.promised) {
+            for (result, value) in ["bad", "good"].iter().zip(row.values()) {
+                if promised || value > 0 {
+                    self.counter(&families::SLO_REQUESTS, &[name, latency, result], float(value));
+                }
+            }
+        }
+        self.moved(&families::SHED, &[name, "full"], route.totals.shed.load(Ordering::Relaxed));
+        self.histogram(&families::OVERHEAD, &[name, "request"], &route.totals.overhead);
+    }
+
+    fn cell(&mut self, route: &str, backend: &str, cell: &Cell) {
+        let both = [route, backend];
+        for (api, row) in APIS.iter().zip(&cell.requests) {
+            for (outcome, value) in Outcome::ALL.iter().zip(row.values()) {
+                self.moved(&families::REQUESTS, &[route, backend, api, outcome.as_str()], value);
+            }
+        }
+        for (outcome, value) in Outcome::ALL.iter().zip(cell.attempts.values()) {
+            self.moved(&families::ATTEMPTS, &[route, backend, outcome.as_str()], value);
+        }
+        for (outcome, value) in Outcome::ALL.iter().zip(cell.no_first_token.values()) {
+            self.moved(&families::NO_FIRST_TOKEN, &[route, backend, outcome.as_str()], value);
+        }
+        let reasons = Reason::ALL.iter().map(|reason| reason.as_str()).chain([OTHER]);
+        for (reason, value) in reasons.zip(cell.decisions.values()) {
+            self.moved(&families::DECISIONS, &[route, backend, reason], value);
+        }
+        self.moved(&families::INPUT_TOKENS, &both, cell.input_tokens.load(Ordering::Relaxed));
+        self.moved(&families::OUTPUT_TOKENS, &both, cell.output_tokens.load(Ordering::Relaxed));
+        if let Some(latencies) = cell.latencies.get() {
+            self.latencies(both, latencies);
+        }
+    }
+
+    fn latencies(&mut self, labels: [&str; 2], of: &Latencies) {
+        self.histogram(&families::REQUEST_DURATION, &labels, &of.duration);
+        self.histogram(&families::FIRST_BYTE, &labels, &of.first_byte);
+        self.histogram(&families::FIRST_TOKEN, &labels, &of.first_token);
+        self.histogram(&families::FIRST_OUTPUT_TOKEN, &labels, &of.first_output);
+        self.histogram(&families::INTER_TOKEN, &labels, &of.inter_token);
+        self.histogram(&families::INTER_CHUNK, &labels, &of.inter_chunk);
+        self.histogram(&families::LONGEST_STALL, &labels, &of.longest_stall);
+    }
+
+    /// What is true now.
+    pub(super) fn live(&mut self, live: &LiveFigures) {
+        for backend in &live.backends {
+            self.gauge(&families::BACKEND_IN_FLIGHT, &[&backend.name], float(backend.in_flight));
+            for state in BACKEND_STATES {
+                let is = f64::from(u8::from(state == backend.state));
+                self.gauge(&families::BACKEND_STATE, &[&backend.name, state], is);
+            }
+        }
+        for objective in &live.objectives {
+            let (route, latency) = (&*objective.route, objective.latency);
+            if let Some(attainment) = objective.attainment {
+                self.gauge(&families::SLO_ATTAINMENT, &[route, latency], attainment);
+            }
+            for (window, rate) in &objective.burn {
+                self.gauge(&families::SLO_BURN_RATE, &[route, latency, window], *rate);
+            }
+        }
+    }
+
+    /// The process, in the names every Prometheus client uses.
+    pub(super) fn process(&mut self, of: &ProcessFigures) {
+        self.counter(&families::PROCESS_CPU, &[], of.cpu_seconds);
+        self.gauge(&families::PROCESS_RESIDENT, &[], float(of.resident_bytes));
+        self.gauge(&families::PROCESS_VIRTUAL, &[], float(of.virtual_bytes));
+        self.gauge(&families::PROCESS_OPEN_FDS, &[], float(of.open_fds));
+        self.gauge(&families::PROCESS_MAX_FDS, &[], float(of.max_fds));
+        self.gauge(&families::PROCESS_THREADS, &[], float(of.threads));
+        self.gauge(&families::PROCESS_START_TIME, &[], of.start_seconds);
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "counters beyond 2^53 lose their last digits, as Prometheus's own do")]
+pub(super) fn float(value: u64) -> f64 {
+    value as f64
+}

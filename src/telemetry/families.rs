@@ -1,0 +1,149 @@
+//! Every metric family that headway exports: one table that drives registration, the page and the documentation.
+//!
+//! A family that is not in [`FAMILIES`] cannot be exported, and a test exports every one that is.
+
+use prometheus::core::Desc;
+use prometheus::proto::MetricType;
+
+/// What a family's samples are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows; ends in `_total`.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// A distribution in cumulative buckets.
+    Histogram,
+}
+
+impl Kind {
+    pub(super) fn field_type(self) -> MetricType {
+        match self {
+            Self::Counter => MetricType::COUNTER,
+            Self::Gauge => MetricType::GAUGE,
+            Self::Histogram => MetricType::HISTOGRAM,
+        }
+    }
+}
+
+/// One metric family.
+#[derive(Debug, Clone, Copy)]
+pub struct Family {
+    /// Its name, unit and suffix included.
+    pub name: &'static str,
+    /// What its samples are.
+    pub kind: Kind,
+    /// Its labels; their values come from the configuration or from closed sets.
+    pub labels: &'static [&'static str],
+    /// One sentence.
+    pub help: &'static str,
+}
+
+impl Family {
+    /// The registry's description of the family; `None` if the table holds a name that Prometheus refuses.
+    pub(super) fn desc(&self) -> Option<Desc> {
+        let labels = self.labels.iter().map(|&label| label.to_owned()).collect();
+        Desc::new(self.name.to_owned(), self.help.to_owned(), labels, std::collections::HashMap::new()).ok()
+    }
+}
+
+/// Declares the families as constants, and the table of them all.
+macro_rules! families {
+    ($($id:ident = $kind:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
+        $(pub(super) const $id: Family =
+            Family { name: $name, kind: Kind::$kind, labels: &[$($label),*], help: $help };)*
+
+        /// Every family, by name in the order of the documentation.
+        pub const FAMILIES: &[Family] = &[$($id),*];
+    };
+}
+
+families! {
+    REQUESTS = Counter "headway_requests_total" ["route", "backend", "api", "outcome"]
+        "Exchanges by how they ended.";
+    REQUEST_DURATION = Histogram "headway_request_duration_seconds" ["route", "backend"]
+        "From the complete request to the last content response, or to the end of an unstreamed answer; completed exchanges.";
+    FIRST_TOKEN = Histogram "headway_time_to_first_token_seconds" ["route", "backend"]
+        "TTFT: from the complete request to the first content response; completed streamed exchanges.";
+    FIRST_OUTPUT_TOKEN = Histogram "headway_time_to_first_output_token_seconds" ["route", "backend"]
+        "TTFO: like TTFT, reasoning left out; completed streamed exchanges.";
+    INTER_TOKEN = Histogram "headway_inter_token_latency_seconds" ["route", "backend"]
+        "ITL: (end to end - TTFT) / (output tokens - 1), one observation per completed streamed exchange.";
+    INTER_CHUNK = Histogram "headway_inter_chunk_latency_seconds" ["route", "backend"]
+        "Every gap between consecutive content responses of completed streamed exchanges.";
+    LONGEST_STALL = Histogram "headway_longest_stall_seconds" ["route", "backend"]
+        "The longest gap between content responses; completed streamed exchanges.";
+    FIRST_BYTE = Histogram "headway_time_to_first_byte_seconds" ["route", "backend"]
+        "From the complete request to the first byte of the answer's body; completed exchanges.";
+    OVERHEAD = Histogram "headway_overhead_seconds" ["route", "phase"]
+        "What headway itself added; phase request: before the request left for the backend.";
+    INPUT_TOKENS = Counter "headway_input_tokens_total" ["route", "backend"]
+        "Prompt tokens, as the backends' usage states them.";
+    OUTPUT_TOKENS = Counter "headway_output_tokens_total" ["route", "backend"]
+        "Output tokens, reasoning included, as the backends' usage states them.";
+    NO_FIRST_TOKEN = Counter "headway_no_first_token_total" ["route", "backend", "outcome"]
+        "Streamed exchanges that reached for a backend and ended without a content response.";
+    SLO_REQUESTS = Counter "headway_slo_requests_total" ["route", "latency", "result"]
+        "Exchanges judged by the route's objectives: good or bad; latency joint: by all of them.";
+    SLO_ATTAINMENT = Gauge "headway_slo_attainment_ratio" ["route", "latency"]
+        "Share of good exchanges in the route's window.";
+    SLO_BURN_RATE = Gauge "headway_slo_burn_rate" ["route", "latency", "window"]
+        "How fast the error budget is used: 1 uses it up exactly by the end of the budget period.";
+    DECISIONS = Counter "headway_decisions_total" ["route", "backend", "reason"]
+        "Routing decisions by why the backend was chosen.";
+    ATTEMPTS = Counter "headway_attempts_total" ["route", "backend", "result"]
+        "Tries on backends by how they ended; an exchange may have more than one.";
+    SHED = Counter "headway_shed_total" ["route", "reason"]
+        "Exchanges refused because of load.";
+    BACKEND_IN_FLIGHT = Gauge "headway_backend_in_flight" ["backend"]
+        "Requests in flight on the backend.";
+    BACKEND_STATE = Gauge "headway_backend_state" ["backend", "state"]
+        "1 for the state the backend is in, 0 for the others.";
+    RELOAD_SUCCESSFUL = Gauge "headway_config_last_reload_successful" []
+        "Whether the last reading of the configuration succeeded.";
+    RELOAD_TIMESTAMP = Gauge "headway_config_last_reload_success_timestamp_seconds" []
+        "When the configuration was last read with success.";
+    PARSE_SKIPPED = Counter "headway_parse_skipped_total" []
+        "Parts of answers that were forwarded without being read, because of their size or form.";
+    PANICS = Counter "headway_panics_total" []
+        "Panics that were caught; each ended one exchange.";
+    ACCESS_LOG_DROPPED = Counter "headway_access_log_dropped_total" []
+        "Access log lines dropped because the log could not be written fast enough.";
+    LOG_DROPPED = Counter "headway_log_dropped_total" []
+        "Lines of headway's own log dropped because standard error could not be written fast enough.";
+    BUILD_INFO = Gauge "headway_build_info" ["version"]
+        "Always 1; the label says which headway this is.";
+    PROCESS_CPU = Counter "process_cpu_seconds_total" []
+        "User and system CPU time.";
+    PROCESS_RESIDENT = Gauge "process_resident_memory_bytes" []
+        "Resident memory.";
+    PROCESS_VIRTUAL = Gauge "process_virtual_memory_bytes" []
+        "Virtual memory.";
+    PROCESS_OPEN_FDS = Gauge "process_open_fds" []
+        "Open file descriptors.";
+    PROCESS_MAX_FDS = Gauge "process_max_fds" []
+        "Most file descriptors the process may open.";
+    PROCESS_THREADS = Gauge "process_threads" []
+        "Threads.";
+    PROCESS_START_TIME = Gauge "process_start_time_seconds" []
+        "When the process started, since the Unix epoch.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_family_follows_the_naming_rules() {
+        for family in FAMILIES {
+            assert!(family.name.starts_with("headway_") || family.name.starts_with("process_"), "{}", family.name);
+            assert_eq!(family.name.ends_with("_total"), family.kind == Kind::Counter, "{}", family.name);
+            assert!(family.kind != Kind::Histogram || family.name.ends_with("_seconds"), "{}", family.name);
+            assert!(family.help.ends_with('.') && family.desc().is_some(), "{}", family.name);
+        }
+        let mut names: Vec<_> = FAMILIES.iter().map(|family| family.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), FAMILIES.len(), "a name stands twice");
+    }
+}

@@ -1,0 +1,286 @@
+//! Prometheus metrics: counted as exchanges end, rendered when asked.
+//!
+//! The registry is the `prometheus` crate's, with one collector of ours behind it. Recording is what the data path
+//! pays for, so it takes no lock and hashes two names, whatever the number of families; the page is built when it
+//! is asked for.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{Registry, TextEncoder};
+
+use super::export::{Page, float};
+use super::families::{self, FAMILIES};
+use super::histogram::Grids;
+use super::live::LiveFigures;
+use super::logs;
+use super::process::ProcessFigures;
+use super::series::Table;
+use crate::config::settings::Settings;
+use crate::measure::exchange::ExchangeRecord;
+
+/// All metrics of this process.
+#[derive(Debug)]
+pub struct Metrics {
+    counters: Arc<Counters>,
+    registry: Registry,
+}
+
+/// What is counted; shared with the collector in the registry.
+#[derive(Debug)]
+struct Counters {
+    grids: Grids,
+    table: ArcSwap<Table>,
+    /// Handed over by [`Metrics::render`] for the collection it starts.
+    live: Mutex<LiveFigures>,
+    reload_successful: AtomicBool,
+    /// Unix seconds; 0 until known.
+    reloaded_at: AtomicI64,
+    panics: AtomicU64,
+    parse_skipped: AtomicU64,
+    access_log_dropped: Arc<AtomicU64>,
+}
+
+impl Metrics {
+    /// The metrics of a configuration. Its objectives' thresholds become bucket edges, for good.
+    #[must_use]
+    pub fn new(settings: &Settings) -> Self {
+        let grids = Grids::new(settings);
+        let table = ArcSwap::from_pointee(Table::new(settings, None, &grids));
+        let counters = Arc::new(Counters {
+            grids,
+            table,
+            live: Mutex::default(),
+            reload_successful: AtomicBool::new(true),
+            reloaded_at: AtomicI64::new(0),
+            panics: AtomicU64::new(0),
+            parse_skipped: AtomicU64::new(0),
+            access_log_dropped: Arc::default(),
+        });
+        let registry = Registry::new();
+        let exporter =
+            Exporter { descs: FAMILIES.iter().filter_map(families::Family::desc).collect(), of: Arc::clone(&counters) };
+        // It can only fail for families that clash, and a test renders them all.
+        let registered = registry.register(Box::new(exporter));
+        debug_assert!(registered.is_ok(), "{registered:?}");
+        Self { counters, registry }
+    }
+
+    /// A new configuration: its new names get series, those it no longer has lose theirs, the others go on counting.
+    pub fn apply(&self, settings: &Settings) {
+        let old = self.counters.table.load();
+        self.counters.table.store(Arc::new(Table::new(settings, Some(&old), &self.counters.grids)));
+    }
+
+    /// Counts one exchange.
+    pub fn record(&self, record: &ExchangeRecord) {
+        self.counters.table.load().record(record, &self.counters.grids);
+    }
+
+    /// The configuration was read with success, at first or again.
+    pub fn reload_succeeded(&self, at: SystemTime) {
+        let since_epoch = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.counters.reloaded_at.store(i64::try_from(since_epoch).unwrap_or(i64::MAX), Ordering::Relaxed);
+        self.counters.reload_successful.store(true, Ordering::Relaxed);
+    }
+
+    /// The configuration was read in vain; the old one goes on.
+    pub fn reload_failed(&self) {
+        self.counters.reload_successful.store(false, Ordering::Relaxed);
+    }
+
+    /// A panic was caught.
+    pub fn panicked(&self) {
+        self.counters.panics.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A part of an answer was forwarded without being read.
+    pub fn parse_skipped(&self) {
+        self.counters.parse_skipped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Where the access log counts the lines it had to drop.
+    pub(super) fn access_log_dropped(&self) -> &Arc<AtomicU64> {
+        &self.counters.access_log_dropped
+    }
+
+    /// The page in Prometheus's text format 0.0.4.
+    #[must_use]
+    pub fn render(&self, live: &LiveFigures) -> String {
+        self.counters.live.lock().unwrap_or_else(PoisonError::into_inner).clone_from(live);
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+}
+
+/// The one collector in the registry.
+#[derive(Debug)]
+struct Exporter {
+    descs: Vec<Desc>,
+    of: Arc<Counters>,
+}
+
+impl Collector for Exporter {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descs.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let counters = &self.of;
+        let mut page = Page::default();
+        page.series(&counters.table.load());
+        page.live(&counters.live.lock().unwrap_or_else(PoisonError::into_inner));
+        page.total(&families::PANICS, &[], &counters.panics);
+        page.total(&families::PARSE_SKIPPED, &[], &counters.parse_skipped);
+        page.total(&families::ACCESS_LOG_DROPPED, &[], &counters.access_log_dropped);
+        page.counter(&families::LOG_DROPPED, &[], float(logs::dropped()));
+        page.gauge(&families::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
+        let successful = u8::from(counters.reload_successful.load(Ordering::Relaxed));
+        page.gauge(&families::RELOAD_SUCCESSFUL, &[], f64::from(successful));
+        let reloaded_at = counters.reloaded_at.load(Ordering::Relaxed);
+        if let Ok(seconds @ 1..) = u64::try_from(reloaded_at) {
+            page.gauge(&families::RELOAD_TIMESTAMP, &[], float(seconds));
+        }
+        if let Some(process) = ProcessFigures::read() {
+            page.process(&process);
+        }
+        page.into_families()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::live::{BackendFigures, ObjectiveFigures};
+    use super::super::testing;
+    use super::*;
+    use crate::measure::exchange::Attempt;
+    use crate::measure::outcome::Outcome;
+
+    fn live() -> LiveFigures {
+        LiveFigures {
+            backends: vec![BackendFigures { name: "cheap".into(), in_flight: 3, state: "ready" }],
+            objectives: vec![ObjectiveFigures {
+                route: "chat".into(),
+                latency: "ttft",
+                attainment: Some(0.975),
+                burn: vec![("5m", 0.5)],
+            }],
+        }
+    }
+
+    /// The page without what differs from run to run.
+    fn page(metrics: &Metrics, live: &LiveFigures) -> String {
+        let own = |line: &&str| !line.contains("process_") && !line.contains("build_info{");
+        metrics.render(live).lines().filter(own).map(|line| format!("{line}\n")).collect()
+    }
+
+    /// Everything that can happen, once.
+    fn busy() -> Metrics {
+        let metrics = Metrics::new(&testing::settings());
+        metrics.record(&testing::complete());
+        metrics.record(&testing::refused());
+        let mut shed = ExchangeRecord { route: Some("chat".into()), outcome: Outcome::Shed, ..testing::refused() };
+        shed.verdicts.ttft = Some(false);
+        metrics.record(&shed);
+        let mut silent = ExchangeRecord { outcome: Outcome::FirstTokenTimeout, ..testing::complete() };
+        silent.latencies = crate::measure::exchange::Latencies::default();
+        metrics.record(&silent);
+        metrics.reload_succeeded(SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600));
+        metrics
+    }
+
+    #[test]
+    fn the_page_is_as_documented() {
+        let page = page(&busy(), &live());
+        assert_eq!(page, include_str!("testdata/metrics.txt"), "the page is now:\n{page}");
+    }
+
+    #[test]
+    fn every_documented_family_is_exported_and_no_other() {
+        let page = busy().render(&live());
+        let mut exported: Vec<_> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE "))
+            .map(|rest| rest.split_once(' ').unwrap())
+            .map(|(name, kind)| (name.to_owned(), kind.to_owned()))
+            .collect();
+        let kind = |family: &families::Family| format!("{:?}", family.kind).to_lowercase();
+        let mut documented: Vec<_> = FAMILIES.iter().map(|family| (family.name.to_owned(), kind(family))).collect();
+        exported.sort();
+        documented.sort();
+        assert_eq!(exported, documented);
+    }
+
+    #[test]
+    fn names_that_clients_make_up_add_no_series() {
+        let metrics = busy();
+        let record = |name: String| {
+            let (name, mut record) = (Some(Arc::<str>::from(name)), testing::complete());
+            (record.route, record.model) = (name.clone(), name.clone());
+            record.attempts = vec![Attempt { backend: name.unwrap(), ..record.attempts[1].clone() }];
+            metrics.record(&record);
+        };
+        record("first".to_owned());
+        let before = page(&metrics, &live()).lines().count();
+        let mut random = crate::random::Random::seeded(1);
+        for _ in 0..100_000 {
+            record(format!("model-{:x}", random.bits()));
+        }
+        assert_eq!(page(&metrics, &live()).lines().count(), before);
+    }
+
+    #[test]
+    fn a_reload_keeps_counting_what_stays_and_drops_what_goes() {
+        let metrics = Metrics::new(&testing::settings());
+        metrics.record(&testing::complete());
+        let mut changed = testing::settings();
+        changed.routes.retain(|route| &*route.name == "chat");
+        metrics.apply(&changed);
+        metrics.record(&testing::complete());
+        metrics.record(&ExchangeRecord { route: Some("batch".into()), ..testing::complete() });
+        let page = metrics.render(&LiveFigures::default());
+        let counted = "headway_requests_total{route=\"chat\",backend=\"cheap\",api=\"chat\",outcome=\"complete\"} 2\n";
+        assert!(page.contains(counted), "{page}");
+        assert!(!page.contains("batch") && page.contains("{route=\"other\",backend=\"cheap\""), "{page}");
+    }
+
+    #[test]
+    fn thresholds_are_bucket_edges() {
+        let page = busy().render(&LiveFigures::default());
+        let edge = |family: &str, le: &str| {
+            let line = format!("headway_{family}_bucket{{route=\"chat\",backend=\"cheap\",le=\"{le}\"}} ");
+            assert!(page.contains(&line), "{line}");
+        };
+        edge("time_to_first_token_seconds", "0.137");
+        edge("inter_token_latency_seconds", "0.041");
+    }
+
+    #[test]
+    fn unstreamed_and_several_choices_stay_out_of_token_latencies() {
+        let metrics = Metrics::new(&testing::settings());
+        metrics.record(&ExchangeRecord { stream: false, ..testing::complete() });
+        metrics.record(&ExchangeRecord { choices: 2, ..testing::complete() });
+        let page = metrics.render(&LiveFigures::default());
+        assert!(
+            page.contains("headway_request_duration_seconds_count{route=\"chat\",backend=\"cheap\"} 2\n"),
+            "{page}"
+        );
+        assert!(!page.contains("time_to_first_token") && !page.contains("inter_token"), "{page}");
+    }
+
+    #[test]
+    fn a_failed_reload_shows_until_one_succeeds() {
+        let metrics = Metrics::new(&testing::settings());
+        let successful = || metrics.render(&LiveFigures::default()).contains("last_reload_successful 1\n");
+        assert!(successful());
+        metrics.reload_failed();
+        assert!(!successful());
+        metrics.reload_succeeded(SystemTime::UNIX_EPOCH);
+        assert!(successful());
+    }
+}

@@ -1,0 +1,321 @@
+//! The counters of one configuration, laid out so that recording an exchange is two look-ups and a few additions.
+//!
+//! Routes and backends are known by name before the first request comes; whatever else an exchange names is counted
+//! as `other`. So the number of series depends on the configuration alone.
+
+use std::array;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use super::gaps;
+use super::histogram::{Grids, Histogram};
+use crate::config::settings::{Route, Settings};
+use crate::measure::exchange::ExchangeRecord;
+use crate::measure::objective::{Latency, Objectives};
+use crate::measure::outcome::Outcome;
+use crate::route::decision::Reason;
+use crate::wire::Api;
+
+/// The label of exchanges that matched no route.
+pub(super) const UNMATCHED: &str = "unmatched";
+/// The label of what the configuration does not name (any more).
+pub(super) const OTHER: &str = "other";
+/// The label of what there was none of.
+pub(super) const NONE: &str = "none";
+/// The APIs by [`api_index`]; the last is for paths that are none of them.
+pub(super) const APIS: [&str; 9] =
+    ["chat", "completions", "responses", "messages", "embeddings", "ranking", "generate_stream", "infer", NONE];
+/// What the `latency` label of an objective can be.
+pub(super) const JUDGED: [&str; 4] = ["ttft", "itl", "e2e", "joint"];
+
+const OUTCOMES: usize = Outcome::ALL.len();
+const REASONS: usize = Reason::ALL.len() + 1;
+
+/// A fixed row of counters, one per value of a closed set.
+#[derive(Debug)]
+pub(super) struct Row<const N: usize>([AtomicU64; N]);
+
+impl<const N: usize> Row<N> {
+    fn new() -> Self {
+        Self(array::from_fn(|_| AtomicU64::new(0)))
+    }
+
+    fn count(&self, index: usize) {
+        if let Some(counter) = self.0.get(index) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The counters, by index.
+    pub(super) fn values(&self) -> impl Iterator<Item = u64> {
+        self.0.iter().map(|counter| counter.load(Ordering::Relaxed))
+    }
+}
+
+/// What is counted per route and backend.
+#[derive(Debug)]
+pub(super) struct Cell {
+    /// By API, then outcome.
+    pub(super) requests: [Row<OUTCOMES>; APIS.len()],
+    pub(super) attempts: Row<OUTCOMES>,
+    pub(super) no_first_token: Row<OUTCOMES>,
+    pub(super) decisions: Row<REASONS>,
+    pub(super) input_tokens: AtomicU64,
+    pub(super) output_tokens: AtomicU64,
+    /// There once an exchange completed; most cells of `other` and `none` never need them.
+    pub(super) latencies: OnceLock<Box<Latencies>>,
+}
+
+/// The distributions of one route and backend.
+#[derive(Debug)]
+pub(super) struct Latencies {
+    pub(super) duration: Histogram,
+    pub(super) first_byte: Histogram,
+    pub(super) first_token: Histogram,
+    pub(super) first_output: Histogram,
+    pub(super) inter_token: Histogram,
+    pub(super) inter_chunk: Histogram,
+    pub(super) longest_stall: Histogram,
+}
+
+impl Latencies {
+    fn new(grids: &Grids) -> Self {
+        Self {
+            duration: Histogram::new(&grids.whole),
+            first_byte: Histogram::new(&grids.first_token),
+            first_token: Histogram::new(&grids.first_token),
+            first_output: Histogram::new(&grids.first_token),
+            inter_token: Histogram::new(&grids.between_tokens),
+            inter_chunk: Histogram::new(&grids.between_tokens),
+            longest_stall: Histogram::new(&grids.between_tokens),
+        }
+    }
+
+    /// The token latencies only of streamed answers with one choice.
+    fn record(&self, record: &ExchangeRecord) {
+        let felt = &record.latencies;
+        let observe = |histogram: &Histogram, value: Option<_>| {
+            if let Some(value) = value {
+                histogram.observe(value);
+            }
+        };
+        observe(&self.duration, felt.end_to_end);
+        observe(&self.first_byte, felt.first_byte);
+        if !(record.stream && record.measured()) {
+            return;
+        }
+        observe(&self.first_token, felt.first_token);
+        observe(&self.first_output, felt.first_output);
+        observe(&self.inter_token, felt.inter_token);
+        observe(&self.longest_stall, felt.longest_stall);
+        if let Some(gaps) = &record.gaps {
+            self.inter_chunk.merge(gaps::buckets(gaps), gaps::sum(gaps));
+        }
+    }
+}
+
+impl Cell {
+    fn new() -> Self {
+        Self {
+            requests: array::from_fn(|_| Row::new()),
+            attempts: Row::new(),
+            no_first_token: Row::new(),
+            decisions: Row::new(),
+            input_tokens: AtomicU64::new(0),
+            output_tokens: AtomicU64::new(0),
+            latencies: OnceLock::new(),
+        }
+    }
+
+    fn record(&self, record: &ExchangeRecord, grids: &Grids) {
+        let outcome = record.outcome as usize;
+        if let Some(row) = self.requests.get(api_index(record.api)) {
+            row.count(outcome);
+        }
+        if record.stream && !record.attempts.is_empty() && record.latencies.first_token.is_none() {
+            self.no_first_token.count(outcome);
+        }
+        if let Some(decision) = &record.decision {
+            self.decisions.count(reason_index(decision.reason));
+        }
+        self.input_tokens.fetch_add(record.usage.input_tokens.unwrap_or(0), Ordering::Relaxed);
+        self.output_tokens.fetch_add(record.usage.output_tokens.unwrap_or(0), Ordering::Relaxed);
+        if record.outcome == Outcome::Complete {
+            self.latencies.get_or_init(|| Box::new(Latencies::new(grids))).record(record);
+        }
+    }
+}
+
+/// What is counted per route alone; it outlives reloads that keep the route.
+#[derive(Debug)]
+pub(super) struct RouteTotals {
+    /// By [`JUDGED`]: bad, good.
+    pub(super) judged: [Row<2>; JUDGED.len()],
+    pub(super) shed: AtomicU64,
+    pub(super) overhead: Histogram,
+}
+
+/// One route's series.
+#[derive(Debug)]
+pub(super) struct RouteSeries {
+    pub(super) name: Arc<str>,
+    /// Which of [`JUDGED`] the route promises: those series are there from the start.
+    pub(super) promised: [bool; JUDGED.len()],
+    pub(super) totals: Arc<RouteTotals>,
+    /// The route's backends, and [`NONE`] and [`OTHER`].
+    pub(super) cells: HashMap<Arc<str>, Arc<Cell>>,
+    none: Arc<Cell>,
+    other: Arc<Cell>,
+}
+
+impl RouteSeries {
+    fn new<'a>(
+        name: Arc<str>,
+        objectives: &Objectives,
+        backends: impl Iterator<Item = &'a Arc<str>>,
+        old: Option<&Self>,
+        grids: &Grids,
+    ) -> Self {
+        let kept = |name: &Arc<str>| {
+            let old = old.and_then(|old| old.cells.get(name)).map(Arc::clone);
+            old.unwrap_or_else(|| Arc::new(Cell::new()))
+        };
+        let (none, other) = (NONE.into(), OTHER.into());
+        let (none_cell, other_cell) = (kept(&none), kept(&other));
+        let mut cells: HashMap<_, _> = backends.map(|name| (Arc::clone(name), kept(name))).collect();
+        cells.insert(none, Arc::clone(&none_cell));
+        cells.insert(other, Arc::clone(&other_cell));
+        let new_totals = || {
+            Arc::new(RouteTotals {
+                judged: array::from_fn(|_| Row::new()),
+                shed: AtomicU64::new(0),
+                overhead: Histogram::new(&grids.overhead),
+            })
+        };
+        Self {
+            name,
+            promised: [
+                objectives.ttft.is_some(),
+                objectives.itl.is_some(),
+                objectives.e2e.is_some(),
+                !objectives.is_empty(),
+            ],
+            totals: old.map_or_else(new_totals, |old| Arc::clone(&old.totals)),
+            cells,
+            none: none_cell,
+            other: other_cell,
+        }
+    }
+
+    fn cell(&self, backend: Option<&Arc<str>>) -> &Cell {
+        backend.map_or(&self.none, |name| self.cells.get(name).unwrap_or(&self.other))
+    }
+
+    fn record(&self, record: &ExchangeRecord, grids: &Grids) {
+        self.cell(record.backend()).record(record, grids);
+        for attempt in &record.attempts {
+            self.cell(Some(&attempt.backend)).attempts.count(attempt.outcome as usize);
+        }
+        for (row, verdict) in self.totals.judged.iter().zip(verdicts(record)) {
+            if let Some(good) = verdict {
+                row.count(usize::from(good));
+            }
+        }
+        if record.outcome == Outcome::Shed {
+            self.totals.shed.fetch_add(1, Ordering::Relaxed);
+        }
+        if record.outcome == Outcome::Complete {
+            self.totals.overhead.observe(record.phases.overhead);
+        }
+    }
+}
+
+/// Every series of one configuration.
+#[derive(Debug)]
+pub(super) struct Table {
+    /// In the order of the page.
+    pub(super) routes: Vec<Arc<RouteSeries>>,
+    by_name: HashMap<Arc<str>, Arc<RouteSeries>>,
+    unmatched: Arc<RouteSeries>,
+    other: Arc<RouteSeries>,
+}
+
+impl Table {
+    /// The series of a configuration; those of names that `old` has too go on counting.
+    pub(super) fn new(settings: &Settings, old: Option<&Self>, grids: &Grids) -> Self {
+        let kept = |name: &str| old.and_then(|old| old.by_name.get(name)).map(|series| &**series);
+        let special = |name: &str, backends: &[Arc<str>]| {
+            Arc::new(RouteSeries::new(name.into(), &Objectives::default(), backends.iter(), kept(name), grids))
+        };
+        let of_route = |route: &Arc<Route>| {
+            let names = route.backends.iter().filter_map(|&(index, _)| settings.backends.get(index));
+            let names = names.map(|backend| &backend.name);
+            let old = kept(&route.name);
+            Arc::new(RouteSeries::new(Arc::clone(&route.name), &route.objectives, names, old, grids))
+        };
+        let all: Vec<_> = settings.backends.iter().map(|backend| Arc::clone(&backend.name)).collect();
+        let (unmatched, other) = (special(UNMATCHED, &[]), special(OTHER, &all));
+        let mut routes: Vec<_> = settings.routes.iter().map(of_route).collect();
+        routes.extend([Arc::clone(&unmatched), Arc::clone(&other)]);
+        let by_name = routes.iter().map(|series| (Arc::clone(&series.name), Arc::clone(series))).collect();
+        Self { routes, by_name, unmatched, other }
+    }
+
+    pub(super) fn record(&self, record: &ExchangeRecord, grids: &Grids) {
+        let series = match &record.route {
+            Some(name) => self.by_name.get(name).unwrap_or(&self.other),
+            None => &self.unmatched,
+        };
+        series.record(record, grids);
+    }
+}
+
+/// The verdicts in the order of [`JUDGED`].
+pub(super) fn verdicts(record: &ExchangeRecord) -> [Option<bool>; JUDGED.len()] {
+    let of = &record.verdicts;
+    let [ttft, itl, e2e] = Latency::PROMISED.map(|latency| of.of(latency));
+    [ttft, itl, e2e, of.joint()]
+}
+
+/// Where an API's counters stand, and its name in [`APIS`].
+pub(super) fn api_index(api: Option<Api>) -> usize {
+    match api {
+        Some(Api::Chat) => 0,
+        Some(Api::Completions) => 1,
+        Some(Api::Responses) => 2,
+        Some(Api::Messages) => 3,
+        Some(Api::Embeddings) => 4,
+        Some(Api::Ranking) => 5,
+        Some(Api::GenerateStream) => 6,
+        Some(Api::Infer) => 7,
+        None => 8,
+    }
+}
+
+/// The API's name in logs and metrics.
+pub(super) fn api_name(api: Option<Api>) -> &'static str {
+    APIS.get(api_index(api)).copied().unwrap_or(NONE)
+}
+
+fn reason_index(name: &str) -> usize {
+    Reason::ALL.iter().position(|reason| reason.as_str() == name).unwrap_or(Reason::ALL.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outcome_counts_at_its_own_place() {
+        for (place, outcome) in Outcome::ALL.into_iter().enumerate() {
+            assert_eq!(outcome as usize, place, "{}", outcome.as_str());
+        }
+    }
+
+    #[test]
+    fn an_unknown_reason_is_other() {
+        assert_eq!(reason_index("explore"), 2);
+        assert_eq!(reason_index("because"), REASONS - 1);
+    }
+}
