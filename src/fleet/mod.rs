@@ -1,1 +1,248 @@
-//! Live state: backends, in-flight requests, rolling windows, health, discovery.
+//! The backends and routes of one configuration, alive: what is in flight, what was measured, who is healthy.
+//!
+//! A [`Fleet`] belongs to one configuration generation and its structure never changes; what it counts lies in parts
+//! that the next generation shares wherever a backend or a route is still the same. An exchange loads the generation
+//! once and keeps it for its life.
+
+pub mod backend;
+pub mod decisions;
+pub mod dispatch;
+pub mod endpoint;
+pub mod in_flight;
+pub mod matching;
+pub mod models;
+pub mod probes;
+pub mod route;
+
+mod health;
+mod prompt_sizes;
+mod resolve;
+mod tls;
+mod watchdog;
+mod windows;
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+pub use self::backend::{BackendState, LiveBackend};
+pub use self::decisions::DecisionRecord;
+pub use self::dispatch::{Dispatched, Needs, NoCandidate, Request};
+pub use self::endpoint::Endpoint;
+pub use self::in_flight::{InFlight, RetryPermit};
+pub use self::matching::RouteMatchResult;
+pub use self::route::LiveRoute;
+
+use self::backend::{Admission, Shared};
+use self::dispatch::Desk;
+use self::prompt_sizes::PromptSizes;
+use self::route::{Pair, RouteCounts};
+use self::tls::TlsMaterial;
+use crate::config::settings::{Backend, Route, Settings, Timeouts};
+use crate::measure::exchange::ExchangeRecord;
+use crate::route::snapshot::BackendIndex;
+
+/// Why a fleet cannot be made of a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum FleetError {
+    /// A certificate or key of a backend cannot be used.
+    #[error("backend `{backend}`: {file}: {problem}")]
+    Tls {
+        /// The backend's name.
+        backend: String,
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// The backends and routes of one configuration generation.
+#[derive(Debug)]
+pub struct Fleet {
+    settings: Arc<Settings>,
+    backends: Vec<Arc<LiveBackend>>,
+    routes: Vec<Arc<LiveRoute>>,
+    common: Arc<Common>,
+}
+
+/// What all generations share.
+#[derive(Debug, Default)]
+struct Common {
+    desk: Mutex<Desk>,
+    ejecting: Arc<Mutex<()>>,
+    prompts: PromptSizes,
+}
+
+/// Whether the fleet can serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Readiness {
+    /// Whether at least one route has a usable backend.
+    pub ready: bool,
+    /// A sentence for each route that has none, and for each backend that is not ready.
+    pub reasons: Vec<String>,
+}
+
+impl Fleet {
+    /// The fleet of the first configuration; nothing is known of any backend yet.
+    ///
+    /// # Errors
+    /// When a backend's certificate or key cannot be used.
+    pub fn new(settings: Arc<Settings>, now: Instant) -> Result<Self, FleetError> {
+        Self::build(settings, None, now)
+    }
+
+    /// The fleet of a new configuration: a backend that is still the same server (name, URL, TLS, h2) and a route of
+    /// the same name keep what they counted and learned.
+    ///
+    /// # Errors
+    /// When a backend's certificate or key cannot be used; then nothing has changed.
+    pub fn rebuilt(&self, settings: Arc<Settings>, now: Instant) -> Result<Self, FleetError> {
+        Self::build(settings, Some(self), now)
+    }
+
+    /// The configuration.
+    pub fn settings(&self) -> &Arc<Settings> {
+        &self.settings
+    }
+
+    /// The backends, in the order of the settings.
+    pub fn backends(&self) -> &[Arc<LiveBackend>] {
+        &self.backends
+    }
+
+    /// The routes, in the order of the settings.
+    pub fn routes(&self) -> &[Arc<LiveRoute>] {
+        &self.routes
+    }
+
+    /// Learns from an ended exchange: windows, and good and total counters. To be called once per exchange.
+    pub fn record(&self, record: &ExchangeRecord, now: Instant) {
+        let name = record.route.as_ref();
+        if let Some(route) = name.and_then(|name| self.routes.iter().find(|route| route.name() == name)) {
+            route.record(record, now);
+        }
+    }
+
+    /// Leave to try a second backend, unless the route's retry budget is used up.
+    pub fn retry_permit(&self, route: usize) -> Option<RetryPermit> {
+        let route = self.routes.get(route)?;
+        RetryPermit::take(&route.counts, route.settings().retry.budget)
+    }
+
+    /// Prompt tokens to expect of a text of so many bytes.
+    pub fn estimate_tokens(&self, model: &str, prompt_bytes: u64) -> u64 {
+        self.common.prompts.estimate(model, prompt_bytes)
+    }
+
+    /// Learns how many tokens a prompt of so many bytes had. Ignored for models that are neither configured nor
+    /// discovered.
+    pub fn learn_prompt_size(&self, model: &str, prompt_bytes: u64, input_tokens: u64) {
+        if let Some(name) = self.serves_model(model) {
+            self.common.prompts.learn(&name, prompt_bytes, input_tokens);
+        }
+    }
+
+    /// The latest decisions, oldest first; at most 1,000.
+    pub fn decisions(&self) -> Vec<DecisionRecord> {
+        self.desk().log.snapshot()
+    }
+
+    /// Whether the fleet can serve, and what is missing.
+    pub fn readiness(&self) -> Readiness {
+        let servable = |route: &&Arc<LiveRoute>| self.backends_of(route).any(|(backend, _, _)| backend.usable());
+        let ready = self.routes.iter().any(|route| servable(&route));
+        let idle = self.routes.iter().filter(|route| !servable(route));
+        let mut reasons: Vec<_> = idle.map(|route| format!("route `{}` has no usable backend", route.name())).collect();
+        let unready = self.backends.iter().filter(|backend| !backend.usable());
+        reasons.extend(unready.map(|backend| {
+            let check = backend.last_check().map(|check| format!(" ({})", check.outcome.describe()));
+            format!("backend `{}` is {}{}", backend.name(), backend.state().as_str(), check.unwrap_or_default())
+        }));
+        Readiness { ready, reasons }
+    }
+
+    /// A route's backends with their pair and weight.
+    fn backends_of<'a>(
+        &'a self,
+        route: &'a LiveRoute,
+    ) -> impl Iterator<Item = (&'a Arc<LiveBackend>, &'a Arc<Pair>, u32)> {
+        let members = route.settings().backends.iter().zip(&route.pairs);
+        members.filter_map(|(&(index, weight), pair)| Some((self.backends.get(index)?, pair, weight)))
+    }
+
+    fn desk(&self) -> std::sync::MutexGuard<'_, Desk> {
+        self.common.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn build(settings: Arc<Settings>, old: Option<&Self>, now: Instant) -> Result<Self, FleetError> {
+        let common = old.map(|old| Arc::clone(&old.common)).unwrap_or_default();
+        let mut backends = Vec::with_capacity(settings.backends.len());
+        for (index, backend) in settings.backends.iter().enumerate() {
+            let shared = Self::shared(backend, old, &common, now)?;
+            backends.push(Arc::new(LiveBackend::new(Arc::clone(backend), BackendIndex(index), shared)));
+        }
+        let routes = settings.routes.iter().map(|route| live_route(route, &backends, old, now)).collect();
+        let fleet = Self { settings, backends, routes, common };
+        fleet.settle();
+        Ok(fleet)
+    }
+
+    fn shared(
+        backend: &Arc<Backend>,
+        old: Option<&Self>,
+        common: &Common,
+        now: Instant,
+    ) -> Result<Arc<Shared>, FleetError> {
+        let tls = TlsMaterial::load(backend)?;
+        let same = |other: &&Arc<LiveBackend>| {
+            let settings = other.settings();
+            settings.name == backend.name
+                && settings.url == backend.url
+                && settings.tls == backend.tls
+                && other.shared.tls.group == tls.group
+        };
+        let kept = old.and_then(|old| old.backends.iter().find(same)).map(|kept| Arc::clone(&kept.shared));
+        let fresh = || Arc::new(Shared::new(Arc::clone(backend), tls.clone(), Arc::clone(&common.ejecting), now));
+        Ok(kept.unwrap_or_else(fresh))
+    }
+
+    /// Tells the shared parts about this generation. Only now: until here the new configuration could still fail.
+    fn settle(&self) {
+        for (index, backend) in self.backends.iter().enumerate() {
+            let routes =
+                || self.settings.routes.iter().filter(|route| route.backends.iter().any(|&(one, _)| one == index));
+            let connect = routes().map(|route| route.timeouts.connect).max().unwrap_or(Timeouts::default().connect);
+            backend.shared.adopt(Arc::clone(backend.settings()), connect);
+            let others = |route: &Arc<Route>| {
+                let others = route.backends.iter().filter(|&&(one, _)| one != index);
+                others.filter_map(|&(one, _)| self.backends.get(one)).map(|one| Arc::downgrade(&one.shared)).collect()
+            };
+            let pools: Vec<Vec<Weak<Shared>>> = routes().map(others).collect();
+            backend.shared.set_pools(pools);
+            backend.shared.resolve_literal();
+        }
+    }
+}
+
+fn live_route(route: &Arc<Route>, backends: &[Arc<LiveBackend>], old: Option<&Fleet>, now: Instant) -> Arc<LiveRoute> {
+    let before = old.and_then(|old| Some((old, old.routes.iter().find(|one| one.name() == &route.name)?)));
+    let pair = |&(index, _): &(usize, u32)| {
+        let backend = backends.get(index)?;
+        let kept = before.and_then(|(old, before)| {
+            let same = |(one, _, _): &(&Arc<LiveBackend>, &Arc<Pair>, u32)| Arc::ptr_eq(&one.shared, &backend.shared);
+            old.backends_of(before).find(same).map(|(_, pair, _)| Arc::clone(pair))
+        });
+        Some(kept.unwrap_or_else(|| Arc::new(Pair::new(Arc::clone(backend.name()), now))))
+    };
+    let pairs = route.backends.iter().filter_map(pair).collect();
+    let counts = before.map(|(_, before)| Arc::clone(&before.counts));
+    let seed = route
+        .name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let counts = counts.unwrap_or_else(|| Arc::new(RouteCounts::new(seed)));
+    Arc::new(LiveRoute::new(Arc::clone(route), pairs, counts))
+}
+
+/// Longest a client is told to wait before it tries again.
+const RETRY_AFTER: Duration = Duration::from_secs(5);

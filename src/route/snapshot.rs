@@ -34,7 +34,7 @@ pub struct Observed {
 }
 
 /// One backend that could serve the request: already filtered by health, model, context length, features and room.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Candidate {
     /// Which backend.
     pub backend: BackendIndex,
@@ -54,6 +54,10 @@ pub struct Candidate {
     pub e2e: Observed,
     /// Requests dispatched there by this route and not yet answered with a first token.
     pub awaiting_first_token: u32,
+    /// Requests that were usually in flight there when the window's samples were dispatched; 0 without samples.
+    pub usual_in_flight: f64,
+    /// Requests of this route in flight there in order to explore it.
+    pub exploring: u32,
     /// How long ago this route last learned a first token from it; `None` when never.
     pub last_observed: Option<Duration>,
 }
@@ -63,4 +67,6 @@ pub struct Candidate {
 pub struct FleetSnapshot<'a> {
     /// In the order of the configuration.
     pub candidates: &'a [Candidate],
+    /// Output tokens that an answer on this route has on average, as far as is known.
+    pub expected_output: u64,
 }

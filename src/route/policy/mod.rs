@@ -1,5 +1,9 @@
 //! The routing rules, one file each.
 
+use super::decision::Decision;
+use super::snapshot::{FleetSnapshot, RequestFacts};
+use crate::random::Random;
+
 /// Which rule a route uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum PolicyKind {
@@ -40,5 +44,50 @@ impl PolicyKind {
             Self::RoundRobin => "round_robin",
             Self::Weighted => "weighted",
         }
+    }
+}
+
+impl PolicyKind {
+    /// The rule of that name.
+    #[must_use]
+    pub fn rule(self) -> &'static dyn Policy {
+        &FirstCandidate
+    }
+}
+
+/// One routing rule. It reads nothing but its arguments, and allocates nothing once `decision` and `state` are warm.
+pub trait Policy: Send + Sync {
+    /// Chooses among the snapshot's candidates and writes the choice, with what it thought of each, to `decision`.
+    fn choose(
+        &self,
+        request: &RequestFacts,
+        fleet: &FleetSnapshot<'_>,
+        state: &mut PolicyState,
+        decision: &mut Decision,
+    );
+}
+
+/// What a rule remembers from one request of a route to the next.
+#[derive(Debug, Clone)]
+pub struct PolicyState {
+    /// Draws; the same seed makes the same choices.
+    pub random: Random,
+}
+
+impl PolicyState {
+    /// Nothing remembered yet.
+    #[must_use]
+    pub fn seeded(seed: u64) -> Self {
+        Self { random: Random::seeded(seed) }
+    }
+}
+
+struct FirstCandidate;
+
+impl Policy for FirstCandidate {
+    fn choose(&self, _: &RequestFacts, fleet: &FleetSnapshot<'_>, _: &mut PolicyState, decision: &mut Decision) {
+        decision.candidates.clear();
+        decision.chosen =
+            fleet.candidates.first().map(|one| (one.backend, crate::route::decision::Reason::OnlyCandidate));
     }
 }

@@ -1,0 +1,477 @@
+//! One model server, alive: its health, its breaker, its addresses, and what is in flight there.
+//!
+//! A [`LiveBackend`] belongs to one configuration generation; what it counts and has learned lies in a part that the
+//! next generation shares when the backend is still the same server.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+
+use super::endpoint::Endpoint;
+use super::models::{Discovered, Serves};
+use super::tls::TlsMaterial;
+use crate::config::settings::Backend;
+use crate::measure::outcome::Blame;
+use crate::random::Random;
+use crate::route::ejection::{Ejection, Standing};
+use crate::route::snapshot::BackendIndex;
+
+/// Failed checks in a row that take a ready backend down; one may be a hiccup of a busy server.
+const FAILURES_TO_DOWN: u32 = 2;
+
+/// What a backend is good for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum BackendState {
+    /// It serves.
+    Ready,
+    /// It answers, but has not been ready yet: the model is loading.
+    Warming,
+    /// It does not answer, or says that it is not ready.
+    Down,
+    /// Left alone after faults.
+    Ejected,
+    /// Back after an ejection, one request at a time.
+    Probing,
+    /// Gets nothing new, by an operator's wish.
+    Draining,
+    /// Not checked yet.
+    Unknown,
+}
+
+impl BackendState {
+    /// Every state.
+    pub const ALL: [Self; 7] =
+        [Self::Ready, Self::Warming, Self::Down, Self::Ejected, Self::Probing, Self::Draining, Self::Unknown];
+
+    /// The name in metrics and the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Warming => "warming",
+            Self::Down => "down",
+            Self::Ejected => "ejected",
+            Self::Probing => "probing",
+            Self::Draining => "draining",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// What an active check found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckOutcome {
+    /// It is ready.
+    Passed,
+    /// It answered with this status instead of a 2xx.
+    NotReady(u16),
+    /// No connection.
+    Unreachable,
+    /// No answer in time.
+    TimedOut,
+    /// The name has no address.
+    Unresolved,
+}
+
+impl CheckOutcome {
+    /// In words, for people.
+    #[must_use]
+    pub fn describe(self) -> String {
+        match self {
+            Self::Passed => "ready".to_owned(),
+            Self::NotReady(status) => format!("health check answered {status}"),
+            Self::Unreachable => "no connection".to_owned(),
+            Self::TimedOut => "health check timed out".to_owned(),
+            Self::Unresolved => "the host name has no address".to_owned(),
+        }
+    }
+}
+
+/// The latest active check.
+#[derive(Debug, Clone, Copy)]
+pub struct LastCheck {
+    /// When it ended.
+    pub at: Instant,
+    /// What it found.
+    pub outcome: CheckOutcome,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Health {
+    Unknown,
+    Warming,
+    Ready,
+    Down,
+}
+
+#[derive(Debug)]
+struct Judged {
+    health: Health,
+    /// Whether it was ready since it was last unreachable: a server that starts anew loads its model anew.
+    was_ready: bool,
+    failures: u32,
+    last_check: Option<LastCheck>,
+    ejection: Ejection,
+    random: Random,
+}
+
+/// What outlives a configuration generation.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// Where the milliseconds of `progress` count from.
+    base: Instant,
+    pub(super) tls: TlsMaterial,
+    /// The settings in force, for the background tasks, which outlive generations too.
+    pub(super) latest: ArcSwap<Backend>,
+    pub(super) in_flight: AtomicU32,
+    pub(super) streaming: AtomicU32,
+    pub(super) waiting_tokens: AtomicU64,
+    pub(super) output_tokens: AtomicU64,
+    progress: AtomicU64,
+    draining: AtomicBool,
+    connect: Mutex<Duration>,
+    endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
+    turn: AtomicUsize,
+    pub(super) discovered: ArcSwap<Discovered>,
+    judged: Mutex<Judged>,
+    /// The other members of each route's pool.
+    pools: ArcSwap<Vec<Vec<Weak<Shared>>>>,
+    /// Held while a backend is taken out of its pools, so that two at once cannot empty one.
+    ejecting: Arc<Mutex<()>>,
+}
+
+/// One model server, in one configuration generation.
+#[derive(Debug)]
+pub struct LiveBackend {
+    settings: Arc<Backend>,
+    index: BackendIndex,
+    pub(super) shared: Arc<Shared>,
+}
+
+/// Whether a backend may be given a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Admission {
+    Open,
+    /// Only if nothing better is left.
+    Ejected,
+    Warming,
+    Unusable,
+}
+
+impl LiveBackend {
+    pub(super) fn new(settings: Arc<Backend>, index: BackendIndex, shared: Arc<Shared>) -> Self {
+        Self { settings, index, shared }
+    }
+
+    /// Its name in metrics and logs.
+    pub fn name(&self) -> &Arc<str> {
+        &self.settings.name
+    }
+
+    /// Its settings in this generation.
+    pub fn settings(&self) -> &Arc<Backend> {
+        &self.settings
+    }
+
+    /// Its place in the settings.
+    pub fn index(&self) -> BackendIndex {
+        self.index
+    }
+
+    /// Requests in flight, from all routes and generations.
+    pub fn in_flight(&self) -> u32 {
+        self.shared.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Estimated prompt tokens of requests that await their first token.
+    pub fn waiting_tokens(&self) -> u64 {
+        self.shared.waiting_tokens.load(Ordering::Relaxed)
+    }
+
+    /// Output tokens reported through in-flight guards since the start.
+    pub fn output_tokens(&self) -> u64 {
+        self.shared.output_tokens.load(Ordering::Relaxed)
+    }
+
+    /// What it is good for now.
+    pub fn state(&self) -> BackendState {
+        self.shared.state()
+    }
+
+    /// The latest active check, if there was one.
+    pub fn last_check(&self) -> Option<LastCheck> {
+        self.shared.judged().last_check
+    }
+
+    /// Where the breaker stands, and the faults in a row.
+    pub fn ejection(&self) -> (Standing, u32) {
+        let judged = self.shared.judged();
+        (judged.ejection.standing(), judged.ejection.consecutive_faults())
+    }
+
+    /// Its addresses.
+    pub fn endpoints(&self) -> Arc<Vec<Arc<Endpoint>>> {
+        self.shared.endpoints.load_full()
+    }
+
+    /// What it said it serves, when asked.
+    pub fn discovered(&self) -> Arc<Discovered> {
+        self.shared.discovered.load_full()
+    }
+
+    /// The longest context it takes for a model, as configured or discovered.
+    pub fn context_length(&self, model: &str) -> Option<u64> {
+        self.settings.context_length.or_else(|| self.shared.discovered.load().context_length(model))
+    }
+
+    /// Gives it nothing new until [`Self::undrain`]; a reload does not change that.
+    pub fn drain(&self) {
+        self.shared.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes [`Self::drain`] back.
+    pub fn undrain(&self) {
+        self.shared.draining.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether it serves a model, under which name, or might.
+    pub fn serves(&self, model: &str) -> Serves {
+        super::models::serves(&self.settings, &self.shared.discovered.load(), model)
+    }
+
+    /// Whether it could take a request now, room apart.
+    pub fn usable(&self) -> bool {
+        self.shared.admission() == Admission::Open
+    }
+}
+
+impl Shared {
+    pub(super) fn new(settings: Arc<Backend>, tls: TlsMaterial, ejecting: Arc<Mutex<()>>, now: Instant) -> Self {
+        let seed = tls.group;
+        let judged = Judged {
+            health: Health::Unknown,
+            was_ready: false,
+            failures: 0,
+            last_check: None,
+            ejection: Ejection::new(now),
+            random: Random::seeded(seed),
+        };
+        Self {
+            base: now,
+            tls,
+            latest: ArcSwap::new(settings),
+            in_flight: AtomicU32::new(0),
+            streaming: AtomicU32::new(0),
+            waiting_tokens: AtomicU64::new(0),
+            output_tokens: AtomicU64::new(0),
+            progress: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+            connect: Mutex::new(Duration::from_secs(2)),
+            endpoints: ArcSwap::default(),
+            turn: AtomicUsize::new(0),
+            discovered: ArcSwap::default(),
+            judged: Mutex::new(judged),
+            pools: ArcSwap::default(),
+            ejecting,
+        }
+    }
+
+    fn judged(&self) -> MutexGuard<'_, Judged> {
+        self.judged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn state(&self) -> BackendState {
+        if self.draining.load(Ordering::Relaxed) {
+            return BackendState::Draining;
+        }
+        let judged = self.judged();
+        match (judged.health, judged.ejection.standing()) {
+            (Health::Unknown, _) => BackendState::Unknown,
+            (Health::Warming, _) => BackendState::Warming,
+            (Health::Down, _) => BackendState::Down,
+            (Health::Ready, Standing::Closed) => BackendState::Ready,
+            (Health::Ready, Standing::Ejected { .. }) => BackendState::Ejected,
+            (Health::Ready, Standing::Probing { .. }) => BackendState::Probing,
+        }
+    }
+
+    pub(super) fn admission(&self) -> Admission {
+        if self.draining.load(Ordering::Relaxed) {
+            return Admission::Unusable;
+        }
+        let judged = self.judged();
+        match judged.health {
+            Health::Ready if judged.ejection.admits() => Admission::Open,
+            Health::Ready => Admission::Ejected,
+            Health::Warming | Health::Unknown => Admission::Warming,
+            Health::Down => Admission::Unusable,
+        }
+    }
+
+    /// Counts a request in unless the backend is full; exact under concurrency.
+    pub(super) fn take_place(&self, most: Option<u32>) -> Option<u32> {
+        let most = most.unwrap_or(u32::MAX);
+        let step = |count: u32| (count < most).then(|| count + 1);
+        self.in_flight.fetch_update(Ordering::AcqRel, Ordering::Acquire, step).ok()
+    }
+
+    /// A request was chosen for this backend; answers whether it is the breaker's probe.
+    pub(super) fn sent(&self) -> bool {
+        self.judged().ejection.sent()
+    }
+
+    pub(super) fn progressed(&self, now: Instant) {
+        let since = now.saturating_duration_since(self.base).as_millis();
+        self.progress.store(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// When a byte last came from it, or it began to owe one.
+    pub(super) fn last_progress(&self) -> Instant {
+        self.base + Duration::from_millis(self.progress.load(Ordering::Relaxed))
+    }
+
+    /// Learns from a request's end.
+    pub(super) fn ended(&self, blame: Blame, probe: bool, now: Instant) {
+        if probe {
+            let mut judged = self.judged();
+            let Judged { ejection, random, .. } = &mut *judged;
+            return ejection.probe_ended(blame, now, random);
+        }
+        if blame != Blame::Fault {
+            let mut judged = self.judged();
+            let Judged { ejection, random, .. } = &mut *judged;
+            ejection.ended(blame, now, random, || false);
+            return;
+        }
+        self.take_out(|ejection, random, spare| ejection.ended(Blame::Fault, now, random, spare));
+    }
+
+    /// A probe that ended without anybody saying how.
+    pub(super) fn probe_lost(&self) {
+        let now = self.base;
+        self.ended(Blame::Neutral, true, now);
+    }
+
+    /// Ejects it for making no progress; answers whether it did.
+    pub(super) fn trip(&self, now: Instant) -> bool {
+        self.take_out(|ejection, random, spare| ejection.trip(now, random, spare))
+    }
+
+    /// The lock over all ejections is taken before any backend's own, and others' are taken only under it.
+    fn take_out(&self, act: impl FnOnce(&mut Ejection, &mut Random, &dyn Fn() -> bool) -> bool) -> bool {
+        let one_at_a_time = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut judged = self.judged();
+        let Judged { ejection, random, .. } = &mut *judged;
+        let ejected = act(ejection, random, &|| self.can_be_spared());
+        drop(judged);
+        drop(one_at_a_time);
+        if ejected {
+            tracing::warn!(backend = %self.latest.load().name, "ejected");
+        }
+        ejected
+    }
+
+    /// At most half of a pool is ejected, and never its last usable backend.
+    fn can_be_spared(&self) -> bool {
+        self.pools.load().iter().all(|others| {
+            let others = || others.iter().filter_map(Weak::upgrade);
+            let ejected = others().filter(|other| other.is_ejected()).count();
+            let usable = others().any(|other| other.admission() == Admission::Open);
+            usable && (ejected + 1) * 2 <= others().count() + 1
+        })
+    }
+
+    fn is_ejected(&self) -> bool {
+        self.judged().ejection.standing() != Standing::Closed
+    }
+
+    pub(super) fn set_pools(&self, pools: Vec<Vec<Weak<Shared>>>) {
+        self.pools.store(Arc::new(pools));
+    }
+
+    /// Learns what an active check found; answers whether the backend has just become ready.
+    pub(super) fn checked(&self, outcome: CheckOutcome, now: Instant) -> bool {
+        let mut judged = self.judged();
+        let before = judged.health;
+        judged.last_check = Some(LastCheck { at: now, outcome });
+        if outcome == CheckOutcome::Passed {
+            judged.failures = 0;
+            judged.was_ready = true;
+            judged.health = Health::Ready;
+            judged.ejection.check_passed(now);
+        } else {
+            judged.failed(outcome);
+        }
+        let after = judged.health;
+        drop(judged);
+        if before != after {
+            let name = &self.latest.load().name;
+            tracing::info!(backend = %name, ready = after == Health::Ready, reason = %outcome.describe(), "health changed");
+        }
+        before != Health::Ready && after == Health::Ready
+    }
+
+    pub(super) fn endpoints(&self) -> Arc<Vec<Arc<Endpoint>>> {
+        self.endpoints.load_full()
+    }
+
+    /// Takes new addresses; those that stay keep their state.
+    pub(super) fn set_addresses(&self, addresses: &[std::net::SocketAddr]) {
+        let connect = *self.connect.lock().unwrap_or_else(PoisonError::into_inner);
+        let (old, settings) = (self.endpoints.load(), self.latest.load());
+        if old.iter().map(|one| one.address()).eq(addresses.iter().copied()) {
+            return;
+        }
+        let kept = |address| old.iter().find(|one| one.address() == address).cloned();
+        let fresh = |address| Arc::new(Endpoint::new(address, &settings, &self.tls, connect));
+        let new = addresses.iter().map(|&address| kept(address).unwrap_or_else(|| fresh(address))).collect();
+        self.endpoints.store(Arc::new(new));
+    }
+
+    /// Takes the settings of a new generation of the same backend.
+    pub(super) fn adopt(&self, settings: Arc<Backend>, connect: Duration) {
+        self.latest.store(Arc::clone(&settings));
+        let mut current = self.connect.lock().unwrap_or_else(PoisonError::into_inner);
+        if *current == connect {
+            return;
+        }
+        *current = connect;
+        let renew = |old: &Arc<Endpoint>| {
+            let new = Endpoint::new(old.address(), &settings, &self.tls, connect);
+            new.set_healthy(old.healthy());
+            Arc::new(new)
+        };
+        let endpoints = self.endpoints.load().iter().map(renew).collect();
+        self.endpoints.store(Arc::new(endpoints));
+    }
+
+    /// The next of its addresses, healthy ones first.
+    pub(super) fn next_endpoint(&self) -> Option<Arc<Endpoint>> {
+        let endpoints = self.endpoints.load();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let count = endpoints.len().max(1);
+        let in_turn = || (0..endpoints.len()).filter_map(|step| endpoints.get(turn.wrapping_add(step) % count));
+        in_turn().find(|one| one.healthy()).or_else(|| in_turn().next()).cloned()
+    }
+}
+
+impl Judged {
+    fn failed(&mut self, outcome: CheckOutcome) {
+        self.failures = self.failures.saturating_add(1);
+        self.ejection.check_failed();
+        let loading = matches!(outcome, CheckOutcome::NotReady(_)) && !self.was_ready;
+        let hiccup = self.health == Health::Ready
+            && self.failures < FAILURES_TO_DOWN
+            && !matches!(outcome, CheckOutcome::Unreachable | CheckOutcome::Unresolved);
+        if loading {
+            self.health = Health::Warming;
+        } else if !hiccup {
+            self.health = Health::Down;
+        }
+        if matches!(outcome, CheckOutcome::Unreachable) {
+            self.was_ready = false;
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Which route serves a request: the first in the configuration whose path, header fields and model all fit.
+
+use std::sync::Arc;
+
+use super::Fleet;
+use super::models::Serves;
+use crate::config::settings::Route;
+
+/// What became of looking for a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteMatchResult {
+    /// This one, by its place in the settings.
+    Found(usize),
+    /// No route serves this path (with these header fields).
+    NoRoute,
+    /// Routes serve this path, but none of them the model.
+    NoSuchModel,
+}
+
+impl Fleet {
+    /// The first route that serves the request. A route without `paths` serves the inference APIs; any other path must
+    /// be named. `model` is `None` for requests that name none.
+    pub fn match_route<'h>(
+        &self,
+        path: &str,
+        headers: impl Fn(&str) -> Option<&'h str>,
+        model: Option<&str>,
+    ) -> RouteMatchResult {
+        let mut reached = false;
+        for (index, route) in self.settings().routes.iter().enumerate() {
+            if !takes_path(route, path) || !takes_headers(route, &headers) {
+                continue;
+            }
+            if model.is_none_or(|model| self.takes_model(index, route, model)) {
+                return RouteMatchResult::Found(index);
+            }
+            reached = true;
+        }
+        if reached { RouteMatchResult::NoSuchModel } else { RouteMatchResult::NoRoute }
+    }
+
+    /// The models that a caller with these header fields may ask for (`GET /v1/models`), sorted, each once: what is
+    /// configured by name, aliases, and what backends say themselves.
+    pub fn models<'h>(&self, headers: impl Fn(&str) -> Option<&'h str>) -> Vec<Arc<str>> {
+        let mut all: Vec<Arc<str>> = Vec::new();
+        for route in self.settings().routes.iter().filter(|route| takes_headers(route, &headers)) {
+            for backend in route.backends.iter().filter_map(|&(index, _)| self.backends().get(index)) {
+                let settings = backend.settings();
+                all.extend(settings.rename.iter().map(|(alias, _)| Arc::clone(alias)).filter(|one| named(route, one)));
+                let literals = settings.models.iter().flatten().chain(&route.matches.models);
+                let literals = literals.filter(|one| one.is_literal()).map(|one| Arc::clone(&one.0));
+                let discovered = backend.discovered();
+                let known = literals.chain(discovered.models.iter().map(|one| Arc::clone(&one.id)));
+                let served = |one: &Arc<str>| named(route, one) && backend.serves(one) == Serves::Yes;
+                all.extend(known.filter(served));
+            }
+        }
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// The name under which logs and metrics may show a model: as configured (a pattern stands for all it matches), or
+    /// as a backend lists it. `None` is shown as `other`, so that clients cannot grow the set of names.
+    pub fn serves_model(&self, model: &str) -> Option<Arc<str>> {
+        let discovered = || {
+            let find =
+                |backend: &Arc<super::LiveBackend>| backend.discovered().find(model).map(|one| Arc::clone(&one.id));
+            self.backends().iter().find_map(find)
+        };
+        let settings = self.settings();
+        let aliases = settings.backends.iter().flat_map(|one| &one.rename).map(|(alias, _)| alias);
+        let patterns = || {
+            let backends = settings.backends.iter().flat_map(|one| one.models.iter().flatten());
+            backends.chain(settings.routes.iter().flat_map(|one| &one.matches.models))
+        };
+        let exact = aliases.chain(patterns().map(|one| &one.0)).find(|one| &***one == model).cloned();
+        let pattern = || patterns().find(|one| one.matches(model)).map(|one| Arc::clone(&one.0));
+        exact.or_else(discovered).or_else(pattern)
+    }
+
+    fn takes_model(&self, index: usize, route: &Route, model: &str) -> bool {
+        let backends = || self.routes().get(index).into_iter().flat_map(|route| self.backends_of(route));
+        named(route, model) && backends().any(|(backend, _, _)| backend.serves(model) != Serves::No)
+    }
+}
+
+fn named(route: &Route, model: &str) -> bool {
+    let patterns = &route.matches.models;
+    patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(model))
+}
+
+fn takes_path(route: &Route, path: &str) -> bool {
+    let paths = &route.matches.paths;
+    if paths.is_empty() { is_inference(path) } else { paths.iter().any(|one| &**one == path) }
+}
+
+fn takes_headers<'h>(route: &Route, headers: impl Fn(&str) -> Option<&'h str>) -> bool {
+    route.matches.headers.iter().all(|(name, value)| headers(name) == Some(value))
+}
+
+/// Whether a path is one of the APIs that are measured and routed.
+fn is_inference(path: &str) -> bool {
+    const PATHS: [&str; 6] =
+        ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/embeddings", "/v1/ranking"];
+    let triton = || {
+        let (_, action) = path.strip_prefix("/v2/models/")?.rsplit_once('/')?;
+        matches!(action, "generate_stream" | "infer").then_some(())
+    };
+    PATHS.contains(&path) || triton().is_some()
+}
