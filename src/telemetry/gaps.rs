@@ -21,7 +21,5 @@ pub(super) fn quantile(_gaps: &GapHistogram, _share: f64) -> Option<Duration> {
 
 /// Why the model stopped, in the backend's word.
 pub(super) fn finish_name(reason: crate::wire::FinishReason) -> &'static str {
-    match reason {
-        crate::wire::FinishReason::Stop => "stop",
-    }
+    reason.as_str()
 }
