@@ -147,7 +147,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::wire::request::{IncludeUsage, read_request};
+    use crate::wire::request::{IncludeUsage, RequestReading};
 
     fn planned(index: u64) -> Planned {
         Planned { index, at: Duration::ZERO, input_tokens: 50, output_tokens: Some(9) }
@@ -157,7 +157,7 @@ mod tests {
     fn check(api: Api) {
         let builder = RequestBuilder::new(RequestShape::new(api, "m"));
         let body = builder.body(&planned(1));
-        let reading = read_request(api, &body).expect("a request");
+        let reading = RequestReading::read(api, &body).expect("a request");
         assert_eq!((reading.model.as_deref(), reading.stream, reading.prompt_bytes), (Some("m"), true, 199), "{api:?}");
         assert_eq!(reading.max_tokens, Some(9), "{api:?}");
         assert!(!api.has_choices() || reading.include_usage == IncludeUsage::Asked, "{api:?}");
