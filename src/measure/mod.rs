@@ -1,6 +1,12 @@
 //! Turns bytes and instants into latencies. Pure: no IO, no clock, no locks.
 
+pub mod attainment;
 pub mod exchange;
 pub mod gaps;
 pub mod objective;
 pub mod outcome;
+pub mod reader;
+pub mod sieve;
+pub mod sse;
+pub mod timeline;
+pub mod window;

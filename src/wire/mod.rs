@@ -1,4 +1,20 @@
 //! The API dialects, typed: what a request asks, what a chunk of an answer says. Pure.
+//!
+//! Everything here reads bytes in place and keeps numbers, names from closed lists and positions; never the text of a
+//! prompt or of an answer.
+
+pub mod answer;
+pub mod chunk;
+pub mod error;
+mod finish;
+mod messages;
+mod responses;
+pub mod json;
+pub mod request;
+mod usage;
+
+pub use finish::FinishReason;
+pub use usage::Usage;
 
 /// The APIs that are measured and routed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -21,22 +37,93 @@ pub enum Api {
     Infer,
 }
 
-/// Why the model stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum FinishReason {
-    /// A stop token or stop string.
-    Stop,
+impl Api {
+    /// Every API, in the order of the documentation.
+    pub const ALL: [Self; 8] = [
+        Self::Chat,
+        Self::Completions,
+        Self::Responses,
+        Self::Messages,
+        Self::Embeddings,
+        Self::Ranking,
+        Self::GenerateStream,
+        Self::Infer,
+    ];
+
+    /// The name in logs and metric labels.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Chat => "chat",
+            Self::Completions => "completions",
+            Self::Responses => "responses",
+            Self::Messages => "messages",
+            Self::Embeddings => "embeddings",
+            Self::Ranking => "ranking",
+            Self::GenerateStream => "generate_stream",
+            Self::Infer => "infer",
+        }
+    }
+
+    /// The API a path belongs to, and the model where the path names it (Triton); the query is not part of the path.
+    #[must_use]
+    pub fn from_path(path: &str) -> Option<(Self, Option<&str>)> {
+        let api = match path {
+            "/v1/chat/completions" => Self::Chat,
+            "/v1/completions" => Self::Completions,
+            "/v1/responses" => Self::Responses,
+            "/v1/messages" => Self::Messages,
+            "/v1/embeddings" => Self::Embeddings,
+            "/v1/ranking" => Self::Ranking,
+            _ => return triton_path(path),
+        };
+        Some((api, None))
+    }
+
+    /// Whether answers of this API end with a finish reason for every choice and `[DONE]`.
+    #[must_use]
+    pub fn has_choices(self) -> bool {
+        matches!(self, Self::Chat | Self::Completions)
+    }
 }
 
-/// Token counts as the backend states them; absent when not stated.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Prompt tokens.
-    pub input_tokens: Option<u64>,
-    /// Of the prompt tokens, those read from a prefix cache.
-    pub cached_tokens: Option<u64>,
-    /// Output tokens, reasoning included.
-    pub output_tokens: Option<u64>,
-    /// Of the output tokens, those of reasoning.
-    pub reasoning_tokens: Option<u64>,
+/// `/v2/models/MODEL[/versions/VERSION]/generate_stream` or `…/infer`.
+fn triton_path(path: &str) -> Option<(Api, Option<&str>)> {
+    let mut parts = path.strip_prefix("/v2/models/")?.split('/');
+    let model = parts.next().filter(|model| !model.is_empty())?;
+    let mut verb = parts.next()?;
+    if verb == "versions" {
+        parts.next().filter(|version| !version.is_empty())?;
+        verb = parts.next()?;
+    }
+    let api = match verb {
+        "generate_stream" => Api::GenerateStream,
+        "infer" => Api::Infer,
+        _ => return None,
+    };
+    parts.next().is_none().then_some((api, Some(model)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(path: &str, expected: Option<(Api, Option<&str>)>) {
+        assert_eq!(Api::from_path(path), expected, "{path}");
+    }
+
+    #[test]
+    fn a_path_names_its_api_and_tritons_its_model_too() {
+        check("/v1/chat/completions", Some((Api::Chat, None)));
+        check("/v1/chat/completions/", None);
+        check("/v1/messages", Some((Api::Messages, None)));
+        check("/v2/models/ensemble/generate_stream", Some((Api::GenerateStream, Some("ensemble"))));
+        check("/v2/models/m/versions/3/generate_stream", Some((Api::GenerateStream, Some("m"))));
+        check("/v2/models/m/infer", Some((Api::Infer, Some("m"))));
+        check("/v2/models//infer", None);
+        check("/v2/models/m/versions//infer", None);
+        check("/v2/models/m/infer/x", None);
+        check("/v2/models/m", None);
+    }
 }
