@@ -32,7 +32,7 @@ pub use self::in_flight::{InFlight, RetryPermit};
 pub use self::matching::RouteMatchResult;
 pub use self::route::LiveRoute;
 
-use self::backend::{Admission, Shared};
+use self::backend::Shared;
 use self::dispatch::Desk;
 use self::prompt_sizes::PromptSizes;
 use self::route::{Pair, RouteCounts};
