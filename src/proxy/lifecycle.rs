@@ -16,6 +16,13 @@ pub struct Lifecycle {
     panics: AtomicU64,
 }
 
+/// Waits until a signal is true; for ever when whoever gives it is gone.
+pub(super) async fn turned(signal: &mut watch::Receiver<bool>) {
+    if signal.wait_for(|on| *on).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
 /// One exchange under way; released by `Drop`.
 #[derive(Debug)]
 pub(super) struct Active(Arc<Lifecycle>);

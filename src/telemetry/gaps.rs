@@ -15,13 +15,11 @@ pub(super) fn sum(_gaps: &GapHistogram) -> Duration {
 }
 
 /// The gap below which the share `quantile` of all gaps lies; `None` without gaps.
-pub(super) fn quantile(_gaps: &GapHistogram, _share: f64) -> Option<Duration> {
-    None
+pub(super) fn quantile(gaps: &GapHistogram, share: f64) -> Option<Duration> {
+    crate::units::Quantile::new(share).and_then(|quantile| gaps.quantile(quantile))
 }
 
 /// Why the model stopped, in the backend's word.
 pub(super) fn finish_name(reason: crate::wire::FinishReason) -> &'static str {
-    match reason {
-        crate::wire::FinishReason::Stop => "stop",
-    }
+    reason.as_str()
 }
