@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
@@ -70,8 +70,10 @@ impl LastReload {
     }
 }
 
-/// Called with every new settings, inside the reload's lock.
-type Apply = Box<dyn Fn(Arc<Settings>) + Send + Sync>;
+/// Called with every new settings, inside the reload's lock; may still refuse them.
+type Apply = Box<dyn Fn(&Arc<Settings>) -> Result<(), String> + Send + Sync>;
+/// Hears what became of every reload.
+type Listener = Box<dyn Fn(&LastReload) + Send + Sync>;
 /// Tells the time of day.
 type Wall = Box<dyn Fn() -> SystemTime + Send + Sync>;
 
@@ -82,6 +84,7 @@ pub struct Reloader {
     apply: Apply,
     current: ArcSwap<Settings>,
     last: ArcSwap<LastReload>,
+    listener: OnceLock<Listener>,
     /// What the latest attempt read; holding it is what makes reloads follow each other.
     attempted: Mutex<Fingerprint>,
 }
@@ -100,7 +103,7 @@ impl Reloader {
         path: impl Into<PathBuf>,
         loaded: Loaded,
         wall: impl Fn() -> SystemTime + Send + Sync + 'static,
-        apply: impl Fn(Arc<Settings>) + Send + Sync + 'static,
+        apply: impl Fn(&Arc<Settings>) -> Result<(), String> + Send + Sync + 'static,
     ) -> Self {
         let Loaded { settings, warnings, fingerprint } = loaded;
         let path = path.into();
@@ -117,8 +120,14 @@ impl Reloader {
                 trigger: Trigger::Start,
                 result: Ok(ReloadReport { warnings, needs_restart: Vec::new() }),
             }),
+            listener: OnceLock::new(),
             attempted: Mutex::new(fingerprint),
         }
+    }
+
+    /// Has `listener` told of every later reload; the first listener stays.
+    pub fn on_result(&self, listener: impl Fn(&LastReload) + Send + Sync + 'static) {
+        let _ = self.listener.set(Box::new(listener));
     }
 
     /// The file.
@@ -173,17 +182,24 @@ impl Reloader {
     fn reload_locked(&self, trigger: Trigger, attempted: &mut Fingerprint) -> Result<ReloadReport, Report> {
         let (loaded, fingerprint) = attempt(&self.path);
         *attempted = fingerprint;
-        let result = loaded.map(|Loaded { mut settings, warnings, .. }| {
+        let result = loaded.and_then(|Loaded { mut settings, warnings, .. }| {
             let needs_restart = keep_fixed(&self.current(), &mut settings);
             let settings = Arc::new(settings);
-            self.current.store(Arc::clone(&settings));
-            (self.apply)(settings);
-            ReloadReport { warnings, needs_restart }
+            (self.apply)(&settings).map_err(|problem| {
+                let path = self.path.to_string_lossy();
+                Report(vec![Diagnostic::of_file(&path, Code::Unreadable, problem, "mend it and reload")])
+            })?;
+            self.current.store(settings);
+            Ok(ReloadReport { warnings, needs_restart })
         });
         report(trigger, &result);
         let at = (self.wall)();
         let applied_at = if result.is_ok() { at } else { self.last().applied_at };
-        self.last.store(Arc::new(LastReload { at, applied_at, trigger, result: result.clone() }));
+        let last = LastReload { at, applied_at, trigger, result: result.clone() };
+        if let Some(listener) = self.listener.get() {
+            listener(&last);
+        }
+        self.last.store(Arc::new(last));
         result
     }
 }

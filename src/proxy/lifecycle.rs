@@ -8,7 +8,7 @@ use tokio::sync::{Notify, watch};
 /// The life of one proxy, shared by its listeners and exchanges.
 #[derive(Debug)]
 pub struct Lifecycle {
-    draining: AtomicBool,
+    draining: Arc<AtomicBool>,
     active: AtomicUsize,
     idle: Notify,
     closing: watch::Sender<bool>,
@@ -32,7 +32,7 @@ impl Lifecycle {
     #[must_use]
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
-            draining: AtomicBool::new(false),
+            draining: Arc::new(AtomicBool::new(false)),
             active: AtomicUsize::new(0),
             idle: Notify::new(),
             closing: watch::channel(false).0,
@@ -44,6 +44,12 @@ impl Lifecycle {
     /// Not ready from now on.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::SeqCst);
+    }
+
+    /// The flag that says whether headway is on its way out.
+    #[must_use]
+    pub fn draining(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.draining)
     }
 
     /// Whether headway is on its way out.
