@@ -67,7 +67,12 @@ impl UsageSieve {
         if rest == 0 || !self.may_hold(rest) {
             self.release(&mut out);
             self.begun |= rest > 0;
-            slice(&bytes, pending, bytes.len(), &mut out);
+            // The usual case: all of it, as it is.
+            if pending == 0 {
+                out(bytes);
+            } else {
+                slice(&bytes, pending, bytes.len(), &mut out);
+            }
             return;
         }
         slice(&bytes, pending, from, &mut out);
@@ -224,9 +229,9 @@ mod tests {
             sizes in prop::collection::vec(1_usize..90, 1..12),
         ) {
             let events: Vec<&str> = before.iter().chain([&FINISH]).chain(&after).copied().collect();
-            let stream: String = events.iter().map(|event| format!("{event}{end}")).collect();
-            let kept: String =
-                events.iter().filter(|event| **event != USAGE).map(|event| format!("{event}{end}")).collect();
+            let join = |events: &[&str]| events.iter().flat_map(|event| [*event, end]).collect::<String>();
+            let stream = join(&events);
+            let kept = join(&events.iter().filter(|event| **event != USAGE).copied().collect::<Vec<_>>());
             let mut rest = stream.as_bytes();
             let mut parts = Vec::new();
             for size in sizes.iter().cycle() {

@@ -33,6 +33,7 @@ pub struct Boundary<'a> {
 
 /// Decodes one event stream, push by push.
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own about where the stream was cut")]
 pub struct SseDecoder {
     /// The bytes so far of a block that a push cut; at most [`MAX_EVENT`].
     carry: Vec<u8>,

@@ -67,6 +67,7 @@ impl ChoiceReading {
 
 /// What one event says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "an event may be any of these at once")]
 pub struct ChunkReading {
     /// The most telling thing.
     pub kind: ChunkKind,

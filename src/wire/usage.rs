@@ -43,8 +43,10 @@ impl Usage {
                 b"input_tokens" => usage.input_tokens = scanner.count()?,
                 b"completion_tokens" | b"output_tokens" => usage.output_tokens = scanner.count()?,
                 b"reasoning_tokens" => usage.reasoning_tokens = scanner.count()?,
-                b"prompt_tokens_details" | b"input_tokens_details" => usage.read_details(scanner)?,
-                b"completion_tokens_details" | b"output_tokens_details" => usage.read_details(scanner)?,
+                b"prompt_tokens_details"
+                | b"input_tokens_details"
+                | b"completion_tokens_details"
+                | b"output_tokens_details" => usage.read_details(scanner)?,
                 b"cache_read_input_tokens" => {
                     usage.cached_tokens = scanner.count()?;
                     beside = beside.saturating_add(usage.cached_tokens.unwrap_or(0));
