@@ -91,7 +91,7 @@ impl Timeline {
         for choice in choices {
             content |= choice.is_content();
             output |= choice.is_output();
-            self.choice(choice, stamp);
+            self.choice(*choice, stamp);
         }
         if !content {
             return;
@@ -149,7 +149,7 @@ impl Timeline {
         }
     }
 
-    fn choice(&mut self, reading: &ChoiceReading, stamp: Stamp) {
+    fn choice(&mut self, reading: ChoiceReading, stamp: Stamp) {
         let Some(clock) = self.clock(reading.index) else { return };
         clock.finish = clock.finish.or(reading.finish);
         if !reading.is_content() {
