@@ -330,7 +330,7 @@ impl Body {
         let natural = text::natural_length(seed);
         let (tokens, finish) = if api.only_prefills() {
             (1, Finish::Stop)
-        } else if self.ignore_eos == Some(true) && limit < u32::MAX && self.max_tokens().is_some() {
+        } else if self.ignore_eos == Some(true) && self.max_tokens().is_some() {
             (limit, Finish::Length)
         } else if natural <= limit {
             (natural, Finish::Stop)

@@ -218,7 +218,11 @@ impl Body for EventStream {
                 Poll::Ready(None) => this.fail(Problem::internal().events(this.api), Then::Finish(End::Fault)),
                 Poll::Pending => match this.poll_comment(cx) {
                     Some(comment) => return Poll::Ready(Some(Ok(Frame::data(comment)))),
-                    None => return Poll::Pending,
+                    None => {
+                        // Waiting is the pause in which the last event is written.
+                        this.flushed = true;
+                        return Poll::Pending;
+                    }
                 },
             }
         }
