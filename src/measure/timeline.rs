@@ -141,7 +141,9 @@ impl Timeline {
             first_token: self.first_token.map(|stamp| since_start(stamp.at)),
             first_output: self.first_output.map(|stamp| since_start(stamp.at)),
             second_token: between(self.first_token, self.second_token).filter(|_| single),
-            inter_token: decode.zip(output_tokens).and_then(|(decode, tokens)| per_token(decode, tokens, first_event_tokens)),
+            inter_token: decode
+                .zip(output_tokens)
+                .and_then(|(decode, tokens)| per_token(decode, tokens, first_event_tokens)),
             end_to_end: self.last_token.map(|stamp| since_start(stamp.at)),
             longest_stall: self.longest,
         }

@@ -4,7 +4,7 @@
 //! `null` and an absent key are the same and are not content.
 
 use super::error::{ErrorFields, StreamError};
-use super::json::{Malformed, name_buffer, Scanner, Text};
+use super::json::{Malformed, Scanner, Text, name_buffer};
 use super::{Api, FinishReason, Usage};
 
 /// Choices told apart; those beyond share the last place.

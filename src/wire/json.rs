@@ -126,7 +126,11 @@ impl<'a> Scanner<'a> {
         member: impl FnMut(&mut Self, Text<'a>) -> Result<(), E>,
     ) -> Result<bool, E> {
         let is_object = self.peek()? == Kind::Object;
-        if is_object { self.object(member)? } else { self.skip()? }
+        if is_object {
+            self.object(member)?
+        } else {
+            self.skip()?
+        }
         Ok(is_object)
     }
 
@@ -136,7 +140,11 @@ impl<'a> Scanner<'a> {
         element: impl FnMut(&mut Self) -> Result<(), E>,
     ) -> Result<bool, E> {
         let is_array = self.peek()? == Kind::Array;
-        if is_array { self.array(element)? } else { self.skip()? }
+        if is_array {
+            self.array(element)?
+        } else {
+            self.skip()?
+        }
         Ok(is_array)
     }
 
@@ -404,7 +412,11 @@ fn special_bytes(word: u64) -> u64 {
 }
 
 /// A whole number in decimal, also where it was written `12.0`.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked: whole, and a float holds it exactly")]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "checked: whole, and a float holds it exactly"
+)]
 fn whole_number(digits: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(digits).ok()?;
     if let Ok(number) = text.parse() {

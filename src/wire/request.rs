@@ -325,10 +325,7 @@ impl Reader {
             (_, b"response_format" | b"text" | b"output_format" | b"output_config") if self.api != Api::Ranking => {
                 features.structured_output |= asks_for_schema(scanner)?;
             }
-            (
-                _,
-                b"guided_json" | b"guided_regex" | b"guided_choice" | b"guided_grammar" | b"structured_outputs",
-            ) => {
+            (_, b"guided_json" | b"guided_regex" | b"guided_choice" | b"guided_grammar" | b"structured_outputs") => {
                 features.structured_output |= scanner.peek()? != Kind::Null;
             }
             (Api::Chat | Api::Messages, b"messages")

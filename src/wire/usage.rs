@@ -1,6 +1,6 @@
 //! Token counts, in the words of every dialect.
 
-use super::json::{Malformed, name_buffer, Scanner};
+use super::json::{Malformed, Scanner, name_buffer};
 
 /// Token counts as the backend states them; absent when not stated.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
