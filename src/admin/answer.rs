@@ -10,12 +10,12 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, 
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::json;
 
 use super::endpoint::{Endpoint, LISTED, parameter};
 use super::guard::{self, Refusal};
-use super::view::{self, BackendView, DecisionView, Ready, RouteView};
+use super::view::{self, BackendView, DecisionView, Ready, Requests, RouteView, WantedLevel};
 use super::{ReloadOutcome, Services, config_view};
 use crate::telemetry::logs;
 
@@ -110,10 +110,6 @@ fn requests(services: &Services, id: Option<&str>, limit: usize) -> Answer {
         Some(id) => recent.find(id).into_iter().collect(),
         None => recent.newest(limit),
     };
-    #[derive(Serialize)]
-    struct Requests {
-        requests: Vec<Box<serde_json::value::RawValue>>,
-    }
     shown(&Requests { requests: records.iter().filter_map(|record| view::request(record)).collect() })
 }
 
@@ -151,14 +147,10 @@ fn drain_backend(services: &Services, name: &str, drain: bool) -> Answer {
 }
 
 async fn log_level(request: Request<Incoming>) -> Answer {
-    #[derive(Deserialize)]
-    struct Wanted {
-        level: String,
-    }
     let body = Limited::new(request.into_body(), BODY_BYTES).collect();
     let body = tokio::time::timeout(BODY_DEADLINE, body).await;
     let wanted = body.ok().and_then(Result::ok).and_then(|body| {
-        let wanted: Wanted = serde_json::from_slice(&body.to_bytes()).ok()?;
+        let wanted: WantedLevel = serde_json::from_slice(&body.to_bytes()).ok()?;
         config_view::level_of(&wanted.level)
     });
     let Some(level) = wanted else {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::Services;
@@ -289,6 +289,18 @@ impl CandidateView {
             price: one.price,
         }
     }
+}
+
+/// `/api/v1/requests`
+#[derive(Debug, Serialize)]
+pub(super) struct Requests {
+    pub(super) requests: Vec<Box<RawValue>>,
+}
+
+/// The body of `PUT /api/v1/log-level`.
+#[derive(Debug, Deserialize)]
+pub(super) struct WantedLevel {
+    pub(super) level: String,
 }
 
 /// An exchange in the very words of the access log.

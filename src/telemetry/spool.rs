@@ -13,8 +13,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-/// Most items waiting to be written.
-const QUEUE: usize = 8_192;
+/// Most items waiting to be written: seconds of traffic, and some 16 MiB of records at worst.
+const QUEUE: usize = 4_096;
 /// Text collected before it is written, at most by one line more.
 const BATCH_BYTES: usize = 64 << 10;
 /// Rest after a batch: without it every item of a busy proxy would wake the thread, and waking is the sender's cost.
