@@ -184,7 +184,7 @@ impl Fleet {
         let others = backend.shared.take_place(backend.settings().max_in_flight)?;
         let in_flight = count(&backend, pair, route, &request.facts, others, reason);
         backend.shared.owes(request.facts.stream, now);
-        let model_name = match backend.serves(request.model) {
+        let model_name = match serves(&backend, request) {
             Serves::Renamed(name) => Some(name),
             Serves::Yes | Serves::NotYetKnown | Serves::No => None,
         };
