@@ -1,1 +1,40 @@
-//! Arguments as written; nothing is executed here.
+//! The command line as written; nothing is executed here. Each command's own arguments stand in its file.
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::check::CheckArgs;
+use crate::commands::init::InitArgs;
+use crate::commands::nim::NimArgs;
+use crate::commands::schema::SchemaArgs;
+use crate::commands::serve::ServeArgs;
+
+/// Routes LLM requests to the cheapest backend that keeps the route's latency promise.
+#[derive(Debug, Parser)]
+#[command(name = "headway", version, propagate_version = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the proxy.
+    #[command(after_help = "Example:\n  headway serve --config config/headway.yaml")]
+    Serve(ServeArgs),
+    /// Validate configuration files: every error at once, with its place and remedy.
+    #[command(
+        after_help = "Examples:\n  headway check config/headway.yaml\n  headway check --strict --format json *.yaml"
+    )]
+    Check(CheckArgs),
+    /// Write a commented starter configuration.
+    #[command(after_help = "Example:\n  headway init headway.yaml")]
+    Init(InitArgs),
+    /// Print the JSON Schema of the configuration.
+    #[command(after_help = "Example:\n  headway schema > headway.schema.json")]
+    Schema(SchemaArgs),
+    /// Run one simulated NIM: OpenAI-compatible, with the timing of a continuous-batching engine.
+    #[command(after_help = "Examples:\n  headway nim --profile l40s\n  headway nim --profile a100 --fault slow=3")]
+    Nim(NimArgs),
+}

@@ -1,5 +1,7 @@
 //! Every stream in `tests/fixtures` is read as its expectation says: whole, byte by byte, and cut at every place.
 
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test may fail loudly")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -8,9 +10,9 @@ use headway::clock::{Clock, ManualClock};
 use headway::measure::outcome::Outcome;
 use headway::measure::reader::StreamReader;
 use headway::measure::timeline::Stamp;
-use headway::wire::Api;
 use headway::wire::answer::read_answer;
 use headway::wire::error::{StreamError, read_error};
+use headway::wire::{Api, FinishReason};
 use serde_json::{Value, json};
 
 fn fixtures(folder: &str, extension: &str) -> Vec<PathBuf> {
@@ -57,7 +59,7 @@ fn describe(name: &str, reader: &StreamReader) -> Value {
         "output_tokens": reader.usage().output_tokens,
         "reasoning_tokens": reader.usage().reasoning_tokens,
         "choices": reader.choices_seen(),
-        "finish_reason": reader.finish_reason().map(|reason| reason.as_str()),
+        "finish_reason": reader.finish_reason().map(FinishReason::as_str),
         "done_marker": reader.done_marker_seen(),
         "complete": reader.ended() == Some(Outcome::Complete),
         "error_code": reader.error().map(error_code),
@@ -71,7 +73,7 @@ fn describe(name: &str, reader: &StreamReader) -> Value {
                 "first_token_event": event(clock.first),
                 "last_token_event": event(clock.last),
                 "content_events": clock.content,
-                "finish_reason": clock.finish.map(|reason| reason.as_str()),
+                "finish_reason": clock.finish.map(FinishReason::as_str),
             })
         });
         described["per_choice"] = each.collect();
@@ -184,7 +186,7 @@ fn every_recorded_unary_answer_states_its_counts() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/recorded").join(name);
         let answer = read_answer(Api::Chat, &beside(&path, "json")).expect("JSON");
         assert_eq!((answer.usage.input_tokens, answer.usage.output_tokens), (Some(19), Some(12)), "{name}");
-        assert_eq!(answer.finish_reason.map(|reason| reason.as_str()), Some("length"), "{name}");
+        assert_eq!(answer.finish_reason.map(FinishReason::as_str), Some("length"), "{name}");
         assert!(answer.content && answer.error.is_none(), "{name}");
     }
 }

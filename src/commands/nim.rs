@@ -32,7 +32,7 @@ pub struct NimArgs {
     /// What timing, answers and faults are drawn from.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
-    /// A fault, written KIND[=VALUE][:PROBABILITY][:COUNTx], such as slow=3 or refuse:0.1; repeatable, first first.
+    /// A fault, written `KIND[=VALUE][:PROBABILITY][:COUNTx]`, such as slow=3 or refuse:0.1; repeatable, first first.
     #[arg(long = "fault", value_name = "KIND", value_parser = str::parse::<Fault>)]
     pub faults: Vec<Fault>,
     /// A file that gets one JSON line per request: what the server itself did.

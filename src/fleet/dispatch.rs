@@ -34,8 +34,8 @@ pub struct Needs {
 /// What dispatching looks at.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
-    /// The model, as the client named it.
-    pub model: &'a str,
+    /// The model, as the client named it; `None` for requests that name none.
+    pub model: Option<&'a str>,
     /// Sizes and objectives.
     pub facts: RequestFacts,
     /// Features.
@@ -110,6 +110,11 @@ struct PassedOver {
     full: bool,
 }
 
+/// A request that names no model suits every backend.
+fn serves(backend: &LiveBackend, request: &Request<'_>) -> Serves {
+    request.model.map_or(Serves::Yes, |model| backend.serves(model))
+}
+
 impl Fleet {
     /// Filters the route's backends (model, features, context, not excluded, healthy, room), lets the policy choose
     /// among the rest, and counts the request in.
@@ -133,7 +138,7 @@ impl Fleet {
                 return Err(passed_over.reason());
             };
             let names = |one: BackendIndex| self.backends().get(one.0).map(|backend| Arc::clone(backend.name()));
-            let Some(dispatched) = self.count_in(route, request, index, reason, decision) else { continue };
+            let Some(dispatched) = self.count_in(route, request, (index, reason), decision, now) else { continue };
             log.add((route.name(), request.facts.input_tokens), decision, names, now);
             return Ok(dispatched);
         }
@@ -169,16 +174,17 @@ impl Fleet {
         &self,
         route: &Arc<LiveRoute>,
         request: &Request<'_>,
-        index: BackendIndex,
-        reason: Reason,
+        (index, reason): (BackendIndex, Reason),
         decision: &Decision,
+        now: Instant,
     ) -> Option<Dispatched> {
         let backend = Arc::clone(self.backends().get(index.0)?);
         let pair = Arc::clone(route.pair(backend.name())?);
         let endpoint = backend.shared.next_endpoint()?;
         let others = backend.shared.take_place(backend.settings().max_in_flight)?;
         let in_flight = count(&backend, pair, route, &request.facts, others, reason);
-        let model_name = match backend.serves(request.model) {
+        backend.shared.owes(request.facts.stream, now);
+        let model_name = match serves(&backend, request) {
             Serves::Renamed(name) => Some(name),
             Serves::Yes | Serves::NotYetKnown | Serves::No => None,
         };
@@ -252,7 +258,7 @@ impl PassedOver {
         exclude: &[BackendIndex],
         wanted: Admission,
     ) -> bool {
-        let serves = backend.serves(request.model);
+        let serves = serves(backend, request);
         if serves == Serves::No {
             return false;
         }
@@ -261,7 +267,7 @@ impl PassedOver {
             self.missing = Some(feature);
             return false;
         }
-        let name = if let Serves::Renamed(name) = &serves { name } else { request.model };
+        let name = if let Serves::Renamed(name) = &serves { name } else { request.model.unwrap_or_default() };
         if let Some(limit) = backend.context_length(name)
             && request.facts.input_tokens.saturating_add(request.facts.max_tokens.unwrap_or(0)) > limit
         {

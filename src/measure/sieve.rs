@@ -67,7 +67,12 @@ impl UsageSieve {
         if rest == 0 || !self.may_hold(rest) {
             self.release(&mut out);
             self.begun |= rest > 0;
-            slice(&bytes, pending, bytes.len(), &mut out);
+            // The usual case: all of it, as it is.
+            if pending == 0 {
+                out(bytes);
+            } else {
+                slice(&bytes, pending, bytes.len(), &mut out);
+            }
             return;
         }
         slice(&bytes, pending, from, &mut out);
@@ -119,5 +124,125 @@ impl UsageSieve {
 fn slice(bytes: &Bytes, from: usize, to: usize, out: &mut impl FnMut(Bytes)) {
     if from < to && to <= bytes.len() {
         out(bytes.slice(from..to));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::clock::{Clock, ManualClock};
+    use crate::measure::reader::StreamReader;
+    use crate::wire::Api;
+
+    const CONTENT: &str = r#"data: {"choices":[{"index":0,"delta":{"content":" a"},"finish_reason":null}]}"#;
+    const FINISH: &str = r#"data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#;
+    const USAGE: &str = r#"data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2}}"#;
+
+    /// What comes out of pushes of these parts, and how many events were removed.
+    fn sieve<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> (String, u64) {
+        let now = ManualClock::new().now();
+        let mut reader = StreamReader::new(Api::Chat, now);
+        let mut sieve = UsageSieve::new();
+        let mut out = Vec::new();
+        for part in parts {
+            reader.observe(part, now);
+            sieve.pass(Bytes::copy_from_slice(part), reader.marks(), |bytes| out.extend_from_slice(&bytes));
+            assert!(sieve.held() <= MAX_HELD);
+        }
+        sieve.flush(|bytes| out.extend_from_slice(&bytes));
+        (String::from_utf8(out).expect("text"), sieve.removed())
+    }
+
+    #[track_caller]
+    fn check(stream: &str, expected: &str) {
+        assert_eq!(sieve([stream.as_bytes()]).0, expected, "whole");
+        assert_eq!(sieve(stream.as_bytes().chunks(1)).0, expected, "byte by byte");
+        for cut in 0..=stream.len() {
+            let (front, back) = stream.as_bytes().split_at(cut);
+            assert_eq!(sieve([front, back]).0, expected, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn the_usage_event_goes_and_all_else_stays() {
+        for end in ["\n\n", "\r\n\r\n", "\r\r", "\n\r\n"] {
+            let with = [CONTENT, FINISH, USAGE, "data: [DONE]"].map(|event| format!("{event}{end}")).concat();
+            let without = [CONTENT, FINISH, "data: [DONE]"].map(|event| format!("{event}{end}")).concat();
+            check(&with, &without);
+        }
+    }
+
+    #[test]
+    fn a_comment_block_before_the_usage_event_stays() {
+        check(
+            &format!("{FINISH}\n\n: keep-alive\n\n{USAGE}\n\n: more\n\n{USAGE}\n\n"),
+            &format!("{FINISH}\n\n: keep-alive\n\n: more\n\n"),
+        );
+    }
+
+    #[test]
+    fn a_stream_that_breaks_off_is_forwarded_to_its_last_byte() {
+        let broken = format!("{CONTENT}\n\n{FINISH}\n\n{}", &USAGE[..USAGE.len() - 4]);
+        check(&broken, &broken);
+    }
+
+    #[test]
+    fn content_is_never_held() {
+        let now = ManualClock::new().now();
+        let mut reader = StreamReader::new(Api::Chat, now);
+        let mut sieve = UsageSieve::new();
+        for byte in format!("{CONTENT}\n\n{CONTENT}\n\n{FINISH}\n").as_bytes().chunks(1) {
+            reader.observe(byte, now);
+            let mut out = 0;
+            sieve.pass(Bytes::copy_from_slice(byte), reader.marks(), |bytes| out += bytes.len());
+            assert_eq!(out, 1, "before the finish reason is whole, every byte goes out at once");
+        }
+    }
+
+    #[test]
+    fn an_event_too_long_to_hold_is_forwarded() {
+        let long =
+            format!(r#"data: {{"choices":[],"usage":{{"completion_tokens":1}},"x":"{}"}}"#, "y".repeat(2 * MAX_HELD));
+        let stream = format!("{FINISH}\n\n{long}\n\ndata: [DONE]\n\n");
+        assert!(sieve(stream.as_bytes().chunks(1000)).0 == stream);
+        // Whole in one read, nothing has gone out yet.
+        assert!(sieve([stream.as_bytes()]).0 == format!("{FINISH}\n\ndata: [DONE]\n\n"));
+    }
+
+    #[test]
+    fn usage_on_an_ordinary_chunk_stays() {
+        let stream = format!(
+            "{}\n\n{FINISH}\n\ndata: [DONE]\n\n",
+            CONTENT.replace("]}", r#"],"usage":{"completion_tokens":1}}"#)
+        );
+        check(&stream, &stream);
+    }
+
+    proptest! {
+        #[test]
+        fn the_output_is_the_input_without_usage_events(
+            before in prop::collection::vec(prop::sample::select(vec![CONTENT, ": c", "data: x", "event: e"]), 0..4),
+            after in prop::collection::vec(prop::sample::select(vec![USAGE, CONTENT, ": c", "data: [DONE]", USAGE]), 0..6),
+            end in prop::sample::select(vec!["\n\n", "\r\n\r\n", "\r\r", "\r\n\n"]),
+            sizes in prop::collection::vec(1_usize..90, 1..12),
+        ) {
+            let events: Vec<&str> = before.iter().chain([&FINISH]).chain(&after).copied().collect();
+            let join = |events: &[&str]| events.iter().flat_map(|event| [*event, end]).collect::<String>();
+            let stream = join(&events);
+            let kept = join(&events.iter().filter(|event| **event != USAGE).copied().collect::<Vec<_>>());
+            let mut rest = stream.as_bytes();
+            let mut parts = Vec::new();
+            for size in sizes.iter().cycle() {
+                if rest.is_empty() { break; }
+                let (part, more) = rest.split_at((*size).min(rest.len()));
+                parts.push(part);
+                rest = more;
+            }
+            let (out, removed) = sieve(parts);
+            prop_assert_eq!(out, kept);
+            prop_assert_eq!(removed, after.iter().filter(|event| **event == USAGE).count() as u64);
+        }
     }
 }

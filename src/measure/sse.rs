@@ -33,6 +33,7 @@ pub struct Boundary<'a> {
 
 /// Decodes one event stream, push by push.
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own about where the stream was cut")]
 pub struct SseDecoder {
     /// The bytes so far of a block that a push cut; at most [`MAX_EVENT`].
     carry: Vec<u8>,
@@ -223,4 +224,178 @@ fn split_field(line: &[u8]) -> (&[u8], &[u8]) {
         },
     };
     (name, value.strip_prefix(b" ").unwrap_or(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Owned = (String, String);
+
+    fn owned(event: &SseEvent<'_>) -> Owned {
+        (String::from_utf8_lossy(event.name).into_owned(), String::from_utf8_lossy(event.data).into_owned())
+    }
+
+    /// Events, comments, and whether the end is between two events, from pushes of these parts.
+    fn decode<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Owned>, u64, bool) {
+        let mut decoder = SseDecoder::new();
+        let mut events = Vec::new();
+        for part in parts {
+            decoder.push(part, |boundary| events.extend(boundary.event.as_ref().map(owned)));
+        }
+        let between = decoder.at_event_boundary();
+        decoder.finish(|event| events.push(owned(&event)));
+        decoder.finish(|_| panic!("finished twice"));
+        (events, decoder.comments(), between)
+    }
+
+    /// The same by the standard's words, over the whole text at once.
+    fn reference(bytes: &[u8]) -> (Vec<Owned>, u64) {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        let text = text.strip_prefix('\u{FEFF}').unwrap_or(&text).replace("\r\n", "\n").replace('\r', "\n");
+        let (mut events, mut comments) = (Vec::new(), 0);
+        let (mut name, mut data) = (String::new(), Vec::new());
+        for line in text.split('\n').chain([""]) {
+            if line.is_empty() {
+                if !data.is_empty() {
+                    events.push((name.clone(), data.join("\n")));
+                }
+                name.clear();
+                data.clear();
+                continue;
+            }
+            let (field, value) = line.split_once(':').unwrap_or((line, ""));
+            let value = value.strip_prefix(' ').unwrap_or(value);
+            match field {
+                "" => comments += 1,
+                "data" => data.push(value.to_owned()),
+                "event" => value.clone_into(&mut name),
+                _ => {}
+            }
+        }
+        (events, comments)
+    }
+
+    #[track_caller]
+    fn check(stream: &str, expected: &[(&str, &str)]) {
+        let expected: Vec<Owned> =
+            expected.iter().map(|(name, data)| ((*name).to_owned(), (*data).to_owned())).collect();
+        for cut in 0..=stream.len() {
+            let (front, back) = stream.as_bytes().split_at(cut);
+            assert_eq!(decode([front, back]).0, expected, "{stream:?} cut at {cut}");
+        }
+        assert_eq!(reference(stream.as_bytes()).0, expected, "the reference on {stream:?}");
+    }
+
+    #[test]
+    fn line_ends_may_be_mixed() {
+        check(
+            "data: a\n\ndata: b\r\n\r\ndata: c\r\rdata: d\n\r\ndata: e\r\n\n",
+            &[("", "a"), ("", "b"), ("", "c"), ("", "d"), ("", "e")],
+        );
+    }
+
+    #[test]
+    fn data_lines_are_joined_and_one_space_is_dropped() {
+        check("event: x\ndata:a\ndata:  b\ndata\n\n", &[("x", "a\n b\n")]);
+    }
+
+    #[test]
+    fn a_block_without_data_dispatches_nothing_and_its_name_is_forgotten() {
+        check("event: ping\n\nid: 1\n\ndata: a\n\n", &[("", "a")]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_dropped_once() {
+        check("\u{FEFF}data: a\n\n\u{FEFF}data: b\n\ndata: c\n\n", &[("", "a"), ("", "c")]);
+    }
+
+    #[test]
+    fn the_unterminated_tail_is_delivered() {
+        check("data: a\n\ndata: [DONE]", &[("", "a"), ("", "[DONE]")]);
+        check("data: a\n\ndata: [DONE]\r", &[("", "a"), ("", "[DONE]")]);
+    }
+
+    #[test]
+    fn the_boundary_between_events_is_known() {
+        for (stream, between) in [
+            ("", true),
+            ("data: a\n\n", true),
+            ("data: a\n", false),
+            ("data: a", false),
+            ("data: a\r\n\r", true),
+            ("data: a\r\n\r\n", true),
+            (": comment\n", false),
+            (": comment\n\n", true),
+            ("data: a\n\nd", false),
+            ("\n", true),
+        ] {
+            assert_eq!(decode(stream.as_bytes().chunks(1)).2, between, "{stream:?}");
+            assert_eq!(decode([stream.as_bytes()]).2, between, "{stream:?}");
+        }
+    }
+
+    #[test]
+    fn an_event_that_is_too_long_is_stepped_over() {
+        let long = format!("data: {}\n\n", "x".repeat(MAX_EVENT));
+        let fits = format!("data: {}\n\n", "y".repeat(MAX_EVENT - 7));
+        let stream = format!("data: a\n\n{long}{fits}data: b\n\n{long}");
+        for size in [stream.len(), 4096, 100_003] {
+            let mut decoder = SseDecoder::new();
+            let mut lengths = Vec::new();
+            for part in stream.as_bytes().chunks(size) {
+                decoder.push(part, |boundary| lengths.extend(boundary.event.map(|event| event.data.len())));
+                assert!(decoder.carry.len() <= MAX_EVENT);
+            }
+            assert_eq!((lengths, decoder.skipped()), (vec![1, MAX_EVENT - 7, 1], 2), "pushes of {size}");
+            assert!(decoder.carry.capacity() <= KEPT && decoder.joined.capacity() <= KEPT);
+        }
+    }
+
+    fn streams() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop_oneof![
+            4 => prop::sample::select(vec!["\n", "\r", "\r\n", "\n\n", "\r\n\r\n", "\r\r"]),
+            4 => prop::sample::select(vec!["data: x", "data:", "data", ": c", "event: e", "id: 1", "{\"a\":1}", "\u{FEFF}"]),
+            1 => prop::sample::select(vec![":", " ", "d", "\u{2028}", "🚀", "\0"]),
+        ];
+        prop::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat().into_bytes())
+    }
+
+    /// Pushes of these sizes, over and over.
+    fn parts<'a>(bytes: &'a [u8], sizes: &[usize]) -> Vec<&'a [u8]> {
+        let mut rest = bytes;
+        let mut parts = Vec::new();
+        for size in sizes.iter().cycle() {
+            if rest.is_empty() {
+                break;
+            }
+            let (part, after) = rest.split_at((*size).min(rest.len()));
+            parts.push(part);
+            rest = after;
+        }
+        parts
+    }
+
+    proptest! {
+        #[test]
+        fn events_are_those_of_the_standard_however_the_stream_is_cut(
+            stream in streams(),
+            sizes in prop::collection::vec(1_usize..20, 1..10),
+        ) {
+            let whole = decode([stream.as_slice()]);
+            prop_assert_eq!(&reference(&stream), &(whole.0.clone(), whole.1));
+            prop_assert_eq!(&decode(parts(&stream, &sizes)), &whole);
+            for cut in 0..stream.len() {
+                let (front, back) = stream.split_at(cut);
+                prop_assert_eq!(&decode([front, back]), &whole, "cut at {}", cut);
+            }
+        }
+
+        #[test]
+        fn no_bytes_whatever_disturb_it(stream in prop::collection::vec(any::<u8>(), 0..300), size in 1_usize..50) {
+            prop_assert_eq!(decode(stream.chunks(size)), decode([stream.as_slice()]));
+        }
+    }
 }

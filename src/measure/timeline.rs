@@ -91,7 +91,7 @@ impl Timeline {
         for choice in choices {
             content |= choice.is_content();
             output |= choice.is_output();
-            self.choice(choice, stamp);
+            self.choice(*choice, stamp);
         }
         if !content {
             return;
@@ -141,13 +141,15 @@ impl Timeline {
             first_token: self.first_token.map(|stamp| since_start(stamp.at)),
             first_output: self.first_output.map(|stamp| since_start(stamp.at)),
             second_token: between(self.first_token, self.second_token).filter(|_| single),
-            inter_token: decode.zip(output_tokens).and_then(|(decode, tokens)| per_token(decode, tokens, first_event_tokens)),
+            inter_token: decode
+                .zip(output_tokens)
+                .and_then(|(decode, tokens)| per_token(decode, tokens, first_event_tokens)),
             end_to_end: self.last_token.map(|stamp| since_start(stamp.at)),
             longest_stall: self.longest,
         }
     }
 
-    fn choice(&mut self, reading: &ChoiceReading, stamp: Stamp) {
+    fn choice(&mut self, reading: ChoiceReading, stamp: Stamp) {
         let Some(clock) = self.clock(reading.index) else { return };
         clock.finish = clock.finish.or(reading.finish);
         if !reading.is_content() {

@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 use crate::units::Quantile;
 
 /// Histograms in the ring.
-const SLOTS: usize = 10;
+const SLOTS: u8 = 10;
 /// Width of the finest bucket, in microseconds.
 const UNIT_MICROS: u64 = 10;
 /// One hour; what is longer counts as one hour.
@@ -40,7 +40,7 @@ struct Ring {
     epoch: Instant,
     /// Slots begun since the epoch, less one: the number of the current slot.
     turn: u64,
-    slots: [Option<Histogram<u32>>; SLOTS],
+    slots: [Option<Histogram<u32>>; SLOTS as usize],
     total: Histogram<u32>,
 }
 
@@ -48,7 +48,7 @@ impl LatencyWindow {
     /// A window over the last `length` of time.
     #[must_use]
     pub fn new(length: Duration) -> Self {
-        let slot_length = (length / SLOTS as u32).max(Duration::from_millis(1));
+        let slot_length = (length / u32::from(SLOTS)).max(Duration::from_millis(1));
         Self { slot_length, ring: None }
     }
 
@@ -57,7 +57,7 @@ impl LatencyWindow {
         self.advance(now);
         if self.ring.is_none() {
             let Some(total) = empty() else { return };
-            let slots = [const { None }; SLOTS];
+            let slots = [const { None }; SLOTS as usize];
             self.ring = Some(Box::new(Ring { epoch: now, turn: 0, slots, total }));
         }
         if let Some(ring) = &mut self.ring {
@@ -98,12 +98,12 @@ impl LatencyWindow {
         let elapsed = now.saturating_duration_since(ring.epoch);
         let turn = u64::try_from(elapsed.as_nanos() / self.slot_length.as_nanos().max(1)).unwrap_or(u64::MAX);
         // A clock read by another thread a moment earlier still belongs to the current slot.
-        let steps = turn.saturating_sub(ring.turn).min(SLOTS as u64);
+        let steps = turn.saturating_sub(ring.turn).min(u64::from(SLOTS));
         for step in 1..=steps {
             ring.expire(ring.turn.saturating_add(step));
         }
         ring.turn = ring.turn.max(turn);
-        if ring.total.is_empty() && steps == SLOTS as u64 {
+        if ring.total.is_empty() && steps == u64::from(SLOTS) {
             self.ring = None;
         }
     }
@@ -140,7 +140,7 @@ impl Ring {
 }
 
 fn slot_of(turn: u64) -> usize {
-    usize::try_from(turn % SLOTS as u64).unwrap_or(0)
+    usize::try_from(turn % u64::from(SLOTS)).unwrap_or(0)
 }
 
 fn empty() -> Option<Histogram<u32>> {

@@ -3,6 +3,8 @@
 //! One lenient mirror serves all APIs: each reads the keys it knows, and unknown keys are ignored, as engines do. The
 //! whole answer is planned before the engine sees the request, so that its length is known and repeatable.
 
+use std::fmt::Write;
+
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
@@ -330,7 +332,7 @@ impl Body {
         let natural = text::natural_length(seed);
         let (tokens, finish) = if api.only_prefills() {
             (1, Finish::Stop)
-        } else if self.ignore_eos == Some(true) && limit < u32::MAX && self.max_tokens().is_some() {
+        } else if self.ignore_eos == Some(true) && self.max_tokens().is_some() {
             (limit, Finish::Length)
         } else if natural <= limit {
             (natural, Finish::Stop)
@@ -371,7 +373,10 @@ fn function_name(value: &Value) -> Option<&str> {
 fn collect_text(value: &Value, text: &mut String) {
     match value {
         Value::String(part) => text.push_str(part),
-        Value::Number(token) => text.push_str(&format!("{:04}", token.as_u64().unwrap_or(0) % 10_000)),
+        Value::Number(token) => {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{:04}", token.as_u64().unwrap_or(0) % 10_000);
+        }
         Value::Array(parts) => parts.iter().for_each(|part| collect_text(part, text)),
         Value::Object(parts) => {
             for key in ["content", "text", "input", "output", "arguments"] {

@@ -216,10 +216,12 @@ impl Body for EventStream {
             match this.tokens.poll_recv(cx) {
                 Poll::Ready(Some(choice)) => this.on_token(choice),
                 Poll::Ready(None) => this.fail(Problem::internal().events(this.api), Then::Finish(End::Fault)),
-                Poll::Pending => match this.poll_comment(cx) {
-                    Some(comment) => return Poll::Ready(Some(Ok(Frame::data(comment)))),
-                    None => return Poll::Pending,
-                },
+                Poll::Pending => {
+                    // Waiting is the pause in which the last event is written.
+                    this.flushed = true;
+                    let comment = this.poll_comment(cx).map(|comment| Ok(Frame::data(comment)));
+                    return comment.map_or(Poll::Pending, |comment| Poll::Ready(Some(comment)));
+                }
             }
         }
     }

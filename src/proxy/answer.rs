@@ -54,7 +54,7 @@ impl WholeReading {
     }
 
     /// What the captured body says, if all of it was captured and makes sense.
-    fn read(&self) -> Option<crate::wire::answer::AnswerReading> {
+    fn read(&self) -> Option<crate::wire::answer::Answer> {
         if self.overflown {
             return None;
         }
@@ -124,7 +124,7 @@ impl Reading {
     pub(super) fn at_event_boundary(&self) -> bool {
         match self {
             Self::Stream { reader, sieve } => {
-                reader.at_event_boundary() || sieve.as_ref().is_some_and(UsageSieve::is_holding)
+                reader.at_event_boundary() || sieve.as_ref().is_some_and(|sieve| sieve.held() > 0)
             }
             Self::Whole(_) | Self::Opaque { .. } => false,
         }

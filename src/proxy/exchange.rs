@@ -111,8 +111,9 @@ impl Exchange {
         record.outcome = outcome;
         record.verdicts = self.verdicts(&record);
         let record = Arc::new(*record);
-        self.fleet.record(&record, self.proxy.clock.now());
-        self.proxy.telemetry.record(record);
+        let now = self.proxy.clock.now();
+        self.fleet.record(&record, now);
+        self.proxy.telemetry.record(record, now);
     }
 
     fn verdicts(&self, record: &ExchangeRecord) -> Verdicts {

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::Sleep;
 
 use super::answer::Answer;
+use super::lifecycle::turned;
 use crate::clock::Clock;
 use crate::config::settings::Timeouts;
 use crate::fleet::InFlight;
@@ -122,7 +123,7 @@ impl<'a> Pump<'a> {
                 }
                 _ = session.read_body_or_idle(true) => return Err(Stop::ClientGone),
                 () = timer.as_mut() => self.check_deadlines(timer.as_mut())?,
-                _ = cut.wait_for(|cut| *cut) => return Err(Stop::Drained),
+                () = turned(&mut cut) => return Err(Stop::Drained),
             }
         }
     }
@@ -218,7 +219,7 @@ impl<'a> Pump<'a> {
                     self.take(read, now);
                 }
                 () = stalled.as_mut() => break Err(Stop::ClientStalled),
-                _ = cut.wait_for(|cut| *cut) => break Err(Stop::Drained),
+                () = turned(&mut cut) => break Err(Stop::Drained),
             }
         };
         let now = self.terms.clock.now();

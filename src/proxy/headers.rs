@@ -105,11 +105,7 @@ fn copy(from: &HeaderMap, to: &mut RequestHeader, name: &'static str) -> pingora
 }
 
 /// Credentials come last: nothing the client nominates can strip or replace them.
-fn add_credential(
-    client: &HeaderMap,
-    head: &mut RequestHeader,
-    credential: &Credential,
-) -> pingora_core::Result<()> {
+fn add_credential(client: &HeaderMap, head: &mut RequestHeader, credential: &Credential) -> pingora_core::Result<()> {
     match credential {
         Credential::None => {}
         Credential::ApiKey(key) => {

@@ -16,12 +16,13 @@ use super::exchange::Exchange;
 use super::forward::{Forwarded, Terms, forward};
 use super::headers::{self, Added};
 use super::inspect;
+use super::lifecycle::turned;
 use super::refuse::{Refusal, upstream_code};
 use crate::config::settings::{Route, Settings};
-use crate::fleet::{BackendIndex, Dispatched, InFlight, NoCandidate, Request, RouteFound};
+use crate::fleet::{Dispatched, InFlight, Needs, NoCandidate, Request, RouteMatchResult};
 use crate::measure::exchange::Attempt;
 use crate::measure::outcome::{Blame, Outcome};
-use crate::route::snapshot::RequestFacts;
+use crate::route::snapshot::{BackendIndex, RequestFacts};
 use crate::wire::Api;
 use crate::wire::error::error_event;
 use crate::wire::request::{Edit, RequestReading, splice};
@@ -66,6 +67,13 @@ struct Understood {
     secure: bool,
 }
 
+impl Understood {
+    fn needs(&self) -> Needs {
+        let features = self.reading.features;
+        Needs { tools: features.tools, vision: features.vision, structured_output: features.structured_output }
+    }
+}
+
 /// An answer the client may be shown, and whom it comes from.
 struct Won {
     answer: Box<Answer>,
@@ -100,7 +108,7 @@ pub(super) async fn serve(
                 Err(Refusal::upstream(Outcome::TotalTimeout, 504, "", None).into())
             }),
             _ = session.read_body_or_idle(true) => Err(Turned::Gone),
-            _ = cut.wait_for(|cut| *cut) => Err(Turned::Drained),
+            () = turned(&mut cut) => Err(Turned::Drained),
         }
     };
     match won {
@@ -122,10 +130,11 @@ async fn understand(
     if inspect::expects_continue(&session.req_header().headers) && !session.is_http2() {
         session.write_continue_response().await.map_err(|_| Turned::Gone)?;
     }
-    let whole = body::read(session, &settings.limits, &proxy.memory, &*proxy.clock).await.map_err(|error| match error {
-        BodyError::Refused(refusal) => refusal.into(),
-        BodyError::ClientGone => Turned::Gone,
-    })?;
+    let whole =
+        body::read(session, &settings.limits, &proxy.memory, &*proxy.clock).await.map_err(|error| match error {
+            BodyError::Refused(refusal) => refusal.into(),
+            BodyError::ClientGone => Turned::Gone,
+        })?;
     exchange.request_complete(proxy.clock.now());
     exchange.note(|record| record.bytes_in = whole.bytes.len() as u64);
 
@@ -169,9 +178,9 @@ fn find_route(exchange: &mut Exchange, client: &RequestHeader, model: &str) -> R
     exchange.note(|record| record.model = known);
     let field = |name: &str| client.headers.get(name).and_then(|value| value.to_str().ok());
     let route = match fleet.match_route(client.uri.path(), field, Some(model)) {
-        RouteFound::Found(route) => route,
-        RouteFound::NoSuchModel => return Err(Refusal::unknown_model(model)),
-        RouteFound::NoSuchPath => return Err(Refusal::not_found(true)),
+        RouteMatchResult::Found(route) => route,
+        RouteMatchResult::NoSuchModel => return Err(Refusal::unknown_model(model)),
+        RouteMatchResult::NoRoute => return Err(Refusal::not_found(true)),
     };
     exchange.route = Some(route);
     let name = fleet.settings().routes.get(route).map(|route| Arc::clone(&route.name));
@@ -187,8 +196,11 @@ fn facts(
     reading: &RequestReading,
     model: &str,
 ) -> RequestFacts {
-    let objectives =
-        settings.routes.get(route).map(|route| inspect::effective_objectives(route, &client.headers)).unwrap_or_default();
+    let objectives = settings
+        .routes
+        .get(route)
+        .map(|route| inspect::effective_objectives(route, &client.headers))
+        .unwrap_or_default();
     RequestFacts {
         input_tokens: exchange.fleet.estimate_tokens(model, reading.prompt_bytes),
         max_tokens: reading.max_tokens,
@@ -206,18 +218,13 @@ fn forwarded_for(session: &Session, settings: &Settings, client: &RequestHeader)
 }
 
 /// Tries backends until one may be shown to the client.
-async fn win(
-    proxy: &Arc<Proxy>,
-    exchange: &mut Exchange,
-    request: &Understood,
-    route: &Route,
-) -> Result<Won, Turned> {
+async fn win(proxy: &Arc<Proxy>, exchange: &mut Exchange, request: &Understood, route: &Route) -> Result<Won, Turned> {
     let mut excluded: Vec<BackendIndex> = Vec::new();
     let mut last: Option<Refusal> = None;
     let mut permit = None;
     loop {
         let now = proxy.clock.now();
-        let asked = Request { model: &request.model, facts: request.facts, needs: request.reading.features };
+        let asked = Request { model: Some(&request.model), facts: request.facts, needs: request.needs() };
         let dispatched = match exchange.fleet.dispatch(request.route, &asked, &excluded, now) {
             Ok(dispatched) => dispatched,
             Err(reason) => return Err(last.unwrap_or_else(|| no_candidate(&reason, &request.model)).into()),
@@ -281,7 +288,8 @@ async fn try_backend(
         progressed: &|now| in_flight.progressed(now),
     };
     in_flight.sent(began);
-    let mut pending = PendingAttempt { exchange, backend: &name, profile: &profile, began, proxy, done: false };
+    let mut pending =
+        PendingAttempt { exchange, backend: Arc::clone(&name), profile: profile.clone(), began, proxy, done: false };
     let result = attempt(call).await;
     let now = proxy.clock.now();
     match result {
@@ -303,8 +311,8 @@ async fn try_backend(
 /// Notes a try in the record even when its task is dropped in the middle: the client left.
 struct PendingAttempt<'a> {
     exchange: &'a mut Exchange,
-    backend: &'a Arc<str>,
-    profile: &'a Option<Arc<str>>,
+    backend: Arc<str>,
+    profile: Option<Arc<str>>,
     began: Instant,
     proxy: &'a Arc<Proxy>,
     done: bool,
@@ -314,7 +322,7 @@ impl PendingAttempt<'_> {
     fn ended(&mut self, outcome: Outcome, blame: Blame, now: Instant) {
         self.done = true;
         self.exchange.attempted(Attempt {
-            backend: Arc::clone(self.backend),
+            backend: Arc::clone(&self.backend),
             profile: self.profile.clone(),
             outcome,
             blame,
@@ -342,7 +350,7 @@ fn outgoing_body(request: &Understood, model_name: Option<&str>) -> Bytes {
     Bytes::from(splice(&request.body, &edits))
 }
 
-fn no_candidate(reason: &NoCandidate, model: &str) -> Refusal {
+pub(super) fn no_candidate(reason: &NoCandidate, model: &str) -> Refusal {
     match reason {
         NoCandidate::NoSuchModel => Refusal::unknown_model(model),
         NoCandidate::Loading { retry_after } => {
@@ -364,11 +372,9 @@ fn no_candidate(reason: &NoCandidate, model: &str) -> Refusal {
             format!("prompt and max_tokens together exceed the {limit} tokens that any backend takes"),
         )
         .about(Some("max_tokens")),
-        NoCandidate::MissingFeature(feature) => Refusal::bad_request(
-            400,
-            "unsupported_feature",
-            format!("no backend for this model supports {feature}"),
-        ),
+        NoCandidate::MissingFeature(feature) => {
+            Refusal::bad_request(400, "unsupported_feature", format!("no backend for this model supports {feature}"))
+        }
     }
 }
 
@@ -384,12 +390,13 @@ async fn deliver(
 ) -> Downstream {
     let id = exchange.request_id();
     let status = won.answer.head.status.as_u16();
-    let head = headers::downstream_head(&won.answer.head, won.answer.kind, session.is_http2(), &id).and_then(|mut head| {
-        if route.expose {
-            expose(&mut head, &exchange, &won)?;
-        }
-        Ok(head)
-    });
+    let head =
+        headers::downstream_head(&won.answer.head, won.answer.kind, session.is_http2(), &id).and_then(|mut head| {
+            if route.expose {
+                expose(&mut head, &exchange, &won)?;
+            }
+            Ok(head)
+        });
     let Ok(head) = head else {
         return turn_away(session, exchange, Refusal::internal().into(), true).await;
     };
@@ -423,11 +430,7 @@ async fn deliver(
     downstream
 }
 
-fn expose(
-    head: &mut pingora_http::ResponseHeader,
-    exchange: &Exchange,
-    won: &Won,
-) -> pingora_core::Result<()> {
+fn expose(head: &mut pingora_http::ResponseHeader, exchange: &Exchange, won: &Won) -> pingora_core::Result<()> {
     head.insert_header("x-headway-backend", &*won.backend)?;
     if let Some(reason) = exchange.decision_reason() {
         head.insert_header("x-headway-decision", reason)?;

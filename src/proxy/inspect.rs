@@ -142,13 +142,7 @@ pub(super) fn effective_objectives(route: &Route, headers: &HeaderMap) -> Object
     objectives
 }
 
-fn tighten(
-    objective: &mut Option<Objective>,
-    latency: Latency,
-    headers: &HeaderMap,
-    name: &str,
-    floor: Duration,
-) {
+fn tighten(objective: &mut Option<Objective>, latency: Latency, headers: &HeaderMap, name: &str, floor: Duration) {
     let asked = headers
         .get(name)
         .and_then(|value| value.to_str().ok()?.parse::<f64>().ok())

@@ -8,12 +8,19 @@ use tokio::sync::{Notify, watch};
 /// The life of one proxy, shared by its listeners and exchanges.
 #[derive(Debug)]
 pub struct Lifecycle {
-    draining: AtomicBool,
+    draining: Arc<AtomicBool>,
     active: AtomicUsize,
     idle: Notify,
     closing: watch::Sender<bool>,
     cut: watch::Sender<bool>,
     panics: AtomicU64,
+}
+
+/// Waits until a signal is true; for ever when whoever gives it is gone.
+pub(super) async fn turned(signal: &mut watch::Receiver<bool>) {
+    if signal.wait_for(|on| *on).await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// One exchange under way; released by `Drop`.
@@ -25,7 +32,7 @@ impl Lifecycle {
     #[must_use]
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
-            draining: AtomicBool::new(false),
+            draining: Arc::new(AtomicBool::new(false)),
             active: AtomicUsize::new(0),
             idle: Notify::new(),
             closing: watch::channel(false).0,
@@ -37,6 +44,12 @@ impl Lifecycle {
     /// Not ready from now on.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::SeqCst);
+    }
+
+    /// The flag that says whether headway is on its way out.
+    #[must_use]
+    pub fn draining(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.draining)
     }
 
     /// Whether headway is on its way out.

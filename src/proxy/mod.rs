@@ -1,3 +1,76 @@
-//! The data path: pingora service, our forwarding loop, refusals.
+//! The data path: pingora's HTTP service before our own forwarding loop.
+//!
+//! Inference requests are read whole, routed, tried and forwarded by [`inference`]; `GET /v1/models` is answered here;
+//! any other path that a route names takes pingora's stock proxy; the rest is refused. Connections come from our own
+//! accept loop ([`listener`]), since a deadline on whole heads, HTTP/2 with prior knowledge per listener and ports
+//! chosen by the system need one (`docs/decisions/0002-own-accept-loop.md`).
 
+mod answer;
+mod attempt;
+mod body;
+mod exchange;
+mod forward;
+mod headers;
+mod inference;
+mod inspect;
+mod lifecycle;
+mod listener;
+mod models;
+mod panics;
+mod refuse;
+mod service;
+mod stock;
 mod stream;
+mod upstream;
+
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use arc_swap::ArcSwap;
+use pingora_core::connectors::ConnectorOptions;
+use pingora_core::connectors::http::Connector;
+
+use self::body::MemoryBudget;
+use self::inspect::RequestIds;
+pub use self::lifecycle::Lifecycle;
+pub use self::listener::{BindError, Listeners};
+use crate::clock::Clock;
+use crate::fleet::Fleet;
+use crate::telemetry::Telemetry;
+
+/// Idle connections kept per data path, over all backends: the pool evicts the oldest beyond it.
+const IDLE_CONNECTIONS: usize = 4096;
+
+/// What every connection of the data path shares.
+pub struct Proxy {
+    fleet: Arc<ArcSwap<Fleet>>,
+    telemetry: Arc<Telemetry>,
+    clock: Arc<dyn Clock>,
+    connector: Arc<Connector>,
+    lifecycle: Arc<Lifecycle>,
+    memory: Arc<MemoryBudget>,
+    ids: RequestIds,
+}
+
+impl Proxy {
+    /// A data path that serves whatever generation `fleet` holds.
+    #[must_use]
+    pub fn new(
+        fleet: Arc<ArcSwap<Fleet>>,
+        telemetry: Arc<Telemetry>,
+        clock: Arc<dyn Clock>,
+        connector: Arc<Connector>,
+        lifecycle: Arc<Lifecycle>,
+    ) -> Arc<Self> {
+        let since_epoch = clock.wall().duration_since(UNIX_EPOCH).unwrap_or_default();
+        #[allow(clippy::cast_possible_truncation, reason = "only the low bits vary between two starts")]
+        let ids = RequestIds::new(since_epoch.as_nanos() as u64);
+        Arc::new(Self { fleet, telemetry, clock, connector, lifecycle, memory: MemoryBudget::new(), ids })
+    }
+}
+
+/// The connector towards backends; health checks and the data path share its pool.
+#[must_use]
+pub fn connector() -> Arc<Connector> {
+    Arc::new(Connector::new(Some(ConnectorOptions::new(IDLE_CONNECTIONS))))
+}

@@ -37,12 +37,7 @@ impl Upstream {
         } else {
             connector.get_http_session(endpoint.peer()).await?
         };
-        Ok(Self {
-            session: Some(session),
-            endpoint: Arc::clone(endpoint),
-            connector: Arc::clone(connector),
-            reused,
-        })
+        Ok(Self { session: Some(session), endpoint: Arc::clone(endpoint), connector: Arc::clone(connector), reused })
     }
 
     fn session(&mut self) -> Result<&mut HttpSession> {
@@ -106,4 +101,3 @@ impl Drop for Upstream {
         }
     }
 }
-

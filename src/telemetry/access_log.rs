@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use super::gaps;
 use super::json_line::Json;
-use super::series::{JUDGED, OTHER, UNMATCHED, api_name, verdicts};
+use super::series::{JUDGED, OTHER, UNMATCHED, verdicts};
 use super::spool::{Sink, Spool};
 use crate::config::settings;
 use crate::measure::exchange::{DecisionSummary, ExchangeRecord};
+use crate::units::Quantile;
+use crate::wire::{Api, FinishReason};
 
 /// An open access log. The line is made on its own thread, not on the data path.
 #[derive(Debug)]
@@ -50,6 +51,13 @@ impl AccessLog {
     }
 }
 
+/// One exchange as the log writes it, without the end of the line.
+pub fn json(record: &ExchangeRecord) -> String {
+    let mut text = Vec::new();
+    write_line(record, &mut text);
+    String::from_utf8_lossy(text.trim_ascii_end()).into_owned()
+}
+
 /// One exchange as one line. Names that a client chose are shown only where the configuration knows them.
 fn write_line(record: &ExchangeRecord, text: &mut Vec<u8>) {
     Json::object(text, |line| {
@@ -76,7 +84,7 @@ fn who_and_where(record: &ExchangeRecord, line: &mut Json<'_>) {
     line.text("request_id", &record.request_id);
     line.maybe_text("trace_id", record.trace_id.map(hex).as_deref());
     line.text("route", record.route.as_deref().unwrap_or(UNMATCHED));
-    line.maybe_text("api", record.api.map(|api| api_name(Some(api))));
+    line.maybe_text("api", record.api.map(Api::as_str));
     line.text("model", record.model.as_deref().unwrap_or(OTHER));
     line.maybe_text("backend", last.map(|attempt| &*attempt.backend));
     line.maybe_text("profile", last.and_then(|attempt| attempt.profile.as_deref()));
@@ -92,13 +100,13 @@ fn who_and_where(record: &ExchangeRecord, line: &mut Json<'_>) {
 
 fn latencies(record: &ExchangeRecord, line: &mut Json<'_>) {
     let felt = &record.latencies;
-    let gap = |share| record.gaps.as_ref().and_then(|gaps| gaps::quantile(gaps, share));
+    let gap = |share| record.gaps.as_ref().and_then(|gaps| gaps.quantile(share));
     line.maybe_millis("ttft_ms", felt.first_token);
     line.maybe_millis("ttfo_ms", felt.first_output);
     line.maybe_millis("ttst_ms", felt.second_token);
     line.maybe_millis("itl_ms", felt.inter_token);
-    line.maybe_millis("chunk_gap_p50_ms", gap(0.50));
-    line.maybe_millis("chunk_gap_p99_ms", gap(0.99));
+    line.maybe_millis("chunk_gap_p50_ms", gap(Quantile::P50));
+    line.maybe_millis("chunk_gap_p99_ms", gap(Quantile::P99));
     line.maybe_millis("longest_stall_ms", felt.longest_stall);
     line.maybe_millis("e2e_ms", felt.end_to_end);
 }
@@ -108,7 +116,7 @@ fn tokens(record: &ExchangeRecord, line: &mut Json<'_>) {
     line.maybe_number("cached_tokens", record.usage.cached_tokens);
     line.maybe_number("output_tokens", record.usage.output_tokens);
     line.maybe_number("reasoning_tokens", record.usage.reasoning_tokens);
-    line.maybe_text("finish_reason", record.finish_reason.map(gaps::finish_name));
+    line.maybe_text("finish_reason", record.finish_reason.map(FinishReason::as_str));
 }
 
 /// The phases between headway and a backend are absent when none was reached for.

@@ -9,9 +9,10 @@ use super::families::{self, Family};
 use super::histogram::Histogram;
 use super::live::{BACKEND_STATES, LiveFigures};
 use super::process::ProcessFigures;
-use super::series::{APIS, Cell, JUDGED, Latencies, OTHER, RouteSeries, Table};
+use super::series::{Cell, JUDGED, Latencies, NONE, OTHER, RouteSeries, Table};
 use crate::measure::outcome::Outcome;
 use crate::route::decision::Reason;
+use crate::wire::Api;
 
 /// The samples collected so far, by family.
 #[derive(Debug, Default)]
@@ -86,9 +87,9 @@ impl Page {
 
     fn route(&mut self, route: &RouteSeries) {
         let name = &*route.name;
-        for ((latency, row), promised) in JUDGED.iter().zip(&route.totals.judged).zip(route.promised) {
+        for ((latency, row), promised) in JUDGED.iter().zip(&route.totals.judged).zip(route.promised()) {
             for (result, value) in ["bad", "good"].iter().zip(row.values()) {
-                if promised || value > 0 {
+                if promised.is_some() || value > 0 {
                     self.counter(&families::SLO_REQUESTS, &[name, latency, result], float(value));
                 }
             }
@@ -99,7 +100,8 @@ impl Page {
 
     fn cell(&mut self, route: &str, backend: &str, cell: &Cell) {
         let both = [route, backend];
-        for (api, row) in APIS.iter().zip(&cell.requests) {
+        let apis = Api::ALL.iter().map(|api| api.as_str()).chain([NONE]);
+        for (api, row) in apis.zip(&cell.requests) {
             for (outcome, value) in Outcome::ALL.iter().zip(row.values()) {
                 self.moved(&families::REQUESTS, &[route, backend, api, outcome.as_str()], value);
             }

@@ -140,9 +140,9 @@ impl Histogram {
     }
 
     /// Takes a distribution: for each of its buckets the upper bound and how many lie in it, and the sum of all.
-    pub(super) fn merge(&self, buckets: impl Iterator<Item = (Duration, u64)>, sum: Duration) {
+    pub(super) fn merge(&self, buckets: impl Iterator<Item = (Duration, u32)>, sum: Duration) {
         for (upper, count) in buckets {
-            self.add(nanos(upper), count);
+            self.add(nanos(upper), u64::from(count));
         }
         self.sum_nanos.fetch_add(nanos(sum), Ordering::Relaxed);
     }

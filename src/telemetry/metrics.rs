@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use prometheus::core::{Collector, Desc};
@@ -16,7 +16,7 @@ use prometheus::{Registry, TextEncoder};
 use super::export::{Page, float};
 use super::families::{self, FAMILIES};
 use super::histogram::Grids;
-use super::live::LiveFigures;
+use super::live::{LiveFigures, ObjectiveFigures};
 use super::logs;
 use super::process::ProcessFigures;
 use super::series::Table;
@@ -77,8 +77,14 @@ impl Metrics {
     }
 
     /// Counts one exchange.
-    pub fn record(&self, record: &ExchangeRecord) {
-        self.counters.table.load().record(record, &self.counters.grids);
+    pub fn record(&self, record: &ExchangeRecord, now: Instant) {
+        self.counters.table.load().record(record, &self.counters.grids, now);
+    }
+
+    /// How well every objective is kept, for [`LiveFigures`].
+    #[must_use]
+    pub fn objectives(&self, now: Instant) -> Vec<ObjectiveFigures> {
+        self.counters.table.load().objectives(now)
     }
 
     /// The configuration was read with success, at first or again.
@@ -155,11 +161,16 @@ impl Collector for Exporter {
 mod tests {
     use std::time::Duration;
 
-    use super::super::live::{BackendFigures, ObjectiveFigures};
+    use super::super::live::BackendFigures;
     use super::super::testing;
     use super::*;
+    use crate::clock::{Clock, SystemClock};
     use crate::measure::exchange::Attempt;
     use crate::measure::outcome::Outcome;
+
+    fn now() -> Instant {
+        SystemClock.now()
+    }
 
     fn live() -> LiveFigures {
         LiveFigures {
@@ -182,14 +193,14 @@ mod tests {
     /// Everything that can happen, once.
     fn busy() -> Metrics {
         let metrics = Metrics::new(&testing::settings());
-        metrics.record(&testing::complete());
-        metrics.record(&testing::refused());
+        metrics.record(&testing::complete(), now());
+        metrics.record(&testing::refused(), now());
         let mut shed = ExchangeRecord { route: Some("chat".into()), outcome: Outcome::Shed, ..testing::refused() };
         shed.verdicts.ttft = Some(false);
-        metrics.record(&shed);
+        metrics.record(&shed, now());
         let mut silent = ExchangeRecord { outcome: Outcome::FirstTokenTimeout, ..testing::complete() };
         silent.latencies = crate::measure::exchange::Latencies::default();
-        metrics.record(&silent);
+        metrics.record(&silent, now());
         metrics.reload_succeeded(SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600));
         metrics
     }
@@ -223,7 +234,7 @@ mod tests {
             let (name, mut record) = (Some(Arc::<str>::from(name)), testing::complete());
             (record.route, record.model) = (name.clone(), name.clone());
             record.attempts = vec![Attempt { backend: name.unwrap(), ..record.attempts[1].clone() }];
-            metrics.record(&record);
+            metrics.record(&record, now());
         };
         record("first".to_owned());
         let before = page(&metrics, &live()).lines().count();
@@ -237,12 +248,12 @@ mod tests {
     #[test]
     fn a_reload_keeps_counting_what_stays_and_drops_what_goes() {
         let metrics = Metrics::new(&testing::settings());
-        metrics.record(&testing::complete());
+        metrics.record(&testing::complete(), now());
         let mut changed = testing::settings();
         changed.routes.retain(|route| &*route.name == "chat");
         metrics.apply(&changed);
-        metrics.record(&testing::complete());
-        metrics.record(&ExchangeRecord { route: Some("batch".into()), ..testing::complete() });
+        metrics.record(&testing::complete(), now());
+        metrics.record(&ExchangeRecord { route: Some("batch".into()), ..testing::complete() }, now());
         let page = metrics.render(&LiveFigures::default());
         let counted = "headway_requests_total{route=\"chat\",backend=\"cheap\",api=\"chat\",outcome=\"complete\"} 2\n";
         assert!(page.contains(counted), "{page}");
@@ -263,14 +274,33 @@ mod tests {
     #[test]
     fn unstreamed_and_several_choices_stay_out_of_token_latencies() {
         let metrics = Metrics::new(&testing::settings());
-        metrics.record(&ExchangeRecord { stream: false, ..testing::complete() });
-        metrics.record(&ExchangeRecord { choices: 2, ..testing::complete() });
+        metrics.record(&ExchangeRecord { stream: false, ..testing::complete() }, now());
+        metrics.record(&ExchangeRecord { choices: 2, ..testing::complete() }, now());
         let page = metrics.render(&LiveFigures::default());
         assert!(
             page.contains("headway_request_duration_seconds_count{route=\"chat\",backend=\"cheap\"} 2\n"),
             "{page}"
         );
         assert!(!page.contains("time_to_first_token") && !page.contains("inter_token"), "{page}");
+    }
+
+    #[test]
+    fn attainment_is_of_the_window_and_burn_of_the_budget() {
+        let metrics = Metrics::new(&testing::settings());
+        let (start, later) = (now(), now() + Duration::from_secs(1_000));
+        let mut bad = testing::complete();
+        bad.verdicts.ttft = Some(false);
+        metrics.record(&bad, start);
+        metrics.record(&bad, later);
+        (0..3).for_each(|_| metrics.record(&testing::complete(), later));
+        let figures = metrics.objectives(later);
+        let of = |latency| figures.iter().find(|of| &*of.route == "chat" && of.latency == latency).unwrap();
+        assert_eq!((of("ttft").attainment, of("itl").attainment), (Some(0.75), Some(1.0)));
+        assert_eq!(of("joint").attainment, Some(0.75));
+        // One of four missed of a twentieth that may: five times too fast; two of five in the hour: eight times.
+        let rounded: Vec<_> = of("ttft").burn.iter().map(|(name, rate)| (*name, rate.round() as i64)).collect();
+        assert_eq!(rounded, [("5m", 5), ("1h", 8), ("6h", 8), ("3d", 8)]);
+        assert!(of("joint").burn.is_empty() && figures.len() == 3, "{figures:?}");
     }
 
     #[test]

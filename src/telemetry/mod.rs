@@ -4,9 +4,9 @@
 //! the data path wait: counters are atomics, lines go through a bounded queue.
 
 pub mod access_log;
+mod attained;
 mod export;
 pub mod families;
-mod gaps;
 mod histogram;
 mod json_line;
 pub mod live;
@@ -18,10 +18,11 @@ mod series;
 mod spool;
 #[cfg(test)]
 mod testing;
+pub mod time;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 
@@ -82,8 +83,8 @@ impl Telemetry {
     }
 
     /// Takes the record of an exchange that has ended. Call it once per exchange.
-    pub fn record(&self, record: Arc<ExchangeRecord>) {
-        self.metrics.record(&record);
+    pub fn record(&self, record: Arc<ExchangeRecord>, now: Instant) {
+        self.metrics.record(&record, now);
         if let Some(open) = self.access_log.load().as_ref() {
             open.log.record(Arc::clone(&record));
         }

@@ -7,14 +7,17 @@ use std::array;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
-use super::gaps;
+use super::attained::{Attained, BURN_WINDOWS};
 use super::histogram::{Grids, Histogram};
+use super::live::ObjectiveFigures;
 use crate::config::settings::{Route, Settings};
 use crate::measure::exchange::ExchangeRecord;
-use crate::measure::objective::{Latency, Objectives};
+use crate::measure::objective::{Latency, Objective, Objectives};
 use crate::measure::outcome::Outcome;
 use crate::route::decision::Reason;
+use crate::units::Quantile;
 use crate::wire::Api;
 
 /// The label of exchanges that matched no route.
@@ -23,12 +26,10 @@ pub(super) const UNMATCHED: &str = "unmatched";
 pub(super) const OTHER: &str = "other";
 /// The label of what there was none of.
 pub(super) const NONE: &str = "none";
-/// The APIs by [`api_index`]; the last is for paths that are none of them.
-pub(super) const APIS: [&str; 9] =
-    ["chat", "completions", "responses", "messages", "embeddings", "ranking", "generate_stream", "infer", NONE];
 /// What the `latency` label of an objective can be.
 pub(super) const JUDGED: [&str; 4] = ["ttft", "itl", "e2e", "joint"];
 
+const APIS: usize = Api::ALL.len() + 1;
 const OUTCOMES: usize = Outcome::ALL.len();
 const REASONS: usize = Reason::ALL.len() + 1;
 
@@ -56,8 +57,8 @@ impl<const N: usize> Row<N> {
 /// What is counted per route and backend.
 #[derive(Debug)]
 pub(super) struct Cell {
-    /// By API, then outcome.
-    pub(super) requests: [Row<OUTCOMES>; APIS.len()],
+    /// By API (in the order of [`Api::ALL`], then none), then outcome.
+    pub(super) requests: [Row<OUTCOMES>; APIS],
     pub(super) attempts: Row<OUTCOMES>,
     pub(super) no_first_token: Row<OUTCOMES>,
     pub(super) decisions: Row<REASONS>,
@@ -110,7 +111,7 @@ impl Latencies {
         observe(&self.inter_token, felt.inter_token);
         observe(&self.longest_stall, felt.longest_stall);
         if let Some(gaps) = &record.gaps {
-            self.inter_chunk.merge(gaps::buckets(gaps), gaps::sum(gaps));
+            self.inter_chunk.merge(gaps.buckets(), gaps.sum());
         }
     }
 }
@@ -154,14 +155,16 @@ pub(super) struct RouteTotals {
     pub(super) judged: [Row<2>; JUDGED.len()],
     pub(super) shed: AtomicU64,
     pub(super) overhead: Histogram,
+    attained: Attained,
 }
 
 /// One route's series.
 #[derive(Debug)]
 pub(super) struct RouteSeries {
     pub(super) name: Arc<str>,
-    /// Which of [`JUDGED`] the route promises: those series are there from the start.
-    pub(super) promised: [bool; JUDGED.len()],
+    objectives: Objectives,
+    /// Over which attainment is shown.
+    window: Duration,
     pub(super) totals: Arc<RouteTotals>,
     /// The route's backends, and [`NONE`] and [`OTHER`].
     pub(super) cells: HashMap<Arc<str>, Arc<Cell>>,
@@ -172,7 +175,7 @@ pub(super) struct RouteSeries {
 impl RouteSeries {
     fn new<'a>(
         name: Arc<str>,
-        objectives: &Objectives,
+        promise: (Objectives, Duration),
         backends: impl Iterator<Item = &'a Arc<str>>,
         old: Option<&Self>,
         grids: &Grids,
@@ -191,16 +194,13 @@ impl RouteSeries {
                 judged: array::from_fn(|_| Row::new()),
                 shed: AtomicU64::new(0),
                 overhead: Histogram::new(&grids.overhead),
+                attained: Attained::default(),
             })
         };
         Self {
             name,
-            promised: [
-                objectives.ttft.is_some(),
-                objectives.itl.is_some(),
-                objectives.e2e.is_some(),
-                !objectives.is_empty(),
-            ],
+            objectives: promise.0,
+            window: promise.1,
             totals: old.map_or_else(new_totals, |old| Arc::clone(&old.totals)),
             cells,
             none: none_cell,
@@ -212,11 +212,38 @@ impl RouteSeries {
         backend.map_or(&self.none, |name| self.cells.get(name).unwrap_or(&self.other))
     }
 
-    fn record(&self, record: &ExchangeRecord, grids: &Grids) {
+    /// Which of [`JUDGED`] the route promises, and to which share: those series are there from the start. The joint
+    /// promise has no share of its own.
+    pub(super) fn promised(&self) -> [Option<Option<Quantile>>; JUDGED.len()] {
+        let of = |objective: Option<Objective>| objective.map(|objective| Some(objective.quantile));
+        let Objectives { ttft, itl, e2e } = self.objectives;
+        [of(ttft), of(itl), of(e2e), (!self.objectives.is_empty()).then_some(None)]
+    }
+
+    /// How well each promise is kept.
+    fn objectives(&self, now: Instant) -> impl Iterator<Item = ObjectiveFigures> {
+        let attained = &self.totals.attained;
+        let promised = JUDGED.into_iter().zip(self.promised()).enumerate();
+        promised.filter_map(move |(place, (latency, promised))| {
+            let burn = |target| {
+                let rate = |(name, window)| Some((name, attained.over(place, window, now).burn_rate(target)?));
+                BURN_WINDOWS.into_iter().filter_map(rate).collect()
+            };
+            Some(ObjectiveFigures {
+                route: Arc::clone(&self.name),
+                latency,
+                burn: promised?.map(burn).unwrap_or_default(),
+                attainment: attained.over(place, self.window, now).share(),
+            })
+        })
+    }
+
+    fn record(&self, record: &ExchangeRecord, grids: &Grids, now: Instant) {
         self.cell(record.backend()).record(record, grids);
         for attempt in &record.attempts {
             self.cell(Some(&attempt.backend)).attempts.count(attempt.outcome as usize);
         }
+        self.totals.attained.record(verdicts(record), now);
         for (row, verdict) in self.totals.judged.iter().zip(verdicts(record)) {
             if let Some(good) = verdict {
                 row.count(usize::from(good));
@@ -246,13 +273,13 @@ impl Table {
     pub(super) fn new(settings: &Settings, old: Option<&Self>, grids: &Grids) -> Self {
         let kept = |name: &str| old.and_then(|old| old.by_name.get(name)).map(|series| &**series);
         let special = |name: &str, backends: &[Arc<str>]| {
-            Arc::new(RouteSeries::new(name.into(), &Objectives::default(), backends.iter(), kept(name), grids))
+            Arc::new(RouteSeries::new(name.into(), <_>::default(), backends.iter(), kept(name), grids))
         };
         let of_route = |route: &Arc<Route>| {
             let names = route.backends.iter().filter_map(|&(index, _)| settings.backends.get(index));
             let names = names.map(|backend| &backend.name);
             let old = kept(&route.name);
-            Arc::new(RouteSeries::new(Arc::clone(&route.name), &route.objectives, names, old, grids))
+            Arc::new(RouteSeries::new(Arc::clone(&route.name), (route.objectives, route.window), names, old, grids))
         };
         let all: Vec<_> = settings.backends.iter().map(|backend| Arc::clone(&backend.name)).collect();
         let (unmatched, other) = (special(UNMATCHED, &[]), special(OTHER, &all));
@@ -262,12 +289,17 @@ impl Table {
         Self { routes, by_name, unmatched, other }
     }
 
-    pub(super) fn record(&self, record: &ExchangeRecord, grids: &Grids) {
+    /// How well every promise is kept.
+    pub(super) fn objectives(&self, now: Instant) -> Vec<ObjectiveFigures> {
+        self.routes.iter().flat_map(|route| route.objectives(now)).collect()
+    }
+
+    pub(super) fn record(&self, record: &ExchangeRecord, grids: &Grids, now: Instant) {
         let series = match &record.route {
             Some(name) => self.by_name.get(name).unwrap_or(&self.other),
             None => &self.unmatched,
         };
-        series.record(record, grids);
+        series.record(record, grids, now);
     }
 }
 
@@ -278,24 +310,8 @@ pub(super) fn verdicts(record: &ExchangeRecord) -> [Option<bool>; JUDGED.len()] 
     [ttft, itl, e2e, of.joint()]
 }
 
-/// Where an API's counters stand, and its name in [`APIS`].
-pub(super) fn api_index(api: Option<Api>) -> usize {
-    match api {
-        Some(Api::Chat) => 0,
-        Some(Api::Completions) => 1,
-        Some(Api::Responses) => 2,
-        Some(Api::Messages) => 3,
-        Some(Api::Embeddings) => 4,
-        Some(Api::Ranking) => 5,
-        Some(Api::GenerateStream) => 6,
-        Some(Api::Infer) => 7,
-        None => 8,
-    }
-}
-
-/// The API's name in logs and metrics.
-pub(super) fn api_name(api: Option<Api>) -> &'static str {
-    APIS.get(api_index(api)).copied().unwrap_or(NONE)
+fn api_index(api: Option<Api>) -> usize {
+    api.and_then(|api| Api::ALL.iter().position(|&one| one == api)).unwrap_or(Api::ALL.len())
 }
 
 fn reason_index(name: &str) -> usize {

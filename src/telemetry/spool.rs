@@ -13,8 +13,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-/// Most items waiting to be written.
-const QUEUE: usize = 8_192;
+/// Most items waiting to be written: seconds of traffic, and some 16 MiB of records at worst.
+const QUEUE: usize = 4_096;
 /// Text collected before it is written, at most by one line more.
 const BATCH_BYTES: usize = 64 << 10;
 /// Rest after a batch: without it every item of a busy proxy would wake the thread, and waking is the sender's cost.
@@ -150,38 +150,44 @@ impl<T, F: Fn(&T, &mut Vec<u8>)> Writer<T, F> {
         let mut text = Vec::with_capacity(BATCH_BYTES);
         // An error means that every near end is gone.
         while let Ok(first) = self.receiver.recv() {
-            let emptied = self.write_batch(first, &mut text);
-            if self.control.reopen.swap(false, Ordering::AcqRel) {
-                self.sink.reopen();
-            }
-            let closing = self.control.closing.load(Ordering::Acquire);
-            if closing && emptied {
+            if self.write_queued(first, &mut text) {
                 break;
             }
-            if emptied {
-                thread::park_timeout(REST);
-            }
+            thread::park_timeout(REST);
         }
         *self.control.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.control.ended_changed.notify_all();
     }
 
+    /// Writes until the queue is empty; whether it closes. It closes only if it was to close before it was emptied, for
+    /// what was queued before that must be written.
+    fn write_queued(&mut self, first: Message<T>, text: &mut Vec<u8>) -> bool {
+        let mut first = Some(first);
+        loop {
+            let closing = self.control.closing.load(Ordering::Acquire);
+            let emptied = self.write_batch(first.take(), text);
+            if self.control.reopen.swap(false, Ordering::AcqRel) {
+                self.sink.reopen();
+            }
+            if emptied && (closing || !self.control.closing.load(Ordering::Acquire)) {
+                return closing;
+            }
+        }
+    }
+
     /// Writes what is queued, up to a batch; whether the queue was emptied.
-    fn write_batch(&mut self, first: Message<T>, text: &mut Vec<u8>) -> bool {
+    fn write_batch(&mut self, first: Option<Message<T>>, text: &mut Vec<u8>) -> bool {
         text.clear();
         let mut lines = 0;
-        let mut message = first;
+        let mut next = first;
         let emptied = loop {
-            if let Message::Item(item) = message {
-                (self.write_line)(&item, text);
-                lines += 1;
-            }
             if text.len() >= BATCH_BYTES {
                 break false;
             }
-            match self.receiver.try_recv() {
-                Ok(next) => message = next,
-                Err(_nothing_more) => break true,
+            let Some(message) = next.take().or_else(|| self.receiver.try_recv().ok()) else { break true };
+            if let Message::Item(item) = message {
+                (self.write_line)(&item, text);
+                lines += 1;
             }
         };
         if lines > 0 && self.sink.write(text).is_err() {

@@ -109,7 +109,11 @@ mod tests {
     #[track_caller]
     fn check(api: Api, body: &str, content: bool, finish: Option<FinishReason>, output: Option<u64>) -> Answer {
         let answer = read_answer(api, body.as_bytes()).expect("JSON");
-        assert_eq!((answer.content, answer.finish_reason, answer.usage.output_tokens), (content, finish, output), "{body}");
+        assert_eq!(
+            (answer.content, answer.finish_reason, answer.usage.output_tokens),
+            (content, finish, output),
+            "{body}"
+        );
         answer
     }
 
@@ -125,7 +129,13 @@ mod tests {
         assert_eq!((answer.usage.input_tokens, answer.usage.cached_tokens), (Some(5), Some(4)));
         let responses = r#"{"object":"response","status":"incomplete","error":null,"incomplete_details":{"reason":"max_output_tokens"},"output":[{}],"usage":{"output_tokens":7}}"#;
         check(Api::Responses, responses, true, Some(F::MaxOutputTokens), Some(7));
-        check(Api::Embeddings, r#"{"object":"list","data":[{"embedding":[0.1]}],"usage":{"prompt_tokens":4}}"#, true, None, None);
+        check(
+            Api::Embeddings,
+            r#"{"object":"list","data":[{"embedding":[0.1]}],"usage":{"prompt_tokens":4}}"#,
+            true,
+            None,
+            None,
+        );
         check(Api::Ranking, r#"{"rankings":[{"index":0,"logit":1.5}]}"#, true, None, None);
         check(Api::Infer, r#"{"outputs":[]}"#, false, None, None);
     }

@@ -4,7 +4,7 @@
 //! `null` and an absent key are the same and are not content.
 
 use super::error::{ErrorFields, StreamError};
-use super::json::{Malformed, name_buffer, Scanner, Text};
+use super::json::{Malformed, Scanner, Text, name_buffer};
 use super::{Api, FinishReason, Usage};
 
 /// Choices told apart; those beyond share the last place.
@@ -67,6 +67,7 @@ impl ChoiceReading {
 
 /// What one event says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "an event may be any of these at once")]
 pub struct ChunkReading {
     /// The most telling thing.
     pub kind: ChunkKind,
@@ -305,5 +306,111 @@ impl ChunkReading {
 
     pub(super) fn set_role(&mut self) {
         self.role = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(api: Api, data: &str, kind: ChunkKind) -> ChunkReading {
+        let reading = read_chunk(api, b"", data.as_bytes()).expect("JSON");
+        assert_eq!(reading.kind, kind, "{data}");
+        reading
+    }
+
+    fn chat(delta: &str) -> String {
+        format!(
+            r#"{{"object":"chat.completion.chunk","choices":[{{"index":0,"delta":{delta},"finish_reason":null}}]}}"#
+        )
+    }
+
+    #[test]
+    fn empty_null_and_absent_text_is_no_content() {
+        for delta in ["{}", r#"{"content":""}"#, r#"{"content":null}"#, r#"{"reasoning":"","tool_calls":null}"#, "null"]
+        {
+            check(Api::Chat, &chat(delta), ChunkKind::Other);
+        }
+        check(Api::Chat, &chat(r#"{"role":"assistant","content":""}"#), ChunkKind::Role);
+        check(Api::Chat, &chat(r#"{"role":null,"content":" "}"#), ChunkKind::Content);
+        check(Api::Chat, &chat(r#"{"content":"\n"}"#), ChunkKind::Content);
+        check(Api::Completions, r#"{"choices":[{"text":""}]}"#, ChunkKind::Other);
+        check(Api::Completions, r#"{"choices":[{"text":"a"}]}"#, ChunkKind::Content);
+    }
+
+    #[test]
+    fn reasoning_and_tool_calls_are_told_apart() {
+        for key in ["reasoning", "reasoning_content", "rea\\u0073oning"] {
+            let reading = check(Api::Chat, &chat(&format!(r#"{{"{key}":"Okay"}}"#)), ChunkKind::Reasoning);
+            assert!(reading.choices()[0].is_content() && !reading.choices()[0].is_output());
+        }
+        let named = r#"{"tool_calls":[{"index":0,"function":{"name":"f","arguments":""}}]}"#;
+        assert!(check(Api::Chat, &chat(named), ChunkKind::ToolCall).choices()[0].is_output());
+        let empty = r#"{"tool_calls":[{"index":0,"function":{"arguments":""}}]}"#;
+        check(Api::Chat, &chat(empty), ChunkKind::Other);
+    }
+
+    #[test]
+    fn usage_only_needs_an_empty_array_and_a_usage_object() {
+        let check = |data: &str, expected: bool| {
+            let reading = read_chunk(Api::Chat, b"", data.as_bytes()).expect("JSON");
+            assert_eq!(reading.usage_only, expected, "{data}");
+        };
+        check(r#"{"choices":[],"usage":{"prompt_tokens":1}}"#, true);
+        check(r#"{"usage":{},"choices":[ ]}"#, true);
+        check(r#"{"choices":[],"usage":null}"#, false);
+        check(r#"{"usage":{"prompt_tokens":1}}"#, false);
+        check(r#"{"choices":null,"usage":{"prompt_tokens":1}}"#, false);
+        check(r#"{"choices":[{"index":0,"delta":{}}],"usage":{"prompt_tokens":1}}"#, false);
+    }
+
+    #[test]
+    fn done_and_error_count_as_a_whole_payload_or_a_top_level_key_only() {
+        assert!(check(Api::Chat, " [DONE] ", ChunkKind::Done).done);
+        check(Api::Chat, &chat(r#"{"content":"data: [DONE]"}"#), ChunkKind::Content);
+        check(Api::Chat, &chat(r#"{"content":"{\"error\":{\"code\":500}}"}"#), ChunkKind::Content);
+        check(Api::Chat, &chat(r#"{"content":"a","error":{"code":500}}"#), ChunkKind::Content);
+        check(Api::Chat, r#"{"error":{"code":500}}"#, ChunkKind::Error);
+        check(Api::Chat, r#"{"object":"error","message":"m","code":400}"#, ChunkKind::Error);
+        check(Api::Chat, r#"{"error":null,"choices":[]}"#, ChunkKind::Other);
+    }
+
+    #[test]
+    fn an_event_named_error_is_one_whatever_it_holds() {
+        for data in ["", "not JSON", r#"{"message":"worker lost"}"#] {
+            let reading = read_chunk(Api::Chat, b"error", data.as_bytes()).expect("an error is never malformed");
+            assert_eq!(reading.error.map(|error| error.label().to_owned()).as_deref(), Some("unknown"), "{data}");
+        }
+        let reading = read_chunk(Api::Chat, b"error", br#"{"code":503,"type":"overloaded"}"#).expect("JSON");
+        assert_eq!(reading.error.and_then(|error| error.code()), Some(503));
+    }
+
+    #[test]
+    fn choices_beyond_the_bound_share_the_last_place() {
+        let choice = |index: usize| format!(r#"{{"index":{index},"delta":{{"content":"a"}}}}"#);
+        let many = (0..40).map(choice).collect::<Vec<_>>().join(",");
+        let reading = check(Api::Chat, &format!(r#"{{"choices":[{many}]}}"#), ChunkKind::Content);
+        assert_eq!(reading.choices().len(), MAX_CHOICES);
+        assert!(reading.choices().iter().all(|choice| usize::from(choice.index) < MAX_CHOICES));
+    }
+
+    #[test]
+    fn malformed_payloads_are_malformed() {
+        for data in ["{", "{}x", "nope", r#"{"choices":[}"#, "{\"a\":\"\n\"}"] {
+            assert!(read_chunk(Api::Chat, b"", data.as_bytes()).is_err(), "{data}");
+        }
+        check(Api::Chat, "", ChunkKind::Other);
+        check(Api::Chat, "12", ChunkKind::Other);
+    }
+
+    #[test]
+    fn a_text_repeated_whole_is_marked_so() {
+        let done = r#"{"type":"response.output_text.done","text":"all of it"}"#;
+        assert!(check(Api::Responses, done, ChunkKind::Content).repeats);
+        let failed = r#"{"type":"response.failed","response":{"status":"failed","error":{"code":"server_error"}}}"#;
+        let reading = check(Api::Responses, failed, ChunkKind::Error);
+        assert_eq!(reading.error.and_then(|error| error.status()), Some(500));
+        check(Api::Responses, r#"{"type":"response.created","response":{"error":null}}"#, ChunkKind::Role);
     }
 }

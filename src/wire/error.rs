@@ -2,7 +2,7 @@
 //!
 //! Of an error that is read, only its number and its type's name are kept: messages may quote the prompt.
 
-use super::json::{Malformed, name_buffer, Scanner, Text, push_string};
+use super::json::{Malformed, Scanner, Text, name_buffer, push_string};
 
 /// Bytes of an error's name that are kept.
 const LABEL: usize = 40;
@@ -223,12 +223,16 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        let body = error_body("no \"such\"\n\u{1}model", "invalid_request_error", Some("model"), Some("model_not_found"));
+        let body =
+            error_body("no \"such\"\n\u{1}model", "invalid_request_error", Some("model"), Some("model_not_found"));
         let value: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
         assert_eq!(value["error"]["message"], "no \"such\"\n\u{1}model");
         assert_eq!(value["error"]["param"], "model");
         assert_eq!(read_error(&body).expect("JSON").expect("an error").label(), "model_not_found");
         let event = error_event("m", "server_error", None, None);
-        assert_eq!(event, b"data: {\"error\":{\"message\":\"m\",\"type\":\"server_error\",\"param\":null,\"code\":null}}\n\n");
+        assert_eq!(
+            event,
+            b"data: {\"error\":{\"message\":\"m\",\"type\":\"server_error\",\"param\":null,\"code\":null}}\n\n"
+        );
     }
 }

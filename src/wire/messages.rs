@@ -2,7 +2,7 @@
 
 use super::chunk::{ChoiceReading, ChunkReading, not_empty, read_finish};
 use super::error::ErrorFields;
-use super::json::{Malformed, name_buffer, Scanner, Text};
+use super::json::{Malformed, Scanner, Text, name_buffer};
 use super::{FinishReason, Usage};
 
 pub(super) fn read<'a>(

@@ -7,10 +7,10 @@ pub mod answer;
 pub mod chunk;
 pub mod error;
 mod finish;
-mod messages;
-mod responses;
 pub mod json;
+mod messages;
 pub mod request;
+mod responses;
 mod usage;
 
 pub use finish::FinishReason;

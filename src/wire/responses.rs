@@ -2,7 +2,7 @@
 
 use super::chunk::{ChoiceReading, ChunkReading, finish_of, not_empty};
 use super::error::ErrorFields;
-use super::json::{Malformed, name_buffer, Scanner, Text};
+use super::json::{Malformed, Scanner, Text, name_buffer};
 use super::{FinishReason, Usage};
 
 /// What the event's type says about it.

@@ -1,6 +1,6 @@
 //! Token counts, in the words of every dialect.
 
-use super::json::{Malformed, name_buffer, Scanner};
+use super::json::{Malformed, Scanner, name_buffer};
 
 /// Token counts as the backend states them; absent when not stated.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -36,14 +36,17 @@ impl Usage {
     /// always among them.
     pub(super) fn read(scanner: &mut Scanner<'_>) -> Result<Option<Self>, Malformed> {
         let mut usage = Self::default();
-        let mut beside = 0_u64;
+        let (mut among, mut beside) = (None, 0_u64);
         let is_object = scanner.object_or_skip(|scanner, key| {
             match key.name(&mut name_buffer()) {
-                b"prompt_tokens" | b"input_tokens" => usage.input_tokens = scanner.count()?,
+                b"prompt_tokens" => among = scanner.count()?,
+                b"input_tokens" => usage.input_tokens = scanner.count()?,
                 b"completion_tokens" | b"output_tokens" => usage.output_tokens = scanner.count()?,
                 b"reasoning_tokens" => usage.reasoning_tokens = scanner.count()?,
-                b"prompt_tokens_details" | b"input_tokens_details" => usage.read_details(scanner)?,
-                b"completion_tokens_details" | b"output_tokens_details" => usage.read_details(scanner)?,
+                b"prompt_tokens_details"
+                | b"input_tokens_details"
+                | b"completion_tokens_details"
+                | b"output_tokens_details" => usage.read_details(scanner)?,
                 b"cache_read_input_tokens" => {
                     usage.cached_tokens = scanner.count()?;
                     beside = beside.saturating_add(usage.cached_tokens.unwrap_or(0));
@@ -53,7 +56,7 @@ impl Usage {
             }
             Ok::<(), Malformed>(())
         })?;
-        usage.input_tokens = usage.input_tokens.map(|input| input.saturating_add(beside));
+        usage.input_tokens = among.or(usage.input_tokens.map(|input| input.saturating_add(beside)));
         Ok(is_object.then_some(usage))
     }
 

@@ -8,6 +8,7 @@ mod build;
 mod check;
 mod keys;
 mod scalar;
+pub(super) mod schema;
 mod shape;
 mod sink;
 mod suggest;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::{Answer, Dialect, FINGERPRINT, NULL, Null, Usage, data, done, json};
+use super::{Answer, Dialect, FINGERPRINT, Key, Null, Usage, data, done, json};
 use crate::nim_simulator::request::Piece;
 
 #[derive(Serialize)]
@@ -15,10 +15,10 @@ struct Chunk<'a> {
     choices: Vec<ChunkChoice>,
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Usage>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    prompt_token_ids: Option<Null>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    prompt_text: Option<Null>,
+    #[serde(skip_serializing_if = "Key::is_absent")]
+    prompt_token_ids: Key<()>,
+    #[serde(skip_serializing_if = "Key::is_absent")]
+    prompt_text: Key<()>,
     #[serde(skip_serializing_if = "Option::is_none")]
     system_fingerprint: Option<&'static str>,
 }
@@ -29,10 +29,10 @@ struct ChunkChoice {
     delta: Delta,
     logprobs: Null,
     finish_reason: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    stop_reason: Option<Null>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    token_ids: Option<Null>,
+    #[serde(skip_serializing_if = "Key::is_absent")]
+    stop_reason: Key<()>,
+    #[serde(skip_serializing_if = "Key::is_absent")]
+    token_ids: Key<()>,
 }
 
 #[derive(Default, Serialize)]
@@ -40,8 +40,8 @@ struct Delta {
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<&'static str>,
     /// A tool call comes with a null content.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    content: Option<Option<String>>,
+    #[serde(skip_serializing_if = "Key::is_absent")]
+    content: Key<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reasoning: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -86,8 +86,8 @@ impl Chat {
             model: &self.answer.job.model,
             choices,
             usage: None,
-            prompt_token_ids: None,
-            prompt_text: None,
+            prompt_token_ids: Key::Absent,
+            prompt_text: Key::Absent,
             system_fingerprint: None,
         }
     }
@@ -97,11 +97,11 @@ impl Chat {
     }
 
     fn delta(&self, piece: Piece, choice: usize) -> Delta {
-        let call = |tool| Delta { content: Some(None), tool_calls: Some([tool]), ..Delta::default() };
+        let call = |tool| Delta { content: Key::Null, tool_calls: Some([tool]), ..Delta::default() };
         match piece {
             Piece::Reasoning(text) => Delta { reasoning: Some(text), ..Delta::default() },
-            Piece::Content(text) => Delta { content: Some(Some(text)), ..Delta::default() },
-            Piece::End => Delta { content: Some(Some(String::new())), ..Delta::default() },
+            Piece::Content(text) => Delta { content: Key::Value(text), ..Delta::default() },
+            Piece::End => Delta { content: Key::Value(String::new()), ..Delta::default() },
             Piece::ToolName(name) => call(ToolDelta {
                 id: Some(tool_id(&self.answer, choice)),
                 r#type: Some("function"),
@@ -120,13 +120,19 @@ impl Dialect for Chat {
     /// One role chunk for each choice, before any content.
     fn opening(&mut self) -> Vec<Bytes> {
         let role = |index| {
-            let delta = Delta { role: Some("assistant"), content: Some(Some(String::new())), ..Delta::default() };
-            let choice =
-                ChunkChoice { index, delta, logprobs: None, finish_reason: None, stop_reason: None, token_ids: None };
+            let delta = Delta { role: Some("assistant"), content: Key::Value(String::new()), ..Delta::default() };
+            let choice = ChunkChoice {
+                index,
+                delta,
+                logprobs: None,
+                finish_reason: None,
+                stop_reason: Key::Absent,
+                token_ids: Key::Absent,
+            };
             data(&Chunk {
                 usage: self.usage_so_far(0),
-                prompt_token_ids: NULL,
-                prompt_text: NULL,
+                prompt_token_ids: Key::Null,
+                prompt_text: Key::Null,
                 ..self.chunk(vec![choice])
             })
         };
@@ -142,8 +148,8 @@ impl Dialect for Chat {
             delta: self.delta(piece, choice),
             logprobs: None,
             finish_reason,
-            stop_reason: finish_reason.and(NULL),
-            token_ids: NULL,
+            stop_reason: finish_reason.map_or(Key::Absent, |_| Key::Null),
+            token_ids: Key::Null,
         };
         vec![data(&Chunk {
             usage: self.usage_so_far(index + 1),

@@ -10,7 +10,8 @@ use crate::nim_simulator::request::Piece;
 struct Output<'a> {
     model_name: &'a str,
     model_version: &'static str,
-    text_output: String,
+    #[serde(rename = "text_output")]
+    text: String,
 }
 
 /// Writes Triton's responses.
@@ -24,8 +25,8 @@ impl Generate {
     }
 }
 
-fn output(answer: &Answer, text_output: String) -> Output<'_> {
-    Output { model_name: &answer.job.model, model_version: "1", text_output }
+fn output(answer: &Answer, text: String) -> Output<'_> {
+    Output { model_name: &answer.job.model, model_version: "1", text }
 }
 
 impl Dialect for Generate {

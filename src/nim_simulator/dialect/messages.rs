@@ -26,10 +26,12 @@ struct Message<'a> {
 
 #[derive(Serialize)]
 struct Usage {
-    input_tokens: u32,
-    output_tokens: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cache_read_input_tokens: Option<u32>,
+    #[serde(rename = "input_tokens")]
+    input: u32,
+    #[serde(rename = "output_tokens")]
+    output: u32,
+    #[serde(rename = "cache_read_input_tokens", skip_serializing_if = "Option::is_none")]
+    cached: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -147,13 +149,10 @@ impl Messages {
     }
 }
 
-fn usage(answer: &Answer, output_tokens: u32) -> Usage {
+/// Cached tokens are not part of the input here, unlike in the OpenAI APIs.
+fn usage(answer: &Answer, output: u32) -> Usage {
     let cached = answer.cached;
-    Usage {
-        input_tokens: answer.job.prompt_tokens - cached.min(answer.job.prompt_tokens),
-        output_tokens,
-        cache_read_input_tokens: (cached > 0).then_some(cached),
-    }
+    Usage { input: answer.job.prompt_tokens.saturating_sub(cached), output, cached: (cached > 0).then_some(cached) }
 }
 
 fn message(answer: &Answer, output_tokens: u32) -> Message<'_> {

@@ -10,15 +10,41 @@ mod responses;
 mod unary;
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::nim_simulator::request::{Api, Choice, Job, Piece};
 
 /// A key that is present and null.
 type Null = Option<()>;
 
-/// A key that is absent, or present and null.
-const NULL: Option<Null> = Some(None);
+/// A key that is absent, null, or has a value: the engines tell the three apart.
+#[derive(Debug, Clone, Copy, Default)]
+enum Key<T> {
+    #[default]
+    Absent,
+    Null,
+    Value(T),
+}
+
+impl<T> Key<T> {
+    fn is_absent(&self) -> bool {
+        matches!(self, Self::Absent)
+    }
+
+    /// Null in place of absence.
+    fn or_null(self) -> Self {
+        if self.is_absent() { Self::Null } else { self }
+    }
+}
+
+impl<T: Serialize> Serialize for Key<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Absent | Self::Null => serializer.serialize_none(),
+            Self::Value(value) => value.serialize(serializer),
+        }
+    }
+}
 
 /// The answer to one request: what is written about it.
 #[derive(Debug, Clone)]
@@ -142,10 +168,10 @@ struct Usage {
     prompt_tokens: u32,
     total_tokens: u32,
     completion_tokens: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    prompt_tokens_details: Option<Option<PromptDetails>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    completion_tokens_details: Option<Option<CompletionDetails>>,
+    #[serde(skip_serializing_if = "Key::is_absent")]
+    prompt_tokens_details: Key<PromptDetails>,
+    #[serde(skip_serializing_if = "Key::is_absent")]
+    completion_tokens_details: Key<CompletionDetails>,
 }
 
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -164,25 +190,29 @@ impl Usage {
     fn at_end(answer: &Answer) -> Self {
         let (reasoning, cached) = (answer.job.reasoning_tokens(), answer.cached);
         Self {
-            prompt_tokens_details: (cached > 0)
-                .then_some(Some(PromptDetails { cached_tokens: cached, created_cache_tokens: 0 })),
-            completion_tokens_details: (reasoning > 0)
-                .then_some(Some(CompletionDetails { reasoning_tokens: reasoning })),
+            prompt_tokens_details: match cached {
+                0 => Key::Absent,
+                cached_tokens => Key::Value(PromptDetails { cached_tokens, created_cache_tokens: 0 }),
+            },
+            completion_tokens_details: match reasoning {
+                0 => Key::Absent,
+                reasoning_tokens => Key::Value(CompletionDetails { reasoning_tokens }),
+            },
             ..Self::counted(answer, answer.job.total_tokens())
         }
     }
 
     /// Usage on an ordinary chunk: what its choice has made so far.
     fn so_far(answer: &Answer, completion: u32) -> Self {
-        Self { completion_tokens_details: Some(None), ..Self::counted(answer, completion) }
+        Self { completion_tokens_details: Key::Null, ..Self::counted(answer, completion) }
     }
 
     /// Usage of a unary answer, which spells out what it does not have.
     fn whole(answer: &Answer) -> Self {
         let usage = Self::at_end(answer);
         Self {
-            prompt_tokens_details: usage.prompt_tokens_details.or(Some(None)),
-            completion_tokens_details: usage.completion_tokens_details.or(Some(None)),
+            prompt_tokens_details: usage.prompt_tokens_details.or_null(),
+            completion_tokens_details: usage.completion_tokens_details.or_null(),
             ..usage
         }
     }
@@ -193,8 +223,8 @@ impl Usage {
             prompt_tokens: prompt,
             total_tokens: prompt.saturating_add(completion),
             completion_tokens: completion,
-            prompt_tokens_details: None,
-            completion_tokens_details: None,
+            prompt_tokens_details: Key::Absent,
+            completion_tokens_details: Key::Absent,
         }
     }
 }

@@ -6,12 +6,14 @@ use serde::Serialize;
 use super::{Answer, Dialect, Null, event, json};
 use crate::nim_simulator::request::{Finish, Piece};
 
-/// An event: its own keys, then its number and type.
+/// An event: its own keys, then its number and type. vLLM sorts the keys, so a text stands after the number.
 #[derive(Serialize)]
 struct Numbered<'a, T: Serialize> {
     #[serde(flatten)]
     body: T,
     sequence_number: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a str>,
     r#type: &'a str,
 }
 
@@ -52,7 +54,6 @@ struct OfText<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     logprobs: Option<[(); 0]>,
     output_index: usize,
-    text: &'a str,
 }
 
 #[derive(Serialize)]
@@ -240,9 +241,13 @@ impl Responses {
     }
 
     fn numbered<T: Serialize>(&mut self, name: &str, body: T) -> Bytes {
+        self.numbered_with_text(name, body, None)
+    }
+
+    fn numbered_with_text<T: Serialize>(&mut self, name: &str, body: T, text: Option<&str>) -> Bytes {
         let sequence_number = self.sequence;
         self.sequence += 1;
-        event(name, &Numbered { body, sequence_number, r#type: name })
+        event(name, &Numbered { body, sequence_number, text, r#type: name })
     }
 
     fn open(&mut self, kind: Kind, name: String) -> Vec<Bytes> {
@@ -308,8 +313,8 @@ impl Responses {
             }
             Kind::Text | Kind::Reasoning => {
                 let name = if open.kind == Kind::Text { "output_text" } else { "reasoning_text" };
-                let body = OfText { content_index: 0, item_id, logprobs, output_index, text };
-                self.numbered(&format!("response.{name}.done"), body)
+                let body = OfText { content_index: 0, item_id, logprobs, output_index };
+                self.numbered_with_text(&format!("response.{name}.done"), body, Some(text))
             }
         }
     }

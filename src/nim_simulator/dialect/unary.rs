@@ -22,7 +22,8 @@ struct Embeddings<'a> {
 struct Embedding {
     index: usize,
     object: &'static str,
-    embedding: Vec<f64>,
+    #[serde(rename = "embedding")]
+    vector: Vec<f64>,
 }
 
 #[derive(Serialize)]
@@ -57,7 +58,7 @@ pub(super) fn embeddings(answer: &Answer) -> Vec<u8> {
         let mut random = text::random(text::hash(answer.job.seed, &index.to_le_bytes()));
         let numbers: Vec<f64> = (0..DIMENSIONS).map(|_| random.gauss()).collect();
         let length = numbers.iter().map(|x| x * x).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
-        Embedding { index, object: "embedding", embedding: numbers.iter().map(|x| x / length).collect() }
+        Embedding { index, object: "embedding", vector: numbers.iter().map(|x| x / length).collect() }
     };
     json(&Embeddings {
         object: "list",

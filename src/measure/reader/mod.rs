@@ -5,11 +5,11 @@
 
 use std::time::Instant;
 
-use super::exchange::Latencies;
-use super::gaps::GapHistogram;
-use super::outcome::Outcome;
-use super::sse::{SseDecoder, SseEvent};
-use super::timeline::{ChoiceClock, Stamp, Timeline};
+use crate::measure::exchange::Latencies;
+use crate::measure::gaps::GapHistogram;
+use crate::measure::outcome::Outcome;
+use crate::measure::sse::{SseDecoder, SseEvent};
+use crate::measure::timeline::{ChoiceClock, Stamp, Timeline};
 use crate::wire::chunk::{ChunkKind, ChunkReading, read_chunk};
 use crate::wire::error::StreamError;
 use crate::wire::{Api, FinishReason, Usage};
@@ -275,16 +275,12 @@ impl Progress {
         let stamp = Stamp { at: now, event: self.events };
         self.events += 1;
         self.timeline.first_event.get_or_insert(now);
-        match read_chunk(self.api, event.name, event.data) {
-            Ok(reading) => {
-                self.chunk(&reading, stamp);
-                reading.usage_only
-            }
-            Err(_) => {
-                self.malformed += 1;
-                false
-            }
-        }
+        let Ok(reading) = read_chunk(self.api, event.name, event.data) else {
+            self.malformed += 1;
+            return false;
+        };
+        self.chunk(&reading, stamp);
+        reading.usage_only
     }
 
     fn chunk(&mut self, reading: &ChunkReading, stamp: Stamp) {
@@ -294,7 +290,11 @@ impl Progress {
         }
         if let Some(usage) = reading.usage {
             // The messages dialect states its counts in parts; elsewhere the last one is the whole.
-            if self.api == Api::Messages { self.usage.update(usage) } else { self.usage = usage }
+            if self.api == Api::Messages {
+                self.usage.update(usage)
+            } else {
+                self.usage = usage
+            }
             if before == 0 && self.timeline.content == 1 {
                 self.first_event_tokens = usage.output_tokens;
             }
@@ -354,3 +354,6 @@ fn mark(marks: &mut Vec<EventMark>, new: EventMark) {
         _ => marks.push(new),
     }
 }
+
+#[cfg(test)]
+mod tests;

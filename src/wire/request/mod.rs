@@ -3,13 +3,15 @@
 //! The body is forwarded as it came. Where it must differ (usage asked for, another model name), bytes are spliced in
 //! and every other byte stays, so a field headway has never heard of reaches the backend as it was written.
 
+mod prompt;
+mod splice;
+
 use std::ops::Range;
 
+use self::prompt::Prompt;
+pub use self::splice::{Edit, splice};
 use super::Api;
-use super::json::{Kind, Malformed, Scanner, Text, name_buffer, push_string};
-
-/// A prompt of token ids counts this many bytes for each, so that it weighs like text.
-const BYTES_PER_TOKEN_ID: u64 = 4;
+use super::json::{Kind, Malformed, Scanner, name_buffer, push_string};
 
 /// Why a body is not a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -102,35 +104,6 @@ pub struct RequestReading {
     pub features: Features,
     /// `previous_response_id` of the responses API: only the backend that gave it knows it.
     pub previous_response_id: Option<String>,
-}
-
-/// One change of a body.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Edit {
-    /// The bytes that go; empty for an insertion.
-    pub span: Range<usize>,
-    /// The bytes that come.
-    pub text: Vec<u8>,
-}
-
-/// The body with `edits` made, every other byte untouched. An edit that does not fit, or overlaps one before it, is
-/// left out.
-#[must_use]
-pub fn splice(body: &[u8], edits: &[Edit]) -> Vec<u8> {
-    let mut order: Vec<&Edit> = edits.iter().collect();
-    order.sort_by_key(|edit| edit.span.start);
-    let added: usize = edits.iter().map(|edit| edit.text.len()).sum();
-    let mut out = Vec::with_capacity(body.len() + added);
-    let mut at = 0;
-    for edit in order {
-        let fits = edit.span.start <= edit.span.end && edit.span.end <= body.len();
-        let Some(kept) = body.get(at..edit.span.start).filter(|_| fits) else { continue };
-        out.extend_from_slice(kept);
-        out.extend_from_slice(&edit.text);
-        at = edit.span.end;
-    }
-    out.extend_from_slice(body.get(at..).unwrap_or_default());
-    out
 }
 
 impl RequestReading {
@@ -294,7 +267,7 @@ impl Reader {
                         return Ok::<(), Malformed>(());
                     }
                     let value = scanner.offset();
-                    match flag(scanner, "stream_options") {
+                    match flag(scanner, "stream_options.include_usage") {
                         Ok(Some(true)) => state = IncludeUsage::Asked,
                         Ok(_) => state = IncludeUsage::Refused(value..scanner.offset()),
                         Err(RequestError::Malformed(malformed)) => return Err(malformed),
@@ -325,10 +298,7 @@ impl Reader {
             (_, b"response_format" | b"text" | b"output_format" | b"output_config") if self.api != Api::Ranking => {
                 features.structured_output |= asks_for_schema(scanner)?;
             }
-            (
-                _,
-                b"guided_json" | b"guided_regex" | b"guided_choice" | b"guided_grammar" | b"structured_outputs",
-            ) => {
+            (_, b"guided_json" | b"guided_regex" | b"guided_choice" | b"guided_grammar" | b"structured_outputs") => {
                 features.structured_output |= scanner.peek()? != Kind::Null;
             }
             (Api::Chat | Api::Messages, b"messages")
@@ -363,57 +333,6 @@ fn asks_for_schema(scanner: &mut Scanner<'_>) -> Result<bool, Malformed> {
     Ok(asks)
 }
 
-/// Text found in messages, at any depth the scanner allows.
-#[derive(Default)]
-struct Prompt {
-    bytes: u64,
-    vision: bool,
-}
-
-impl Prompt {
-    fn value(&mut self, scanner: &mut Scanner<'_>) -> Result<(), Malformed> {
-        match scanner.peek()? {
-            Kind::String => {
-                if let Some(text) = scanner.text()? {
-                    self.text(text);
-                }
-                Ok(())
-            }
-            Kind::Number => {
-                self.bytes = self.bytes.saturating_add(BYTES_PER_TOKEN_ID);
-                scanner.skip()
-            }
-            Kind::Array => scanner.array(|scanner| self.value(scanner)),
-            Kind::Object => scanner.object(|scanner, key| self.member(scanner, key.name(&mut name_buffer()))),
-            Kind::Bool | Kind::Null => scanner.skip(),
-        }
-    }
-
-    /// One member of a message, of a part of it, or of a tool call in it.
-    fn member(&mut self, scanner: &mut Scanner<'_>, key: &[u8]) -> Result<(), Malformed> {
-        match key {
-            b"content" | b"text" | b"arguments" | b"thinking" | b"reasoning" | b"reasoning_content" | b"tool_calls"
-            | b"function" | b"function_call" | b"name" | b"output" | b"partial_json" => self.value(scanner),
-            b"image_url" | b"video_url" => {
-                self.vision = true;
-                scanner.skip()
-            }
-            b"type" => {
-                let kind = scanner.text()?;
-                self.vision |= kind.is_some_and(|kind| matches!(kind.raw(), b"image" | b"input_image"));
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn text(&mut self, text: Text<'_>) {
-        if !text.raw().starts_with(b"data:") {
-            self.bytes = self.bytes.saturating_add(text.unescaped_len() as u64);
-        }
-    }
-}
-
 fn flag(scanner: &mut Scanner<'_>, param: &'static str) -> Result<Option<bool>, RequestError> {
     let kind = scanner.peek()?;
     let flag = scanner.flag()?;
@@ -431,3 +350,6 @@ fn count(scanner: &mut Scanner<'_>, param: &'static str) -> Result<Option<u64>, 
     }
     Err(RequestError::WrongType { param, expected: "a whole number" })
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,10 @@
 //! exactly what RFC 8259 accepts, with two tolerances that the data path wants: bytes above 0x7F are not checked to be
 //! UTF-8, and a lone surrogate escape reads as U+FFFD, because a model may stop in the middle of a character.
 
+mod text;
+
+pub use text::{NameBuffer, Text, name_buffer, push_string};
+
 /// The text is not JSON, from this byte on. Carries no content: it may be logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("malformed JSON at byte {at}")]
@@ -126,7 +130,11 @@ impl<'a> Scanner<'a> {
         member: impl FnMut(&mut Self, Text<'a>) -> Result<(), E>,
     ) -> Result<bool, E> {
         let is_object = self.peek()? == Kind::Object;
-        if is_object { self.object(member)? } else { self.skip()? }
+        if is_object {
+            self.object(member)?
+        } else {
+            self.skip()?
+        }
         Ok(is_object)
     }
 
@@ -136,7 +144,11 @@ impl<'a> Scanner<'a> {
         element: impl FnMut(&mut Self) -> Result<(), E>,
     ) -> Result<bool, E> {
         let is_array = self.peek()? == Kind::Array;
-        if is_array { self.array(element)? } else { self.skip()? }
+        if is_array {
+            self.array(element)?
+        } else {
+            self.skip()?
+        }
         Ok(is_array)
     }
 
@@ -302,7 +314,7 @@ impl<'a> Scanner<'a> {
                 Some(b'"') => {
                     let raw = self.bytes.get(start..self.at).unwrap_or_default();
                     self.at += 1;
-                    return Ok(Text { raw, escaped });
+                    return Ok(Text::new(raw, escaped));
                 }
                 Some(b'\\') => {
                     escaped = true;
@@ -396,15 +408,19 @@ impl<'a> Scanner<'a> {
 fn special_bytes(word: u64) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const TOPS: u64 = 0x8080_8080_8080_8080;
-    let quote = word ^ (ONES * b'"' as u64);
-    let backslash = word ^ (ONES * b'\\' as u64);
+    let quote = word ^ (ONES * u64::from(b'"'));
+    let backslash = word ^ (ONES * u64::from(b'\\'));
     let zero = |bytes: u64| bytes.wrapping_sub(ONES) & !bytes;
     let control = word.wrapping_sub(ONES * 0x20) & !word;
     (zero(quote) | zero(backslash) | control) & TOPS
 }
 
 /// A whole number in decimal, also where it was written `12.0`.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked: whole, and a float holds it exactly")]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "checked: whole, and a float holds it exactly"
+)]
 fn whole_number(digits: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(digits).ok()?;
     if let Ok(number) = text.parse() {
@@ -413,147 +429,5 @@ fn whole_number(digits: &[u8]) -> Option<u64> {
     text.parse::<f64>().ok().filter(|n| (0.0..9.0e15).contains(n) && n.fract() == 0.0).map(|n| n as u64)
 }
 
-/// A string of the scanned text, still as it was written.
-#[derive(Debug, Clone, Copy)]
-pub struct Text<'a> {
-    raw: &'a [u8],
-    escaped: bool,
-}
-
-/// Room for every key and every word that is compared.
-pub type NameBuffer = [u8; 48];
-
-/// A buffer for [`Text::name`].
-#[inline]
-#[must_use]
-pub fn name_buffer() -> NameBuffer {
-    [0; 48]
-}
-
-impl<'a> Text<'a> {
-    /// Whether there is no character at all.
-    #[inline]
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.raw.is_empty()
-    }
-
-    /// The bytes between the quotes, as written.
-    #[must_use]
-    pub fn raw(&self) -> &'a [u8] {
-        self.raw
-    }
-
-    /// The text, unescaped into `buffer` where needed; empty when it is escaped and longer than the buffer.
-    #[inline]
-    #[must_use]
-    pub fn name<'b>(&self, buffer: &'b mut NameBuffer) -> &'b [u8]
-    where
-        'a: 'b,
-    {
-        if self.escaped { self.unescape_into(buffer) } else { self.raw }
-    }
-
-    /// The text as a string; what is not UTF-8 is replaced.
-    #[must_use]
-    pub fn to_owned_string(&self) -> String {
-        if !self.escaped {
-            return String::from_utf8_lossy(self.raw).into_owned();
-        }
-        let mut bytes = Vec::with_capacity(self.raw.len());
-        self.unescape(|part| bytes.extend_from_slice(part));
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-
-    /// Bytes of the text in UTF-8, unescaped.
-    #[must_use]
-    pub fn unescaped_len(&self) -> usize {
-        if !self.escaped {
-            return self.raw.len();
-        }
-        let mut len = 0;
-        self.unescape(|part| len += part.len());
-        len
-    }
-
-    fn unescape_into<'b>(&self, buffer: &'b mut NameBuffer) -> &'b [u8] {
-        let mut len = 0;
-        let mut fits = true;
-        self.unescape(|part| match buffer.get_mut(len..len + part.len()) {
-            Some(place) => {
-                place.copy_from_slice(part);
-                len += part.len();
-            }
-            None => fits = false,
-        });
-        buffer.get(..len).filter(|_| fits).unwrap_or_default()
-    }
-
-    /// Feeds the text piece by piece. The form was checked when it was scanned.
-    fn unescape(&self, mut sink: impl FnMut(&[u8])) {
-        let mut rest = self.raw;
-        while let Some(at) = memchr::memchr(b'\\', rest) {
-            let (plain, escape) = rest.split_at(at);
-            if !plain.is_empty() {
-                sink(plain);
-            }
-            let (character, len) = unescape_one(escape);
-            sink(character.encode_utf8(&mut [0; 4]).as_bytes());
-            rest = escape.get(len..).unwrap_or_default();
-        }
-        if !rest.is_empty() {
-            sink(rest);
-        }
-    }
-}
-
-/// The character of the escape at the front of `bytes`, and how many bytes it takes.
-fn unescape_one(bytes: &[u8]) -> (char, usize) {
-    let simple = match bytes.get(1) {
-        Some(b'b') => '\u{8}',
-        Some(b'f') => '\u{c}',
-        Some(b'n') => '\n',
-        Some(b'r') => '\r',
-        Some(b't') => '\t',
-        Some(b'u') => return unescape_unicode(bytes),
-        Some(&other) => char::from(other),
-        None => return (char::REPLACEMENT_CHARACTER, 1),
-    };
-    (simple, 2)
-}
-
-fn unescape_unicode(bytes: &[u8]) -> (char, usize) {
-    let unit = |at: usize| {
-        let escape = bytes.get(at..at + 6).filter(|escape| escape.starts_with(b"\\u"))?;
-        u32::from_str_radix(std::str::from_utf8(escape.get(2..)?).ok()?, 16).ok()
-    };
-    let high = unit(0).unwrap_or(0xFFFD);
-    if (0xD800..0xDC00).contains(&high)
-        && let Some(low @ 0xDC00..0xE000) = unit(6)
-    {
-        let code = 0x1_0000 + ((high - 0xD800) << 10) + (low - 0xDC00);
-        return (char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER), 12);
-    }
-    (char::from_u32(high).unwrap_or(char::REPLACEMENT_CHARACTER), 6)
-}
-
-/// Appends `text` as a JSON string, quotes included.
-pub fn push_string(out: &mut Vec<u8>, text: &str) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    out.push(b'"');
-    for &byte in text.as_bytes() {
-        match byte {
-            b'"' | b'\\' => out.extend([b'\\', byte]),
-            b'\n' => out.extend(b"\\n"),
-            b'\r' => out.extend(b"\\r"),
-            b'\t' => out.extend(b"\\t"),
-            0..0x20 => {
-                let digit = |nibble: u8| HEX.get(usize::from(nibble)).copied().unwrap_or(b'0');
-                out.extend(b"\\u00");
-                out.extend([digit(byte >> 4), digit(byte & 15)]);
-            }
-            _ => out.push(byte),
-        }
-    }
-    out.push(b'"');
-}
+#[cfg(test)]
+mod tests;

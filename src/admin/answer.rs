@@ -1,0 +1,214 @@
+//! One request, one answer.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use serde::Serialize;
+use serde_json::json;
+
+use super::endpoint::{Endpoint, LISTED, parameter};
+use super::guard::{self, Refusal};
+use super::view::{self, BackendView, DecisionView, Ready, Requests, RouteView, WantedLevel};
+use super::{ReloadOutcome, Services, config_view};
+use crate::telemetry::logs;
+
+/// Largest request body.
+const BODY_BYTES: usize = 4 << 10;
+/// For a request body to arrive.
+const BODY_DEADLINE: Duration = Duration::from_secs(5);
+/// How many entries of a list are shown unless `limit` says otherwise.
+const LIST: usize = 100;
+const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+const PLAIN: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+
+type Answer = Response<Full<Bytes>>;
+
+/// Answers one request that came in on the address `local`.
+pub(super) async fn answer(services: &Services, local: SocketAddr, request: Request<Incoming>) -> Answer {
+    let Some(endpoint) = Endpoint::of(request.uri().path()) else {
+        return error(StatusCode::NOT_FOUND, "not_found", "there is nothing here; `/` lists what there is");
+    };
+    let fleet = (services.fleet)();
+    let admin = &fleet.settings().admin;
+    if let Err(refusal) = guard::check(admin, local, &endpoint, request.method(), request.headers()) {
+        return refused(refusal);
+    }
+    if !endpoint.allows(request.method()) {
+        let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "see the Allow header");
+        answer.headers_mut().insert(ALLOW, HeaderValue::from_static(endpoint.allow()));
+        return answer;
+    }
+    match endpoint {
+        Endpoint::Reload => reload(services).await,
+        Endpoint::Drain => drain(services),
+        Endpoint::DrainBackend(name) => drain_backend(services, &name, true),
+        Endpoint::UndrainBackend(name) => drain_backend(services, &name, false),
+        Endpoint::LogLevel => log_level(request).await,
+        shown => show(services, &shown, request.uri().query()),
+    }
+}
+
+/// What is only looked at.
+fn show(services: &Services, endpoint: &Endpoint, query: Option<&str>) -> Answer {
+    let fleet = (services.fleet)();
+    let now = services.clock.now();
+    let limit = parameter(query, "limit").and_then(|limit| limit.parse().ok()).unwrap_or(LIST);
+    match endpoint {
+        Endpoint::Metrics => {
+            let page = services.telemetry.metrics().render(&view::live_figures(services, &fleet));
+            with_body(StatusCode::OK, PROMETHEUS_TEXT, page)
+        }
+        Endpoint::Healthz => with_body(StatusCode::OK, PLAIN, "ok\n"),
+        Endpoint::Readyz => ready(services, parameter(query, "verbose").is_some()),
+        Endpoint::Backends => {
+            let views: Vec<_> = fleet.backends().iter().map(|one| BackendView::new(one, now)).collect();
+            shown(&json!({ "backends": views }))
+        }
+        Endpoint::Routes => {
+            let figures = services.telemetry.metrics().objectives(now);
+            let view = |route: &Arc<_>| RouteView::new(route, &fleet, &figures, now);
+            shown(&json!({ "routes": fleet.routes().iter().map(view).collect::<Vec<_>>() }))
+        }
+        Endpoint::Decisions => {
+            let newest = fleet.decisions().into_iter().rev().take(limit);
+            let views: Vec<_> = newest.map(|decision| DecisionView::new(&decision, services)).collect();
+            shown(&json!({ "decisions": views }))
+        }
+        Endpoint::Requests => requests(services, parameter(query, "id"), limit),
+        Endpoint::Config => shown(&config_view::config(fleet.settings())),
+        Endpoint::Version => shown(&json!({ "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION") })),
+        _ => index(),
+    }
+}
+
+fn ready(services: &Services, verbose: bool) -> Answer {
+    let readiness = (services.fleet)().readiness();
+    let draining = services.draining.load(Ordering::Relaxed);
+    let ready = readiness.ready && !draining;
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    if !verbose {
+        return with_body(status, PLAIN, if ready { "ready\n" } else { "not ready\n" });
+    }
+    let mut reasons = readiness.reasons;
+    if draining {
+        reasons.insert(0, "headway is draining".to_owned());
+    }
+    as_json(status, &Ready { ready, draining, reasons })
+}
+
+fn requests(services: &Services, id: Option<&str>, limit: usize) -> Answer {
+    let recent = services.telemetry.recent();
+    let records = match id {
+        Some(id) => recent.find(id).into_iter().collect(),
+        None => recent.newest(limit),
+    };
+    shown(&Requests { requests: records.iter().filter_map(|record| view::request(record)).collect() })
+}
+
+async fn reload(services: &Services) -> Answer {
+    let reload = Arc::clone(&services.reload);
+    match tokio::task::spawn_blocking(move || reload()).await {
+        Ok(ReloadOutcome::Applied { notes }) => shown(&json!({ "reloaded": true, "notes": notes })),
+        Ok(ReloadOutcome::Refused { errors }) => {
+            let message = "the configuration is not valid; the old one goes on";
+            let body = json!({ "error": { "code": "invalid_configuration", "message": message, "details": errors } });
+            as_json(StatusCode::UNPROCESSABLE_ENTITY, &body)
+        }
+        Err(_panicked) => error(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "the reload failed"),
+    }
+}
+
+fn drain(services: &Services) -> Answer {
+    tracing::info!("drain asked for on the admin port");
+    (services.drain)();
+    as_json(StatusCode::ACCEPTED, &json!({ "draining": true }))
+}
+
+fn drain_backend(services: &Services, name: &str, drain: bool) -> Answer {
+    let fleet = (services.fleet)();
+    let Some(backend) = fleet.backends().iter().find(|backend| &**backend.name() == name) else {
+        return error(StatusCode::NOT_FOUND, "no_such_backend", "no backend of that name; see /api/v1/backends");
+    };
+    tracing::info!(backend = %backend.name(), drain, "backend drain changed on the admin port");
+    if drain {
+        backend.drain();
+    } else {
+        backend.undrain();
+    }
+    shown(&BackendView::new(backend, services.clock.now()))
+}
+
+async fn log_level(request: Request<Incoming>) -> Answer {
+    let body = Limited::new(request.into_body(), BODY_BYTES).collect();
+    let body = tokio::time::timeout(BODY_DEADLINE, body).await;
+    let wanted = body.ok().and_then(Result::ok).and_then(|body| {
+        let wanted: WantedLevel = serde_json::from_slice(&body.to_bytes()).ok()?;
+        config_view::level_of(&wanted.level)
+    });
+    let Some(level) = wanted else {
+        let message = "send {\"level\": \"info\"}, with one of error, warn, info, debug, trace";
+        return error(StatusCode::BAD_REQUEST, "invalid_level", message);
+    };
+    logs::set_level(level);
+    tracing::info!(level = config_view::level_name(level), "log level changed on the admin port");
+    shown(&json!({ "level": config_view::level_name(level) }))
+}
+
+fn index() -> Answer {
+    let row = |&(method, path, what): &(&str, &str, &str)| {
+        let name = format!("{method} {path}");
+        let name = if method == "GET" { format!("<a href=\"{path}\">{name}</a>") } else { name };
+        format!("<tr><td><code>{name}</code></td><td>{what}</td></tr>\n")
+    };
+    let rows: String = LISTED.iter().map(row).collect();
+    let page = format!(
+        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>headway</title>\n\
+         <h1>headway {}</h1>\n<table>\n{rows}</table>\n</html>\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    let mut answer = with_body(StatusCode::OK, "text/html; charset=utf-8", page);
+    answer
+        .headers_mut()
+        .insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
+    answer
+}
+
+fn refused(refusal: Refusal) -> Answer {
+    let mut answer = error(refusal.status, refusal.code, refusal.message);
+    if refusal.status == StatusCode::UNAUTHORIZED {
+        answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    answer
+}
+
+fn error(status: StatusCode, code: &str, message: &str) -> Answer {
+    as_json(status, &json!({ "error": { "code": code, "message": message } }))
+}
+
+fn shown(value: &impl Serialize) -> Answer {
+    as_json(StatusCode::OK, value)
+}
+
+fn as_json(status: StatusCode, value: &impl Serialize) -> Answer {
+    let mut text = serde_json::to_vec(value).unwrap_or_default();
+    text.push(b'\n');
+    with_body(status, JSON, text)
+}
+
+fn with_body(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    answer
+}

@@ -1,0 +1,216 @@
+//! The effective configuration, defaults filled in, for people to look at. Secrets are named, never shown.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::settings::{
+    AccessLog, Admin, Backend, BackendUrl, ClientSlo, Commit, Credential, Features, Level, Limits, Listener, Retry,
+    Route, Settings, Telemetry, Timeouts,
+};
+use crate::route::price::Price;
+use crate::units::{format_duration, format_size};
+
+/// What stands in place of a secret.
+const REDACTED: &str = "[redacted]";
+
+/// The settings in the words of the file.
+#[must_use]
+pub fn dump(settings: &Settings) -> Value {
+    without_nulls(json!({
+        "listeners": settings.listeners.iter().map(listener).collect::<Vec<_>>(),
+        "trusted_proxies": settings.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "limits": limits(&settings.limits),
+        "shutdown": {
+            "pre_drain": duration(settings.shutdown.pre_drain),
+            "drain": duration(settings.shutdown.drain),
+        },
+        "threads": settings.threads,
+        "admin": admin(&settings.admin),
+        "telemetry": telemetry(&settings.telemetry),
+        "backends": settings.backends.iter().map(|backend| self::backend(backend)).collect::<Vec<_>>(),
+        "routes": settings.routes.iter().map(|route| self::route(route, settings)).collect::<Vec<_>>(),
+    }))
+}
+
+fn duration(duration: Duration) -> Value {
+    format_duration(duration).into()
+}
+
+fn listener(listener: &Listener) -> Value {
+    json!({
+        "address": listener.address.to_string(),
+        "tls": listener.tls.as_ref().map(|tls| json!({
+            "certificate": tls.certificate,
+            "key": tls.key,
+            "client_ca": tls.client_ca,
+        })),
+        "h2c": listener.h2c,
+    })
+}
+
+fn limits(limits: &Limits) -> Value {
+    json!({
+        "body": format_size(limits.body),
+        "header": format_size(limits.header),
+        "headers": limits.headers,
+        "header_deadline": duration(limits.header_deadline),
+        "body_idle": duration(limits.body_idle),
+        "connections": limits.connections,
+        "write_idle": duration(limits.write_idle),
+        "memory": format_size(limits.memory),
+    })
+}
+
+fn admin(admin: &Admin) -> Value {
+    json!({
+        "address": admin.address.to_string(),
+        "token": admin.token.as_ref().map(|_| REDACTED),
+        "open_metrics": admin.open_metrics,
+    })
+}
+
+fn telemetry(telemetry: &Telemetry) -> Value {
+    let path = telemetry.access_log.as_ref().map(|log| match log {
+        AccessLog::Stdout => json!("stdout"),
+        AccessLog::File(path) => json!(path),
+    });
+    let level = match telemetry.level {
+        Level::Error => "error",
+        Level::Warn => "warn",
+        Level::Info => "info",
+        Level::Debug => "debug",
+        Level::Trace => "trace",
+    };
+    json!({
+        "access_log": path.map(|path| json!({ "format": "json", "path": path })),
+        "log": { "level": level },
+    })
+}
+
+fn backend(backend: &Backend) -> Value {
+    let tls = &backend.tls;
+    let identity = tls.identity.as_ref();
+    let api_key = matches!(backend.credential, Credential::ApiKey(_)).then_some(REDACTED);
+    json!({
+        "name": &*backend.name,
+        "url": url(&backend.url),
+        "tls": {
+            "ca": tls.ca,
+            "certificate": identity.map(|(certificate, _)| certificate),
+            "key": identity.map(|(_, key)| key),
+            "server_name": tls.server_name.as_deref(),
+        },
+        "http2": backend.http2,
+        "profile": backend.profile.as_deref(),
+        "models": backend.models.as_ref().map(|models| models.iter().map(|model| &*model.0).collect::<Vec<_>>()),
+        "rename": backend.rename.iter().map(|(alias, to)| (alias.to_string(), json!(&**to))).collect::<Map<_, _>>(),
+        "price": backend.price.map(price),
+        "max_in_flight": backend.max_in_flight,
+        "context_length": backend.context_length,
+        "features": features(backend.features),
+        "api_key": api_key,
+        "forward_authorization": matches!(backend.credential, Credential::ForwardClient),
+        "health": { "path": backend.health.path.as_deref(), "interval": duration(backend.health.interval) },
+    })
+}
+
+fn url(url: &BackendUrl) -> String {
+    let scheme = if url.https { "https" } else { "http" };
+    format!("{scheme}://{}{}", url.authority(), url.base_path)
+}
+
+fn price(price: Price) -> Value {
+    match price {
+        Price::PerGpuHour { per_gpu_hour, gpus } => json!({ "per_gpu_hour": per_gpu_hour, "gpus": gpus }),
+        Price::PerToken { input_per_mtok, cached_input_per_mtok, output_per_mtok } => json!({
+            "input_per_mtok": input_per_mtok,
+            "cached_input_per_mtok": cached_input_per_mtok,
+            "output_per_mtok": output_per_mtok,
+        }),
+    }
+}
+
+fn features(features: Features) -> Vec<&'static str> {
+    let Features { tools, vision, structured_output } = features;
+    let all = [(tools, "tools"), (vision, "vision"), (structured_output, "structured_output")];
+    all.into_iter().filter_map(|(has, name)| has.then_some(name)).collect()
+}
+
+fn route(route: &Route, settings: &Settings) -> Value {
+    let name = |index: usize| settings.backends.get(index).map(|backend| &*backend.name);
+    let backend = |&(index, weight): &(usize, u32)| json!({ "name": name(index), "weight": weight });
+    let texts = |texts: &[std::sync::Arc<str>]| texts.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let headers = route.matches.headers.iter();
+    json!({
+        "name": &*route.name,
+        "match": {
+            "models": route.matches.models.iter().map(|model| &*model.0).collect::<Vec<_>>(),
+            "paths": texts(&route.matches.paths),
+            "headers": headers.map(|(name, value)| (name.to_string(), json!(&**value))).collect::<Map<_, _>>(),
+        },
+        "backends": route.backends.iter().map(backend).collect::<Vec<_>>(),
+        "slo": slo(route),
+        "policy": route.policy.as_str(),
+        "timeouts": timeouts(&route.timeouts),
+        "retry": retry(&route.retry),
+        "commit": match route.commit {
+            Commit::FirstToken => "first_token",
+            Commit::Headers => "headers",
+        },
+        "expose": route.expose,
+        "client_slo": match route.client_slo {
+            ClientSlo::Ignore => "ignore",
+            ClientSlo::Tighten { .. } => "tighten",
+        },
+        "client_slo_floor": match route.client_slo {
+            ClientSlo::Ignore => Value::Null,
+            ClientSlo::Tighten { ttft_floor, itl_floor } => {
+                json!({ "ttft": duration(ttft_floor), "itl": duration(itl_floor) })
+            }
+        },
+    })
+}
+
+fn slo(route: &Route) -> Value {
+    let mut slo: Map<String, Value> = route
+        .objectives
+        .iter()
+        .map(|objective| {
+            let promise = json!({ objective.quantile.to_string(): duration(objective.threshold) });
+            (objective.latency.as_str().to_owned(), promise)
+        })
+        .collect();
+    slo.insert("window".to_owned(), duration(route.window));
+    slo.insert("budget_period".to_owned(), duration(route.budget_period));
+    Value::Object(slo)
+}
+
+fn timeouts(timeouts: &Timeouts) -> Value {
+    json!({
+        "connect": duration(timeouts.connect),
+        "first_token": duration(timeouts.first_token),
+        "idle": duration(timeouts.idle),
+        "total": duration(timeouts.total),
+    })
+}
+
+fn retry(retry: &Retry) -> Value {
+    json!({
+        "attempts": retry.attempts,
+        "budget": retry.budget,
+        "causes": retry.causes.iter().map(|cause| cause.as_str()).collect::<Vec<_>>(),
+    })
+}
+
+/// What is not set is left out.
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let kept = fields.into_iter().filter(|(_, value)| !value.is_null());
+            Value::Object(kept.map(|(name, value)| (name, without_nulls(value))).collect())
+        }
+        Value::Array(items) => items.into_iter().map(without_nulls).collect(),
+        other => other,
+    }
+}

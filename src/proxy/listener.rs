@@ -1,0 +1,244 @@
+//! Our own accept loop: binds, bounds the number of connections, speaks TLS, and hands each connection to pingora.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use pingora_core::apps::{HttpServerOptions, ServerApp};
+use pingora_core::listeners::tls::Acceptor;
+use pingora_core::protocols::Stream;
+use pingora_core::server::configuration::ServerConf;
+use pingora_proxy::{HttpProxy, http_proxy};
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ServerConfig, WebPkiClientVerifier};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
+
+use super::Proxy;
+use super::lifecycle::turned;
+use super::service::{ACCEPT_PAUSE, Service};
+use super::stream::{ClientStream, Plain};
+use crate::config::settings::{Listener, ListenerTls, Settings};
+
+/// Why a listener cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The address is taken, or not ours.
+    #[error("cannot listen on {address}: {error}")]
+    Bind {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        error: io::Error,
+    },
+    /// Its certificate or key cannot be used.
+    #[error("{file}: {problem}")]
+    Tls {
+        /// Which file.
+        file: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// The data listeners, bound and not yet accepting.
+pub struct Listeners {
+    bound: Vec<Bound>,
+    addresses: Vec<SocketAddr>,
+}
+
+struct Bound {
+    tcp: TcpListener,
+    tls: Option<Acceptor>,
+    h2c: bool,
+}
+
+impl Listeners {
+    /// Binds every listener of the settings, or none.
+    ///
+    /// # Errors
+    /// Names the address or the file that cannot be used.
+    pub async fn bind(settings: &Settings) -> Result<Self, BindError> {
+        let mut bound = Vec::with_capacity(settings.listeners.len());
+        let mut addresses = Vec::with_capacity(settings.listeners.len());
+        for listener in &settings.listeners {
+            let one = bind(listener).await?;
+            let failed = |error| BindError::Bind { address: listener.address, error };
+            addresses.push(one.tcp.local_addr().map_err(failed)?);
+            bound.push(one);
+        }
+        Ok(Self { bound, addresses })
+    }
+
+    /// The addresses, with the ports that the system chose.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Accepts until the proxy's life closes; returns when the last listener has stopped. Connections go on until
+    /// their exchanges have ended.
+    pub async fn run(self, proxy: Arc<Proxy>) {
+        let open = Arc::new(Open::default());
+        let accepting: Vec<_> = self
+            .bound
+            .into_iter()
+            .map(|one| tokio::spawn(accept(one, Arc::clone(&proxy), Arc::clone(&open))))
+            .collect();
+        for one in accepting {
+            let _ = one.await;
+        }
+    }
+}
+
+async fn bind(listener: &Listener) -> Result<Bound, BindError> {
+    let tls = listener.tls.as_ref().map(acceptor).transpose()?;
+    let tcp = TcpListener::bind(listener.address)
+        .await
+        .map_err(|error| BindError::Bind { address: listener.address, error })?;
+    Ok(Bound { tcp, tls, h2c: listener.h2c })
+}
+
+/// Connections that are open, over all listeners.
+#[derive(Debug, Default)]
+struct Open {
+    count: AtomicUsize,
+    closed: Notify,
+}
+
+/// One open connection; released by `Drop`.
+struct Connection(Arc<Open>);
+
+impl Open {
+    fn enter(self: &Arc<Self>) -> Connection {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        Connection(Arc::clone(self))
+    }
+
+    /// Waits until another connection may be taken; those that wait stay in the kernel's queue.
+    async fn room(&self, proxy: &Proxy) {
+        loop {
+            let closed = self.closed.notified();
+            if self.count.load(Ordering::Relaxed) < proxy.fleet.load().settings().limits.connections {
+                return;
+            }
+            closed.await;
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::Relaxed);
+        self.0.closed.notify_one();
+    }
+}
+
+async fn accept(bound: Bound, proxy: Arc<Proxy>, open: Arc<Open>) {
+    let Bound { tcp, tls, h2c } = bound;
+    let app = application(&proxy, h2c);
+    let tls = tls.map(Arc::new);
+    let closing = proxy.lifecycle.closing();
+    let mut closed = closing.clone();
+    loop {
+        let accepted = tokio::select! {
+            () = turned(&mut closed) => break,
+            accepted = async { open.room(&proxy).await; tcp.accept().await } => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let connection = open.enter();
+                let (app, tls, proxy, closing) = (Arc::clone(&app), tls.clone(), Arc::clone(&proxy), closing.clone());
+                tokio::spawn(async move {
+                    serve(stream, tls.as_deref(), &app, &proxy, &closing).await;
+                    drop(connection);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    // Connections that wait for a next request are closed; those that serve one close after it.
+    app.cleanup().await;
+}
+
+fn application(proxy: &Arc<Proxy>, h2c: bool) -> Arc<HttpProxy<Service>> {
+    let conf = Arc::new(ServerConf { max_retries: 1, ..ServerConf::default() });
+    let mut app = http_proxy(&conf, Service(Arc::clone(proxy)));
+    let mut options = HttpServerOptions::default();
+    options.h2c = h2c;
+    app.server_options = Some(options);
+    Arc::new(app)
+}
+
+async fn serve(
+    tcp: TcpStream,
+    tls: Option<&Acceptor>,
+    app: &Arc<HttpProxy<Service>>,
+    proxy: &Proxy,
+    closing: &watch::Receiver<bool>,
+) {
+    let _ = tcp.set_nodelay(true);
+    let within = proxy.fleet.load().settings().limits.header_deadline;
+    let plain = Plain::new(tcp);
+    let stream: Stream = match tls {
+        None => Box::new(ClientStream::new(plain, within)),
+        Some(acceptor) => match tokio::time::timeout(within, acceptor.tls_handshake(plain)).await {
+            Ok(Ok(tls)) => Box::new(ClientStream::new(tls, within)),
+            Ok(Err(_)) | Err(_) => return,
+        },
+    };
+    app.process_new(stream, closing).await;
+}
+
+fn acceptor(tls: &ListenerTls) -> Result<Acceptor, BindError> {
+    let certificates = certificates(&tls.certificate)?;
+    let key = PrivateKeyDer::from_pem_slice(&read(&tls.key)?).map_err(|error| problem(&tls.key, &error))?;
+    let builder = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| problem(&tls.certificate, &error))?;
+    let builder = match &tls.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(file) => builder.with_client_cert_verifier(
+            WebPkiClientVerifier::builder_with_provider(
+                Arc::new(roots(file)?),
+                Arc::new(rustls::crypto::ring::default_provider()),
+            )
+            .build()
+            .map_err(|error| problem(file, &error))?,
+        ),
+    };
+    let mut config = builder.with_single_cert(certificates, key).map_err(|error| problem(&tls.key, &error))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Acceptor::from_server_config(Arc::new(config)))
+}
+
+fn roots(file: &Path) -> Result<RootCertStore, BindError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(file)? {
+        roots.add(certificate).map_err(|error| problem(file, &error))?;
+    }
+    Ok(roots)
+}
+
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, BindError> {
+    let pem = read(file)?;
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let all = all.map_err(|error| problem(file, &error))?;
+    if all.is_empty() { Err(problem(file, &"it holds no certificate")) } else { Ok(all) }
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, BindError> {
+    fs::read(file).map_err(|error| problem(file, &error))
+}
+
+fn problem(file: &Path, problem: &dyn std::fmt::Display) -> BindError {
+    BindError::Tls { file: file.display().to_string(), problem: problem.to_string() }
+}

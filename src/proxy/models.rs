@@ -1,0 +1,45 @@
+//! `GET /v1/models`: the union of what the caller's routes serve.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Method;
+use pingora_core::protocols::http::server::Session;
+use pingora_http::ResponseHeader;
+
+use super::exchange::Exchange;
+use super::inference::Downstream;
+use crate::measure::outcome::Outcome;
+
+/// Answers with OpenAI's list of models.
+pub(super) async fn serve(session: &mut Session, mut exchange: Exchange) -> Downstream {
+    let headers = session.req_header().headers.clone();
+    let field = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let models = exchange.fleet.models(field);
+    let body = Bytes::from(list(&models));
+    let length = body.len() as u64;
+    exchange.note(|record| (record.status, record.bytes_out) = (200, length));
+    let sent = write(session, &exchange.request_id(), body).await;
+    exchange.finish(if sent.is_ok() { Outcome::Complete } else { Outcome::ClientCancelled });
+    if sent.is_ok() { Downstream::Reusable } else { Downstream::Close }
+}
+
+async fn write(session: &mut Session, request_id: &str, body: Bytes) -> pingora_core::Result<()> {
+    let mut head = ResponseHeader::build(200, Some(4))?;
+    head.insert_header("content-type", "application/json")?;
+    head.insert_header("content-length", body.len().to_string())?;
+    head.insert_header("x-request-id", request_id)?;
+    session.write_response_header(Box::new(head)).await?;
+    if session.req_header().method != Method::HEAD {
+        session.write_response_body(body, true).await?;
+    }
+    session.finish_body().await
+}
+
+fn list(models: &[Arc<str>]) -> Vec<u8> {
+    let data: Vec<_> = models
+        .iter()
+        .map(|id| serde_json::json!({ "id": &**id, "object": "model", "created": 0, "owned_by": "headway" }))
+        .collect();
+    serde_json::json!({ "object": "list", "data": data }).to_string().into_bytes()
+}

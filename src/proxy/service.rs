@@ -1,0 +1,178 @@
+//! pingora's hooks: which request takes which path, and what pingora itself must not do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::{Error, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+
+use super::Proxy;
+use super::exchange::Exchange;
+use super::inference::{self, Downstream};
+use super::inspect::{self, Plan};
+use super::panics::Caught;
+use super::refuse::Refusal;
+use super::stock::Stock;
+use super::{models, stream};
+
+/// How long an idle client connection is kept, in seconds.
+const KEEP_ALIVE: u64 = 75;
+
+/// Says, as an error, that the connection must be closed and that everything else is done.
+const CLOSE: ErrorType = ErrorType::new("headway closes this connection");
+
+/// headway as pingora's application.
+pub(super) struct Service(pub(super) Arc<Proxy>);
+
+/// What pingora carries from hook to hook; empty for requests that our own loop serves.
+#[derive(Default)]
+pub(super) struct Context {
+    stock: Option<Stock>,
+}
+
+/// What is to become of a request after our own code has seen it.
+enum Next {
+    /// The response is sent, or given up.
+    Over(Downstream),
+    /// pingora's stock proxy goes on.
+    Stock(Stock),
+}
+
+impl Service {
+    async fn handle(&self, session: &mut Session) -> Next {
+        let proxy = &self.0;
+        let now = proxy.clock.now();
+        session.set_keepalive(Some(KEEP_ALIVE));
+        let head = session.req_header();
+        let mut exchange = Exchange::new(proxy, proxy.ids.of(&head.headers), now);
+        let down = &mut session.downstream_session;
+        match inspect::plan(down.req_header(), &exchange.fleet.settings().limits) {
+            Ok(Plan::Inference { api, model }) => Next::Over(inference::serve(proxy, down, exchange, api, model).await),
+            Ok(Plan::Models) => Next::Over(models::serve(down, exchange).await),
+            Ok(Plan::Other) => match Stock::dispatch(&mut exchange, down.req_header(), now) {
+                Ok(dispatched) => Next::Stock(dispatched.with(exchange)),
+                Err(refusal) => Next::Over(refuse(down, exchange, &refusal).await),
+            },
+            Err(refusal) => Next::Over(refuse(down, exchange, &refusal).await),
+        }
+    }
+}
+
+async fn refuse(
+    session: &mut pingora_core::protocols::http::server::Session,
+    mut exchange: Exchange,
+    refusal: &Refusal,
+) -> Downstream {
+    exchange.note(|record| record.status = refusal.status);
+    // A body that was not read would be taken for the next request.
+    let no_body = session.is_body_empty();
+    let sent = inference::respond(session, &exchange.request_id(), refusal, no_body).await;
+    exchange.note(|record| record.bytes_out = sent.as_ref().copied().unwrap_or(0));
+    exchange.finish(refusal.outcome);
+    if sent.is_ok() && no_body { Downstream::Reusable } else { Downstream::Close }
+}
+
+#[async_trait]
+impl ProxyHttp for Service {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        Context::default()
+    }
+
+    async fn early_request_filter(&self, session: &mut Session, _: &mut Context) -> Result<()> {
+        if let Some(stream) = session.downstream_session.stream() {
+            stream::head_complete(stream);
+        }
+        Ok(())
+    }
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+        match Caught(Box::pin(self.handle(session))).await {
+            Ok(Next::Over(Downstream::Reusable)) => Ok(true),
+            Ok(Next::Over(Downstream::Close)) => Err(Error::new_in(CLOSE)),
+            Ok(Next::Stock(stock)) => {
+                ctx.stock = Some(stock);
+                Ok(false)
+            }
+            Err(_) => {
+                self.0.lifecycle.count_panic();
+                self.0.telemetry.metrics().panicked();
+                if session.response_written().is_none() {
+                    let _ = inference::respond(session, "", &Refusal::internal(), false).await;
+                }
+                Err(Error::new_in(CLOSE))
+            }
+        }
+    }
+
+    async fn upstream_peer(&self, _: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+        let stock = ctx.stock.as_ref().ok_or_else(|| Error::new_in(CLOSE))?;
+        Ok(Box::new(stock.peer().clone()))
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        upstream: &mut RequestHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        match &ctx.stock {
+            Some(stock) => stock.upstream_head(session, upstream),
+            None => Err(Error::new_in(CLOSE)),
+        }
+    }
+
+    async fn request_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        _: &mut Context,
+    ) -> Result<()> {
+        // An h2 request that ends in an empty DATA frame would reach an h1 backend with two terminators, the second of
+        // which spoils the connection's next request: https://github.com/cloudflare/pingora/issues/935.
+        if end_of_stream && body.as_ref().is_some_and(Bytes::is_empty) {
+            *body = None;
+        }
+        Ok(())
+    }
+
+    async fn response_filter(&self, _: &mut Session, head: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
+        match &ctx.stock {
+            Some(stock) => stock.downstream_head(head),
+            None => Ok(()),
+        }
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
+        let untold = error.etype() != &CLOSE && session.response_written().is_none();
+        let Some(stock) = ctx.stock.as_mut().filter(|_| untold) else {
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        };
+        let refusal = stock.failed(error);
+        let _ = inference::respond(session, &stock.request_id(), &refusal, false).await;
+        FailToProxy { error_code: refusal.status, can_reuse_downstream: false }
+    }
+
+    fn suppress_error_log(&self, _: &Session, _: &Context, _: &Error) -> bool {
+        // The access log says how every exchange ended, in one vocabulary; pingora's own lines would name paths.
+        true
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
+        if let Some(stock) = ctx.stock.take() {
+            stock.finish(session, error, self.0.clock.now());
+        }
+        if let Some(stream) = session.downstream_session.stream() {
+            stream::await_next_head(stream);
+        }
+    }
+}
+
+/// Pause after an accept that failed for want of descriptors or memory.
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -1,0 +1,60 @@
+//! The size of a prompt: bytes of text in messages, and whether there is more than text.
+
+use crate::wire::json::{Kind, Malformed, Scanner, Text, name_buffer};
+
+/// A prompt of token ids counts this many bytes for each, so that it weighs like text.
+const BYTES_PER_TOKEN_ID: u64 = 4;
+
+/// Text found in messages, at any depth the scanner allows.
+#[derive(Default)]
+pub(super) struct Prompt {
+    /// Bytes of text, unescaped; data URLs excluded.
+    pub(super) bytes: u64,
+    /// Whether there is an image or a video.
+    pub(super) vision: bool,
+}
+
+impl Prompt {
+    /// Reads a text, a list, a message or a part of one.
+    pub(super) fn value(&mut self, scanner: &mut Scanner<'_>) -> Result<(), Malformed> {
+        match scanner.peek()? {
+            Kind::String => {
+                if let Some(text) = scanner.text()? {
+                    self.text(text);
+                }
+                Ok(())
+            }
+            Kind::Number => {
+                self.bytes = self.bytes.saturating_add(BYTES_PER_TOKEN_ID);
+                scanner.skip()
+            }
+            Kind::Array => scanner.array(|scanner| self.value(scanner)),
+            Kind::Object => scanner.object(|scanner, key| self.member(scanner, key.name(&mut name_buffer()))),
+            Kind::Bool | Kind::Null => scanner.skip(),
+        }
+    }
+
+    /// One member of a message, of a part of it, or of a tool call in it.
+    fn member(&mut self, scanner: &mut Scanner<'_>, key: &[u8]) -> Result<(), Malformed> {
+        match key {
+            b"content" | b"text" | b"arguments" | b"thinking" | b"reasoning" | b"reasoning_content" | b"tool_calls"
+            | b"function" | b"function_call" | b"name" | b"output" | b"partial_json" => self.value(scanner),
+            b"image_url" | b"video_url" => {
+                self.vision = true;
+                scanner.skip()
+            }
+            b"type" => {
+                let kind = scanner.text()?;
+                self.vision |= kind.is_some_and(|kind| matches!(kind.raw(), b"image" | b"input_image"));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn text(&mut self, text: Text<'_>) {
+        if !text.raw().starts_with(b"data:") {
+            self.bytes = self.bytes.saturating_add(text.unescaped_len() as u64);
+        }
+    }
+}

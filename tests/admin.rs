@@ -1,0 +1,343 @@
+//! The admin listener over real sockets: what it answers, to whom, and what it never shows.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use headway::admin::{self, ReloadOutcome, Services};
+use headway::clock::{Clock, SystemClock};
+use headway::config::settings::{
+    Admin, Backend, BackendTls, BackendUrl, ClientSlo, Commit, Credential, Features, Health, Limits, Retry, Route,
+    RouteMatch, Settings, Shutdown, Telemetry as TelemetrySettings, Timeouts,
+};
+use headway::fleet::Fleet;
+use headway::measure::exchange::{Attempt, ExchangeRecord, Latencies, Phases};
+use headway::measure::objective::{Latency, Objective, Objectives, Verdicts};
+use headway::measure::outcome::{Blame, Outcome};
+use headway::route::policy::PolicyKind;
+use headway::telemetry::Telemetry;
+use headway::units::Quantile;
+use headway::wire::{Api, Usage};
+use tokio::sync::watch;
+
+const CANARY_KEY: &str = "canary-backend-key";
+const CANARY_TOKEN: &str = "canary-admin-token";
+
+/// A running admin listener, and what it was asked to do.
+struct Running {
+    address: SocketAddr,
+    fleet: Arc<Fleet>,
+    telemetry: Arc<Telemetry>,
+    draining: Arc<AtomicBool>,
+    drains: Arc<AtomicU32>,
+    outcome: Arc<Mutex<ReloadOutcome>>,
+    _shutdown: watch::Sender<bool>,
+}
+
+fn settings(token: Option<&str>, open_metrics: bool) -> Settings {
+    let ttft = Objective {
+        latency: Latency::TimeToFirstToken,
+        quantile: Quantile::P95,
+        threshold: Duration::from_millis(300),
+    };
+    let backend = Backend {
+        name: "h100".into(),
+        url: BackendUrl { https: false, host: "127.0.0.1".into(), port: 9, base_path: "".into() },
+        tls: BackendTls::default(),
+        http2: false,
+        profile: Some("vllm-h100-bf16-tp1-latency".into()),
+        models: None,
+        rename: Vec::new(),
+        price: None,
+        max_in_flight: Some(8),
+        context_length: None,
+        features: Features::default(),
+        credential: Credential::ApiKey(CANARY_KEY.into()),
+        health: Health::default(),
+    };
+    let route = Route {
+        name: "chat".into(),
+        matches: RouteMatch::default(),
+        backends: vec![(0, 1)],
+        objectives: Objectives { ttft: Some(ttft), ..Objectives::default() },
+        window: Duration::from_secs(300),
+        budget_period: Duration::from_secs(86_400),
+        policy: PolicyKind::default(),
+        timeouts: Timeouts::default(),
+        retry: Retry::default(),
+        commit: Commit::default(),
+        expose: false,
+        client_slo: ClientSlo::default(),
+    };
+    Settings {
+        listeners: Vec::new(),
+        limits: Limits::default(),
+        shutdown: Shutdown::default(),
+        threads: 1,
+        admin: Admin { address: ([127, 0, 0, 1], 0).into(), token: token.map(Into::into), open_metrics },
+        telemetry: TelemetrySettings::default(),
+        backends: vec![Arc::new(backend)],
+        routes: vec![Arc::new(route)],
+    }
+}
+
+fn exchange(request_id: &str) -> ExchangeRecord {
+    ExchangeRecord {
+        started: SystemTime::UNIX_EPOCH,
+        request_id: request_id.into(),
+        trace_id: None,
+        route: Some("chat".into()),
+        api: Some(Api::Chat),
+        model: None,
+        attempts: vec![Attempt {
+            backend: "h100".into(),
+            profile: None,
+            outcome: Outcome::Complete,
+            blame: Blame::Success,
+            duration: Duration::from_millis(900),
+            first_token: Some(Duration::from_millis(120)),
+        }],
+        status: 200,
+        outcome: Outcome::Complete,
+        stream: true,
+        choices: 1,
+        latencies: Latencies { first_token: Some(Duration::from_millis(123)), ..Latencies::default() },
+        gaps: None,
+        usage: Usage::default(),
+        finish_reason: None,
+        phases: Phases::default(),
+        bytes_in: 1,
+        bytes_out: 2,
+        decision: None,
+        verdicts: Verdicts { ttft: Some(true), ..Verdicts::default() },
+    }
+}
+
+fn start(settings: Settings) -> Running {
+    let telemetry = Arc::new(Telemetry::new(&settings).expect("no file to open"));
+    let fleet = Arc::new(Fleet::new(Arc::new(settings), SystemClock.now()).expect("no certificates"));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let (shutdown, receiver) = watch::channel(false);
+    let (draining, drains) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+    let outcome = Arc::new(Mutex::new(ReloadOutcome::Applied { notes: Vec::new() }));
+    let services = Services {
+        fleet: {
+            let fleet = Arc::clone(&fleet);
+            Arc::new(move || Arc::clone(&fleet))
+        },
+        telemetry: Arc::clone(&telemetry),
+        clock: Arc::new(SystemClock),
+        reload: {
+            let outcome = Arc::clone(&outcome);
+            Arc::new(move || outcome.lock().unwrap().clone())
+        },
+        drain: {
+            let drains = Arc::clone(&drains);
+            Arc::new(move || {
+                drains.fetch_add(1, Ordering::Relaxed);
+            })
+        },
+        draining: Arc::clone(&draining),
+    };
+    let _thread = admin::spawn(listener, services, receiver).expect("a thread");
+    Running { address, fleet, telemetry, draining, drains, outcome, _shutdown: shutdown }
+}
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+}
+
+impl Running {
+    /// Sends `METHOD PATH`, the fields and the body on a connection of its own.
+    fn ask(&self, request: &str, fields: &[&str], body: &str) -> Answer {
+        let mut text = format!("{request} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+        if !fields.iter().any(|field| field.starts_with("Host:")) {
+            text.push_str("Host: localhost\r\n");
+        }
+        fields.iter().for_each(|field| text.push_str(&format!("{field}\r\n")));
+        let mut stream = TcpStream::connect(self.address).expect("it listens");
+        stream.write_all(format!("{text}\r\n{body}").as_bytes()).expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        Answer { status, head: head.to_lowercase(), body: body.to_owned() }
+    }
+
+    fn get(&self, path: &str) -> Answer {
+        self.ask(&format!("GET {path}"), &[], "")
+    }
+}
+
+const BEARER: &str = "Authorization: Bearer canary-admin-token";
+const EVERY_PATH: [&str; 11] = [
+    "/",
+    "/metrics",
+    "/healthz",
+    "/readyz?verbose",
+    "/api/v1/backends",
+    "/api/v1/routes",
+    "/api/v1/decisions",
+    "/api/v1/requests",
+    "/api/v1/requests?id=a",
+    "/api/v1/config",
+    "/api/v1/version",
+];
+
+#[test]
+fn it_is_alive_but_not_ready_without_a_usable_backend() {
+    let running = start(settings(None, true));
+    assert_eq!(running.get("/healthz").status, 200);
+    assert_eq!(running.get("/readyz").status, 503);
+    let verbose = running.get("/readyz?verbose");
+    assert_eq!((verbose.status, &verbose.json()["ready"]), (503, &false.into()));
+    assert!(verbose.body.contains("h100"), "{}", verbose.body);
+    running.draining.store(true, Ordering::Relaxed);
+    assert!(running.get("/readyz?verbose").body.contains("headway is draining"));
+}
+
+#[test]
+fn exchanges_show_in_metrics_and_in_the_list_of_requests() {
+    let running = start(settings(None, true));
+    for id in ["a", "b"] {
+        running.telemetry.record(Arc::new(exchange(id)), SystemClock.now());
+    }
+    let page = running.get("/metrics");
+    assert!(page.head.contains("content-type: text/plain; version=0.0.4"), "{}", page.head);
+    let counted = "headway_requests_total{route=\"chat\",backend=\"h100\",api=\"chat\",outcome=\"complete\"} 2\n";
+    assert!(page.body.contains(counted), "{}", page.body);
+    assert!(page.body.contains("headway_backend_state{backend=\"h100\",state=\"unknown\"} 1\n"), "{}", page.body);
+    assert!(page.body.contains("headway_slo_attainment_ratio{route=\"chat\",latency=\"ttft\"} 1\n"), "{}", page.body);
+    let all = running.get("/api/v1/requests").json();
+    let ids: Vec<_> = all["requests"].as_array().expect("a list").iter().map(|one| one["request_id"].clone()).collect();
+    assert_eq!(ids, ["b", "a"], "newest first");
+    let one = running.get("/api/v1/requests?id=a").json();
+    assert_eq!((one["requests"].as_array().map(Vec::len), &one["requests"][0]["ttft_ms"]), (Some(1), &123.into()));
+    assert_eq!(running.get("/api/v1/requests?limit=1").json()["requests"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn head_is_get_without_the_body() {
+    let running = start(settings(None, true));
+    let head = running.ask("HEAD /api/v1/version", &[], "");
+    let length = format!("content-length: {}", running.get("/api/v1/version").body.len());
+    assert!((head.status, head.body.as_str()) == (200, "") && head.head.contains(&length), "{}", head.head);
+}
+
+#[test]
+fn errors_are_json_and_say_what_is_allowed() {
+    let running = start(settings(None, true));
+    for (request, status, code) in [
+        ("GET /api/v1/nothing", 404, "not_found"),
+        ("POST /metrics", 405, "method_not_allowed"),
+        ("GET /-/reload", 405, "method_not_allowed"),
+        ("POST /api/v1/backends/none/drain", 404, "no_such_backend"),
+    ] {
+        let answer = running.ask(request, &[], "");
+        assert_eq!((answer.status, &answer.json()["error"]["code"]), (status, &code.into()), "{request}");
+    }
+    assert!(running.ask("GET /-/reload", &[], "").head.contains("\r\nallow: post"));
+}
+
+#[test]
+fn the_token_opens_everything_and_probes_need_none() {
+    let running = start(settings(Some(CANARY_TOKEN), false));
+    for path in EVERY_PATH {
+        let expected = if path == "/healthz" {
+            200
+        } else if path.starts_with("/readyz") {
+            503
+        } else {
+            401
+        };
+        assert_eq!(running.get(path).status, expected, "{path}");
+        let expected = if expected == 401 { 200 } else { expected };
+        assert_eq!(running.ask(&format!("GET {path}"), &[BEARER], "").status, expected, "{path}");
+    }
+    assert_eq!(running.ask("POST /-/drain", &["Authorization: Bearer wrong"], "").status, 401);
+    assert_eq!(running.drains.load(Ordering::Relaxed), 0);
+    assert_eq!(start(settings(Some(CANARY_TOKEN), true)).get("/metrics").status, 200);
+}
+
+#[test]
+fn no_secret_is_in_any_answer() {
+    let running = start(settings(Some(CANARY_TOKEN), true));
+    running.telemetry.record(Arc::new(exchange("a")), SystemClock.now());
+    for path in EVERY_PATH.iter().chain(&["/nothing", "/api/v1/log-level"]) {
+        for token in [BEARER, "Authorization: Bearer canary-wrong-token", "X-Canary: canary-header"] {
+            let answer = running.ask(&format!("GET {path}"), &[token], "");
+            assert!(!answer.head.contains("canary") && !answer.body.contains("canary"), "{path}: {}", answer.body);
+        }
+    }
+    let config = running.ask("GET /api/v1/config", &[BEARER], "").json();
+    assert_eq!(config["backends"][0]["api_key"], "[redacted]");
+    assert_eq!(config["admin"]["token"], "[redacted]");
+    assert_eq!(config["routes"][0]["slo"]["ttft"]["p95"], "300ms");
+}
+
+#[test]
+fn foreign_pages_are_refused() {
+    let running = start(settings(None, true));
+    let rebound = running.ask("GET /api/v1/config", &["Host: evil.example"], "");
+    assert_eq!((rebound.status, &rebound.json()["error"]["code"]), (403, &"foreign_host".into()));
+    let posted = running.ask("POST /-/drain", &["Origin: http://evil.example"], "");
+    assert_eq!((posted.status, &posted.json()["error"]["code"]), (403, &"foreign_origin".into()));
+    assert_eq!(running.drains.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_reload_reports_what_became_of_it() {
+    let running = start(settings(None, true));
+    let applied = running.ask("POST /-/reload", &[], "");
+    assert_eq!((applied.status, &applied.json()["reloaded"]), (200, &true.into()));
+    let errors = vec!["headway.yaml:3:5: unknown key `lisen`".to_owned()];
+    *running.outcome.lock().unwrap() = ReloadOutcome::Refused { errors: errors.clone() };
+    let refused = running.ask("POST /-/reload", &[], "");
+    assert_eq!((refused.status, &refused.json()["error"]["details"]), (422, &errors.into()));
+}
+
+#[test]
+fn backends_and_headway_itself_can_be_drained() {
+    let running = start(settings(None, true));
+    assert_eq!(running.ask("POST /api/v1/backends/h100/drain", &[], "").json()["state"], "draining");
+    assert_eq!(running.fleet.backends()[0].state().as_str(), "draining");
+    assert_eq!(running.get("/api/v1/backends").json()["backends"][0]["draining"], true);
+    assert_eq!(running.ask("POST /api/v1/backends/h100/undrain", &[], "").json()["draining"], false);
+    assert_eq!(running.ask("POST /-/drain", &[], "").status, 202);
+    assert_eq!(running.drains.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn the_log_level_takes_json_with_a_known_level() {
+    let running = start(settings(None, true));
+    let put =
+        |kind: &str, body: &str| running.ask("PUT /api/v1/log-level", &[&format!("Content-Type: {kind}")], body).status;
+    assert_eq!(put("application/json", r#"{"level": "debug"}"#), 200);
+    assert_eq!(put("application/json", r#"{"level": "loud"}"#), 400);
+    assert_eq!(put("application/json", &"x".repeat(10_000)), 400);
+    assert_eq!(put("text/plain", r#"{"level": "debug"}"#), 415);
+}
+
+#[test]
+fn routes_show_their_promises_and_backends() {
+    let running = start(settings(None, true));
+    running.telemetry.record(Arc::new(exchange("a")), SystemClock.now());
+    let route = &running.get("/api/v1/routes").json()["routes"][0];
+    assert_eq!((&route["name"], &route["policy"]), (&"chat".into(), &"cheapest_within_slo".into()));
+    assert_eq!(
+        (&route["objectives"][0]["threshold_ms"], &route["objectives"][0]["attainment"]),
+        (&300.0.into(), &1.0.into())
+    );
+    assert_eq!(route["backends"][0]["backend"], "h100");
+}
