@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
+use crate::commands::bench::BenchArgs;
 use crate::commands::check::CheckArgs;
 use crate::commands::init::InitArgs;
 use crate::commands::nim::NimArgs;
@@ -37,4 +38,9 @@ pub enum Command {
     /// Run one simulated NIM: OpenAI-compatible, with the timing of a continuous-batching engine.
     #[command(after_help = "Examples:\n  headway nim --profile l40s\n  headway nim --profile a100 --fault slow=3")]
     Nim(NimArgs),
+    /// Measure a server under load, with GenAI-Perf's flags and report.
+    #[command(
+        after_help = "Examples:\n  headway bench -m meta/llama-3.1-8b-instruct -u localhost:8000 --streaming --concurrency 10 --request-count 100\n  headway bench profile -m ID --streaming --request-rate 20 --goodput \"time_to_first_token:300 inter_token_latency:40\""
+    )]
+    Bench(BenchArgs),
 }

@@ -32,7 +32,7 @@ impl Serialize for Export<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let report = self.report;
         let mut map = serializer.serialize_map(None)?;
-        let mut metric = |map: &mut S::SerializeMap, metric: Metric| match report.summary(metric) {
+        let metric = |map: &mut S::SerializeMap, metric: Metric| match report.summary(metric) {
             Some(summary) => map.serialize_entry(metric.tag(), &Statistics { unit: metric.unit(), summary }),
             None => Ok(()),
         };
