@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::bench::BenchArgs;
 use crate::commands::check::CheckArgs;
+use crate::commands::demo::DemoArgs;
 use crate::commands::init::InitArgs;
 use crate::commands::nim::NimArgs;
 use crate::commands::schema::SchemaArgs;
@@ -21,6 +22,9 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// See it all at once: simulated NIMs, the proxy, load, an incident and a report.
+    #[command(after_help = "Examples:\n  headway demo\n  headway demo --duration 0 --listen 127.0.0.1:0")]
+    Demo(DemoArgs),
     /// Run the proxy.
     #[command(after_help = "Example:\n  headway serve --config config/headway.yaml")]
     Serve(ServeArgs),

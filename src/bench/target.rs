@@ -45,6 +45,11 @@ impl Target {
         };
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(malformed)?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        // A port that does not fit is parsed as none at all.
+        let rest = uri.authority().map_or("", http::uri::Authority::as_str).rsplit(']').next().unwrap_or_default();
+        if rest.contains(':') && uri.port_u16().is_none() {
+            return Err(malformed());
+        }
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
         let base = uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str).trim_end_matches('/');
         let path = match endpoint.map(|endpoint| endpoint.trim_start_matches('/')) {

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod check;
+pub mod demo;
 pub mod init;
 pub mod nim;
 pub mod schema;
@@ -30,6 +31,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Init(args) => print(|out| init::run(&args, out)),
         Command::Schema(args) => print(|out| schema::run(&args, out)),
         Command::Bench(args) => block_on(bench::run(args)),
+        Command::Demo(args) => block_on(demo::run(args)),
         Command::Nim(args) => block_on(nim::run(args)).map(|()| ExitCode::SUCCESS),
     }
 }
