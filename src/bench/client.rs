@@ -146,8 +146,7 @@ impl Client {
     /// Sends one request and reads its answer to the end. `run_start` is what the record's offset counts from.
     pub async fn measure(&self, call: Call, run_start: Instant) -> RequestRecord {
         let (started, start) = (self.clock.wall(), self.clock.now());
-        let mut progress =
-            Progress { status: 0, connect: Duration::ZERO, backend: None, reader: None, unary: None };
+        let mut progress = Progress { status: 0, connect: Duration::ZERO, backend: None, reader: None, unary: None };
         let done = tokio::time::timeout(self.options.request_timeout, self.exchange(&call, start, &mut progress)).await;
         let error = done.unwrap_or(Err(Cow::Borrowed("timeout"))).err();
         let end = self.clock.now();
@@ -326,10 +325,7 @@ fn connector(extra: &[CertificateDer<'static>]) -> Result<TlsConnector, rustls::
 }
 
 /// A whole body, and the time of the read that completed it.
-async fn read_whole(
-    connection: &mut Connection,
-    mut body: Incoming,
-) -> Result<(Vec<u8>, Option<Instant>), ErrorClass> {
+async fn read_whole(connection: &mut Connection, mut body: Incoming) -> Result<(Vec<u8>, Option<Instant>), ErrorClass> {
     let (mut whole, mut last) = (Vec::new(), None);
     while let Some((frame, at)) = connection.frame(&mut body).await {
         let frame = frame.map_err(|_| Cow::Borrowed("truncated"))?;

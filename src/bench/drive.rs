@@ -104,10 +104,7 @@ async fn send(client: Arc<Client>, call: Call, due: Duration, run_start: Instant
 }
 
 /// Whether someone took the record.
-async fn pass_on(
-    ended: Result<RequestRecord, tokio::task::JoinError>,
-    records: &mpsc::Sender<RequestRecord>,
-) -> bool {
+async fn pass_on(ended: Result<RequestRecord, tokio::task::JoinError>, records: &mpsc::Sender<RequestRecord>) -> bool {
     match ended {
         Ok(record) => records.send(record).await.is_ok(),
         // A task that panicked leaves no record; the others go on.

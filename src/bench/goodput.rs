@@ -28,9 +28,9 @@ impl Goodput {
     pub fn is_good(&self, record: &RequestRecord) -> bool {
         record.is_valid()
             && self.0.iter().all(|&(metric, bound)| {
-                record.metric(metric).is_some_and(|value| {
-                    if metric.larger_is_better() { value >= bound } else { value <= bound }
-                })
+                record
+                    .metric(metric)
+                    .is_some_and(|value| if metric.larger_is_better() { value >= bound } else { value <= bound })
             })
     }
 

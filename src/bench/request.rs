@@ -11,9 +11,10 @@ use crate::random::Random;
 use crate::wire::Api;
 
 const WORDS: &[&str] = &[
-    "the", "and", "for", "are", "but", "not", "you", "all", "any", "can", "her", "was", "one", "our", "out", "day", "get",
-    "has", "him", "his", "how", "man", "new", "now", "old", "see", "two", "way", "who", "boy", "did", "its", "let", "put",
-    "say", "she", "too", "use", "red", "sun", "sea", "sky", "car", "dog", "cat", "map", "pen", "box", "key", "ice",
+    "the", "and", "for", "are", "but", "not", "you", "all", "any", "can", "her", "was", "one", "our", "out", "day",
+    "get", "has", "him", "his", "how", "man", "new", "now", "old", "see", "two", "way", "who", "boy", "did", "its",
+    "let", "put", "say", "she", "too", "use", "red", "sun", "sea", "sky", "car", "dog", "cat", "map", "pen", "box",
+    "key", "ice",
 ];
 
 /// How a body is to be, apart from its lengths.
@@ -40,15 +41,7 @@ impl RequestShape {
     /// Streamed requests of that API to that model, every prompt different.
     #[must_use]
     pub fn new(api: Api, model: &str) -> Self {
-        Self {
-            api,
-            model: model.to_owned(),
-            stream: true,
-            exact_length: false,
-            extra: Map::new(),
-            prompts: 0,
-            seed: 0,
-        }
+        Self { api, model: model.to_owned(), stream: true, exact_length: false, extra: Map::new(), prompts: 0, seed: 0 }
     }
 }
 

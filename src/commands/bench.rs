@@ -501,7 +501,13 @@ fn print(args: &BenchArgs, report: &Report, interrupted: bool) -> anyhow::Result
             (gaps.quantile(crate::units::Quantile::P50), gaps.quantile(crate::units::Quantile::P99))
         {
             let ms = |time: Duration| time.as_secs_f64() * 1e3;
-            writeln!(out, "Gaps between content responses: {}, p50 {:.2} ms, p99 {:.2} ms", gaps.count(), ms(p50), ms(p99))?;
+            writeln!(
+                out,
+                "Gaps between content responses: {}, p50 {:.2} ms, p99 {:.2} ms",
+                gaps.count(),
+                ms(p50),
+                ms(p99)
+            )?;
         }
     }
     writeln!(out, "Files: {}", args.folder().display())?;

@@ -64,7 +64,11 @@ fn line(cells: &[String], widths: &[usize], border: char) -> String {
     let mut text = String::from(border);
     for (place, width) in widths.iter().enumerate() {
         let cell = cells.get(place).map_or("", String::as_str);
-        let _ = if place == 0 { write!(text, " {cell:<width$} {border}") } else { write!(text, " {cell:>width$} {border}") };
+        let _ = if place == 0 {
+            write!(text, " {cell:<width$} {border}")
+        } else {
+            write!(text, " {cell:>width$} {border}")
+        };
     }
     text.push('\n');
     text

@@ -47,13 +47,7 @@ pub(super) struct Ledger {
 
 impl Ledger {
     pub(super) fn new(objectives: [Objectives; ROUTES.len()], prices: [Option<Price>; BACKENDS.len()]) -> Self {
-        Self {
-            objectives,
-            prices,
-            routes: Default::default(),
-            backends: Default::default(),
-            samples: VecDeque::new(),
-        }
+        Self { objectives, prices, routes: Default::default(), backends: Default::default(), samples: VecDeque::new() }
     }
 
     /// Takes one record in.

@@ -36,7 +36,13 @@ impl Live {
     }
 
     /// Shows where things stand at that time since the start.
-    pub(super) fn draw(&mut self, out: &mut impl Write, ledger: &Ledger, fleet: &Fleet, at: Duration) -> io::Result<()> {
+    pub(super) fn draw(
+        &mut self,
+        out: &mut impl Write,
+        ledger: &Ledger,
+        fleet: &Fleet,
+        at: Duration,
+    ) -> io::Result<()> {
         if !self.terminal {
             writeln!(out, "{}", self.line(ledger, at))?;
             return out.flush();

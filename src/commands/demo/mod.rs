@@ -101,7 +101,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn trace(args: &DemoArgs) -> anyhow::Result<Vec<TraceRow>> {
-    let Some(file) = &args.trace else { return Ok(read_trace(scene::EXCERPT)?) };
+    let Some(file) = &args.trace else { return Ok(scene::excerpt()?) };
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     read_trace(&text).with_context(|| format!("{} is no trace", file.display()))
 }
@@ -166,7 +166,8 @@ impl Stage {
 
 fn introduce(stage: &Stage, plan: &Plan, rows: usize) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
-    let length = plan.duration.map_or("until Ctrl-C".to_owned(), |duration| format!("for {}", format_duration(duration)));
+    let length =
+        plan.duration.map_or("until Ctrl-C".to_owned(), |duration| format!("for {}", format_duration(duration)));
     let fleet = BACKENDS.map(|(name, _)| name).join(", ");
     writeln!(out, "headway demo: proxy at http://{}, admin at http://{}", stage.data, stage.server.admin_address())?;
     writeln!(out, "Three simulated NIMs ({fleet}), a trace of {rows} requests on {} routes, {length}.", ROUTES.len())?;

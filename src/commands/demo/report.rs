@@ -57,7 +57,7 @@ fn attainment(ledger: &Ledger, plan: &Plan) -> Table {
         let joint = (objectives.len() > 1).then_some(None);
         for objective in objectives.iter().map(Some).chain(joint) {
             let share = |which: &dyn Fn(&Sample) -> bool| percent(&ledger.attainment(route, objective, which));
-            let acts = Act::ALL.map(|act| share(&|sample| plan.act(sample.sent) == act));
+            let acts = Act::ALL.map(|act| share(&|sample| plan.felt(sample.sent, sample.ended) == act));
             let head = [(*name).to_owned(), objective.map_or("all together".to_owned(), promise), share(&|_| true)];
             table.row(head.into_iter().chain(acts));
         }
@@ -170,8 +170,7 @@ fn incident(ledger: &Ledger, plan: &Plan) -> String {
 fn switched(chat: &[&Sample], onset: Duration) -> Option<Duration> {
     let after: Vec<&&Sample> = chat.iter().filter(|sample| sample.sent >= onset).collect();
     let runs = after.windows(RUN);
-    let turned =
-        |run: &&[&&Sample]| run.iter().filter(|sample| sample.backend == Some(STRUCK)).count() <= STRAY;
+    let turned = |run: &&[&&Sample]| run.iter().filter(|sample| sample.backend == Some(STRUCK)).count() <= STRAY;
     let run = runs.into_iter().find(turned)?;
     run.iter().find(|sample| sample.backend != Some(STRUCK)).map(|sample| sample.sent.saturating_sub(onset))
 }
@@ -212,9 +211,8 @@ mod tests {
     use crate::units::Quantile;
 
     fn ledger() -> Ledger {
-        let within = |latency, ms| {
-            Some(Objective { latency, quantile: Quantile::P95, threshold: Duration::from_millis(ms) })
-        };
+        let within =
+            |latency, ms| Some(Objective { latency, quantile: Quantile::P95, threshold: Duration::from_millis(ms) });
         let chat = Objectives {
             ttft: within(Latency::TimeToFirstToken, 300),
             itl: within(Latency::InterToken, 50),

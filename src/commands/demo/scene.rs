@@ -11,13 +11,13 @@ use crate::bench::drive::Traffic;
 use crate::bench::record::Phase;
 use crate::bench::request::{RequestBuilder, RequestShape};
 use crate::bench::schedule::{Lengths, Limit, Load, Schedule};
-use crate::bench::trace::TraceRow;
+use crate::bench::trace::{TraceError, TraceRow, read_trace};
 use crate::engine::Profile;
 use crate::nim_simulator::DEFAULT_MODEL;
 use crate::wire::Api;
 
 /// The arrivals of the demo: the first 500 requests of Azure's public conversation trace.
-pub(super) const EXCERPT: &str = include_str!("../../../examples/traces/azure_conv_excerpt.csv");
+const EXCERPT: &str = include_str!("../../../examples/traces/azure_conv_excerpt.csv");
 
 /// The simulated fleet, the dearest first: names in the configuration and profiles.
 pub(super) const BACKENDS: [(&str, &str); 3] =
@@ -30,12 +30,17 @@ pub(super) const SLOWNESS: f64 = 3.0;
 /// The routes, in the order of the reports.
 pub(super) const ROUTES: [&str; 2] = ["chat", "batch"];
 
-/// The trace runs three times as fast, and answers are a quarter as long, so that a minute shows several hundred
-/// requests from beginning to end.
-const SPEED: f64 = 3.0;
-const SHORTER: u32 = 4;
-/// One request in so many is a summary: a longer prompt, half as long an answer, and nobody who waits for it.
-const BATCH_EVERY: usize = 12;
+/// The trace runs five times as fast, prompts are an eighth and answers a quarter as long, so that a minute shows more
+/// than a thousand requests from beginning to end and one cheap backend can carry them.
+const SPEED: f64 = 5.0;
+const PROMPT: u32 = 8;
+const ANSWER: u32 = 4;
+/// One request in so many is a summary: a longer prompt, a shorter answer, and nobody who waits for it.
+const BATCH_EVERY: usize = 8;
+const BATCH_PROMPT: u32 = 4;
+const BATCH_ANSWER: u32 = 8;
+/// The excerpt begins in a quiet half minute, which a short run would spend learning nothing.
+const QUIET: Duration = Duration::from_secs(30);
 
 /// The incident's turn in each cycle: the third quarter.
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +82,14 @@ impl Plan {
         }
     }
 
+    /// The act whose weather a request felt: one sent before the incident and still running in it felt the incident.
+    pub(super) fn felt(&self, sent: Duration, ended: Duration) -> Act {
+        match (self.act(sent), self.act(ended)) {
+            (Act::Before, Act::Incident | Act::After) => Act::Incident,
+            (act, _) => act,
+        }
+    }
+
     /// When the first incident begins and ends.
     pub(super) fn incident(&self) -> (Duration, Duration) {
         (self.cycle / 2, self.cycle * 3 / 4)
@@ -110,7 +123,7 @@ pub(super) fn configuration(listen: SocketAddr, admin: SocketAddr, backends: &[(
         text,
         "routes:\n  - name: batch\n    match: {{ headers: {{ x-tier: batch }} }}\n    backends: [{names}]\n    \
          slo: {{ e2e: {{ p95: 8s }} }}\n    policy: cheapest_within_slo\n    expose: true\n  \
-         - name: chat\n    backends: [{names}]\n    slo: {{ ttft: {{ p95: 300ms }}, itl: {{ p95: 50ms }} }}\n    \
+         - name: chat\n    backends: [{names}]\n    slo: {{ ttft: {{ p95: 200ms }}, itl: {{ p95: 50ms }} }}\n    \
          policy: cheapest_within_slo\n    expose: true\n"
     );
     text
@@ -128,11 +141,8 @@ pub(super) fn traffic(rows: &[TraceRow], plan: &Plan) -> [Traffic; 2] {
         let load = Load::Trace { rows: kind(batch), speed: SPEED, repeat: true };
         let lengths = Lengths { mean: 1.0, stddev: 0.0 };
         let limit = Limit { count: None, duration: plan.duration };
-        let shape = RequestShape {
-            exact_length: true,
-            seed: u64::from(batch),
-            ..RequestShape::new(Api::Chat, DEFAULT_MODEL)
-        };
+        let shape =
+            RequestShape { exact_length: true, seed: u64::from(batch), ..RequestShape::new(Api::Chat, DEFAULT_MODEL) };
         Traffic {
             schedule: Schedule::new(load, lengths, None, limit, 1),
             builder: RequestBuilder::new(shape),
@@ -146,25 +156,32 @@ pub(super) fn traffic(rows: &[TraceRow], plan: &Plan) -> [Traffic; 2] {
     [traffic(0, false, HeaderMap::new()), traffic(1, true, tier)]
 }
 
+/// The built-in arrivals.
+pub(super) fn excerpt() -> Result<Vec<TraceRow>, TraceError> {
+    let rows = read_trace(EXCERPT)?;
+    let busy = rows.into_iter().filter(|row| row.at >= QUIET);
+    Ok(busy.map(|row| TraceRow { at: row.at.saturating_sub(QUIET), ..row }).collect())
+}
+
 fn scaled(row: &TraceRow, batch: bool) -> TraceRow {
-    let (input, output) = if batch { (SHORTER / 2, SHORTER * 2) } else { (SHORTER, SHORTER) };
+    let (prompt, answer) = if batch { (BATCH_PROMPT, BATCH_ANSWER) } else { (PROMPT, ANSWER) };
     TraceRow {
         at: row.at,
-        input_tokens: (row.input_tokens / input).max(1),
-        output_tokens: (row.output_tokens / output).max(2),
+        input_tokens: (row.input_tokens / prompt).max(1),
+        output_tokens: (row.output_tokens / answer).max(2),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::trace::read_trace;
     use crate::config;
 
     #[test]
     fn the_configuration_is_one_that_headway_takes() {
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let backends = BACKENDS.map(|(_, profile)| (Profile::named(profile).expect("known"), "http://127.0.0.1:1".into()));
+        let backends =
+            BACKENDS.map(|(_, profile)| (Profile::named(profile).expect("known"), "http://127.0.0.1:1".into()));
         let text = configuration(address(0), address(0), &backends);
         let loaded = config::parse("demo.yaml", &text, &config::NoEnvironment)
             .unwrap_or_else(|report| panic!("{report}\n{text}"));
@@ -176,9 +193,10 @@ mod tests {
     fn the_excerpt_is_five_hundred_requests_and_makes_both_kinds_of_traffic() {
         let rows = read_trace(EXCERPT).expect("a trace");
         assert_eq!(rows.len(), 500);
+        let rows = excerpt().expect("a trace");
         let [chat, batch] = traffic(&rows, &Plan::new(Duration::from_secs(30)));
         let (chat, batch) = (chat.schedule.count(), batch.schedule.count());
-        assert!(chat > 200 && batch > 15 && chat > 10 * batch, "{chat} {batch}");
+        assert!(chat > 400 && batch > 60 && chat > 5 * batch, "{chat} {batch}");
     }
 
     #[track_caller]
@@ -194,6 +212,8 @@ mod tests {
         check(minute, 30, Act::Incident, 15);
         check(minute, 45, Act::After, 15);
         check(minute, 60, Act::After, 30);
+        let felt = |sent, ended| minute.felt(Duration::from_secs(sent), Duration::from_secs(ended));
+        assert_eq!((felt(1, 29), felt(29, 31), felt(44, 46)), (Act::Before, Act::Incident, Act::Incident));
         let endless = Plan::new(Duration::ZERO);
         check(endless, 95, Act::Incident, 10);
     }
