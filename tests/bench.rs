@@ -1,5 +1,7 @@
 //! The load generator against a simulated NIM that says what it really did.
 
+#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a test may panic")]
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;

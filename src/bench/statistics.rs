@@ -1,4 +1,4 @@
-//! Exact statistics of a sample: linear percentiles and population standard deviation, as NumPy's defaults.
+//! Exact statistics of a sample: linear percentiles and population standard deviation, as `NumPy` has them by default.
 //!
 //! Both NVIDIA programs report these; a histogram would agree only to the width of its buckets.
 

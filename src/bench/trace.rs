@@ -105,10 +105,9 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(text: &str, expected: &[(u64, u32, u32)]) {
+    fn check(text: &str, expected: &[(u128, u32, u32)]) {
         let rows = read_trace(text).expect("a trace");
-        let rows: Vec<_> =
-            rows.iter().map(|row| (row.at.as_micros() as u64, row.input_tokens, row.output_tokens)).collect();
+        let rows: Vec<_> = rows.iter().map(|row| (row.at.as_micros(), row.input_tokens, row.output_tokens)).collect();
         assert_eq!(rows, expected);
     }
 

@@ -149,7 +149,7 @@ pub struct BenchArgs {
     #[arg(long, short = 'H', value_name = "HEADER", value_parser = read_header)]
     pub header: Vec<(HeaderName, HeaderValue)>,
 
-    /// Bounds of a good request, in ms or tokens per second, such as "time_to_first_token:300 inter_token_latency:40".
+    /// Bounds of a good request, in ms or tokens per second, such as `time_to_first_token:300`; in one word or several.
     #[arg(long, short = 'g', value_name = "BOUNDS", num_args = 1..)]
     pub goodput: Vec<String>,
     /// Where the files go.
@@ -261,7 +261,7 @@ impl BenchArgs {
         let extra_roots = self.ca_file.as_deref().map(read_certificates).transpose()?.unwrap_or_default();
         let request_timeout = Duration::try_from_secs_f64(self.request_timeout)?;
         let headers = self.header.iter().cloned().collect();
-        Ok(ClientOptions { headers, extra_roots, request_timeout, ..ClientOptions::new(target) })
+        Ok(ClientOptions { headers, request_timeout, extra_roots, ..ClientOptions::new(target) })
     }
 
     /// The warm-up, where there is one, and the measured traffic.
@@ -312,7 +312,7 @@ impl BenchArgs {
         RequestShape {
             stream: self.streaming,
             exact_length: self.output_tokens_mean_deterministic || self.trace.is_some(),
-            extra: self.extra_inputs.iter().cloned().flatten().collect(),
+            extra: self.extra_inputs.iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect(),
             prompts: self.num_prompts,
             seed,
             ..RequestShape::new(self.endpoint_type.api(), &self.model)

@@ -105,7 +105,7 @@ pub fn csv(report: &Report) -> String {
     for metric in shown() {
         let Some(summary) = report.summary(metric) else { continue };
         let ends = [summary.avg, summary.min, summary.max];
-        let values = ends.into_iter().chain(summary.percentiles.into_iter().rev()).map(|value| cell(value));
+        let values = ends.into_iter().chain(summary.percentiles.into_iter().rev()).map(cell);
         let _ = writeln!(text, "{} ({}),{}", metric.title(), metric.unit(), values.collect::<Vec<_>>().join(","));
     }
     text.push_str("\nMetric,Value\n");
@@ -217,6 +217,6 @@ mod tests {
         let value: Value = serde_json::from_slice(&line).expect("JSON");
         assert_eq!(value["metrics"]["inter_token_latency"], json!({"value": 20.0, "unit": "ms"}));
         assert_eq!((&value["benchmark_phase"], &value["error"]), (&json!("profiling"), &Value::Null));
-        assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+        assert_eq!(line.iter().position(|byte| *byte == b'\n'), Some(line.len() - 1));
     }
 }

@@ -236,6 +236,7 @@ pub fn number(value: f64) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_precision_loss, reason = "small numbers")]
 mod tests {
     use super::super::record::testing::record;
     use super::*;
@@ -252,11 +253,11 @@ mod tests {
         let mut collector = Collector::new(None);
         for index in 0..50_u64 {
             let mut one = record(188, 30, 99);
-            let latency = Duration::from_micros(3_191_040);
+            let decode = Duration::from_micros(3_191_040 - 188_310);
             one.offset = Duration::from_micros(index / 10 * 3_257_300);
             one.latencies.first_token = Some(Duration::from_micros(188_310));
-            one.latencies.end_to_end = Some(latency);
-            one.latencies.inter_token = Some((latency - Duration::from_micros(188_310)) / 98);
+            one.latencies.end_to_end = Some(Duration::from_micros(3_191_040));
+            one.latencies.inter_token = Some(decode / 98);
             collector.add(&one);
         }
         let report = collector.report();

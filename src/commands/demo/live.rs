@@ -77,14 +77,9 @@ impl Live {
             let _ = write!(text, " {name} {}", now.chat_share(backend).map_or("-".into(), whole_percent));
         }
         if self.plan.act(at) == Act::Incident {
-            let _ = write!(text, "  [{}]", self.headline());
+            let _ = write!(text, "  [{}]", headline());
         }
         text
-    }
-
-    fn headline(&self) -> String {
-        let struck = BACKENDS.get(STRUCK).map_or("", |(name, _)| *name);
-        format!("incident: {struck} runs {SLOWNESS} times slower")
     }
 
     fn table(&self, ledger: &Ledger, fleet: &Fleet, at: Duration) -> String {
@@ -128,7 +123,7 @@ impl Live {
     fn progress(&self, at: Duration) -> String {
         let what = match self.plan.act(at) {
             Act::Before => "all is well".to_owned(),
-            Act::Incident => self.headline(),
+            Act::Incident => headline(),
             Act::After => "the incident is over".to_owned(),
         };
         let Some(duration) = self.plan.duration else {
@@ -140,6 +135,11 @@ impl Live {
         let bar = format!("{}{}", "█".repeat(done), "░".repeat(40 - done));
         format!("{bar} {:.0} of {:.0} s · {what}\n", at.as_secs_f64(), duration.as_secs_f64())
     }
+}
+
+fn headline() -> String {
+    let struck = BACKENDS.get(STRUCK).map_or("", |(name, _)| *name);
+    format!("incident: {struck} runs {SLOWNESS} times slower")
 }
 
 /// The trailing window, summed up.

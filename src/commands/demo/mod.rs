@@ -85,7 +85,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let stage = Stage::set(&args, &clock).await?;
     stage.ready().await?;
     introduce(&stage, &plan, rows.len())?;
-    let (ledger, interrupted) = play(&stage, &rows, plan, &clock).await?;
+    let (ledger, interrupted) = Box::pin(play(&stage, &rows, plan, &clock)).await?;
     let mut out = io::stdout().lock();
     writeln!(out, "\n{}", report::closing(&ledger, &plan))?;
     write!(out, "{}", report::look_further(stage.data, stage.server.admin_address(), true))?;
