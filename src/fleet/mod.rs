@@ -21,6 +21,9 @@ mod tls;
 mod watchdog;
 mod windows;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 

@@ -12,7 +12,7 @@ use crate::route::decision::{Assessment, Decision, Reason};
 use crate::route::snapshot::{BackendIndex, Candidate, FleetSnapshot, Observed, RequestFacts};
 
 /// Below so many samples a window says nothing.
-const FEWEST: u64 = 20;
+const FEWEST: u64 = 10;
 /// What is added to an estimate while the samples are too few for a bound.
 const CAUTION: f64 = 1.3;
 /// How far load moves a latency, at most.
