@@ -137,22 +137,22 @@ fn round_robin_keeps_its_turn_when_backends_come_and_go() {
 fn one_exploring_request_at_a_time_and_one_in_ten() {
     let mut state = PolicyState::seeded(1);
     let unknown = candidate(1);
-    let explored = |state: &mut PolicyState, unknown| {
+    let count_of = |state: &mut PolicyState, unknown| {
         let one = || choose(PolicyKind::CheapestWithinSlo, &[known(0, 100, 10, 1.0), unknown], state);
         std::iter::repeat_with(one).take(1000).filter(|one| *one == Some((1, Reason::Explore))).count()
     };
-    assert_eq!(explored(&mut state, Candidate { exploring: 1, ..unknown }), 0);
-    let count = explored(&mut state, unknown);
+    assert_eq!(count_of(&mut state, Candidate { exploring: 1, ..unknown }), 0);
+    let count = count_of(&mut state, unknown);
     assert!((90..=110).contains(&count), "{count}");
 }
 
 #[test]
 fn a_cheaper_backend_that_missed_long_ago_gets_another_look() {
-    let stale = Candidate { last_observed: Some(MS * 11_000), ..known(1, 900, 10, 0.5) };
+    let missed = Candidate { last_observed: Some(MS * 11_000), ..known(1, 900, 10, 0.5) };
     let mut state = PolicyState::seeded(1);
-    let pick = choose(PolicyKind::CheapestWithinSlo, &[known(0, 100, 10, 1.0), stale], &mut state);
+    let pick = choose(PolicyKind::CheapestWithinSlo, &[known(0, 100, 10, 1.0), missed], &mut state);
     assert_eq!(pick, Some((1, Reason::Explore)));
-    let recent = Candidate { last_observed: Some(MS * 9_000), ..stale };
+    let recent = Candidate { last_observed: Some(MS * 9_000), ..missed };
     check(PolicyKind::CheapestWithinSlo, &[known(0, 100, 10, 1.0), recent], (0, Reason::CheapestWithinSlo));
 }
 
@@ -165,7 +165,9 @@ fn exploring_starves_nobody() {
         let Some((index, _)) = choose(PolicyKind::CheapestWithinSlo, &candidates, &mut state) else { continue };
         explored[index] += 1;
         // The window never gets enough samples; only the time of the last look moves.
-        candidates.iter_mut().for_each(|one| one.last_observed = one.last_observed.map(|ago| ago + MS));
+        for one in &mut candidates {
+            one.last_observed = one.last_observed.map(|ago| ago + MS);
+        }
         candidates[index].last_observed = Some(MS);
         assert!(step < 60 || explored[1..].iter().all(|count| *count > 0), "{explored:?}");
     }

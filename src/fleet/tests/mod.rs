@@ -1,5 +1,7 @@
 //! The fleet without sockets: dispatching, guards, ejection, generations.
 
+mod learning;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
