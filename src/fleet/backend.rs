@@ -353,7 +353,11 @@ impl Shared {
         if probe {
             let mut judged = self.judged();
             let Judged { ejection, random, .. } = &mut *judged;
-            return ejection.probe_ended(blame, now, random);
+            ejection.probe_ended(blame, now, random);
+            if blame == Blame::Success {
+                tracing::info!(backend = %self.latest.load().name, "back in service");
+            }
+            return;
         }
         if blame != Blame::Fault {
             let mut judged = self.judged();
@@ -450,15 +454,15 @@ impl Shared {
     }
 
     /// Takes the settings of a new generation of the same backend.
-    pub(super) fn adopt(&self, settings: Arc<Backend>, connect: Duration) {
-        self.latest.store(Arc::clone(&settings));
+    pub(super) fn adopt(&self, settings: &Arc<Backend>, connect: Duration) {
+        self.latest.store(Arc::clone(settings));
         let mut current = self.connect.lock().unwrap_or_else(PoisonError::into_inner);
         if *current == connect {
             return;
         }
         *current = connect;
         let renew = |old: &Arc<Endpoint>| {
-            let new = Endpoint::new(old.address(), &settings, &self.tls, connect);
+            let new = Endpoint::new(old.address(), settings, &self.tls, connect);
             new.set_healthy(old.healthy());
             Arc::new(new)
         };

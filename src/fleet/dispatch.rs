@@ -34,8 +34,8 @@ pub struct Needs {
 /// What dispatching looks at.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
-    /// The model, as the client named it; `None` for requests that name none.
-    pub model: Option<&'a str>,
+    /// The model, as the client named it; empty when the request names none, and any backend of the route will do.
+    pub model: &'a str,
     /// Sizes and objectives.
     pub facts: RequestFacts,
     /// Features.
@@ -55,6 +55,8 @@ pub struct Dispatched {
     pub in_flight: InFlight,
     /// Why this backend.
     pub summary: DecisionSummary,
+    /// The decision's number in [`Fleet::decisions`].
+    pub decision: u64,
     /// What this backend calls the model, when that is something else than the client's word.
     pub model_name: Option<Arc<str>>,
 }
@@ -100,6 +102,7 @@ pub(super) struct Desk {
 
 /// Why backends were passed over; decides what the client is told when none is left.
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each notes one fact, and all of them may hold")]
 struct PassedOver {
     serving: bool,
     missing: Option<&'static str>,
@@ -138,8 +141,8 @@ impl Fleet {
                 return Err(passed_over.reason());
             };
             let names = |one: BackendIndex| self.backends().get(one.0).map(|backend| Arc::clone(backend.name()));
-            let Some(dispatched) = self.count_in(route, request, (index, reason), decision, now) else { continue };
-            log.add((route.name(), request.facts.input_tokens), decision, names, now);
+            let Some(mut dispatched) = self.count_in(route, request, (index, reason), decision, now) else { continue };
+            dispatched.decision = log.add((route.name(), request.facts.input_tokens), decision, names, now);
             return Ok(dispatched);
         }
         Err(NoCandidate::AllFull { retry_after: Duration::from_secs(1) })
@@ -189,7 +192,7 @@ impl Fleet {
             Serves::Yes | Serves::NotYetKnown | Serves::No => None,
         };
         let summary = summarise(decision, index, reason);
-        Some(Dispatched { backend, index, endpoint, in_flight, summary, model_name })
+        Some(Dispatched { backend, index, endpoint, in_flight, summary, decision: 0, model_name })
     }
 }
 
@@ -258,12 +261,12 @@ impl PassedOver {
         exclude: &[BackendIndex],
         wanted: Admission,
     ) -> bool {
-        let serves = serves(backend, request);
+        let serves = if request.model.is_empty() { Serves::Yes } else { backend.serves(request.model) };
         if serves == Serves::No {
             return false;
         }
         self.serving = true;
-        if let Some(feature) = missing(&request.needs, &backend.settings().features) {
+        if let Some(feature) = missing(request.needs, backend.settings().features) {
             self.missing = Some(feature);
             return false;
         }
@@ -305,7 +308,7 @@ impl PassedOver {
     }
 }
 
-fn missing(needs: &Needs, features: &Features) -> Option<&'static str> {
+fn missing(needs: Needs, features: Features) -> Option<&'static str> {
     [
         (needs.tools && !features.tools, "tools"),
         (needs.vision && !features.vision, "vision"),

@@ -12,6 +12,7 @@ use crate::measure::outcome::Blame;
 
 /// One attempt in flight at a backend.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each says which counter this one still holds")]
 pub struct InFlight {
     pub(super) backend: Arc<LiveBackend>,
     pub(super) pair: Arc<Pair>,

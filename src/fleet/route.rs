@@ -245,10 +245,8 @@ impl Pair {
     fn completed(&self, record: &ExchangeRecord, now: Instant) {
         let mut windows = self.windows();
         let latencies = &record.latencies;
-        if record.stream {
-            if let Some(value) = latencies.first_output {
-                windows.record(Latency::TimeToFirstOutputToken, value, now);
-            }
+        if let Some(value) = latencies.first_output.filter(|_| record.stream) {
+            windows.record(Latency::TimeToFirstOutputToken, value, now);
         }
         if record.phases.backpressured {
             return;
