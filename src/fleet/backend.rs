@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 
 use super::endpoint::Endpoint;
 use super::models::{Discovered, Serves};
@@ -134,6 +135,10 @@ pub(super) struct Shared {
     connect: Mutex<Duration>,
     endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
     turn: AtomicUsize,
+    /// Told whenever the name has been looked up.
+    pub(super) resolved: Notify,
+    /// Which of the usual health paths answered last.
+    pub(super) health_path: AtomicUsize,
     pub(super) discovered: ArcSwap<Discovered>,
     judged: Mutex<Judged>,
     /// The other members of each route's pool.
@@ -271,6 +276,8 @@ impl Shared {
             connect: Mutex::new(Duration::from_secs(2)),
             endpoints: ArcSwap::default(),
             turn: AtomicUsize::new(0),
+            resolved: Notify::new(),
+            health_path: AtomicUsize::new(0),
             discovered: ArcSwap::default(),
             judged: Mutex::new(judged),
             pools: ArcSwap::default(),
@@ -325,6 +332,15 @@ impl Shared {
     pub(super) fn progressed(&self, now: Instant) {
         let since = now.saturating_duration_since(self.base).as_millis();
         self.progress.store(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// A request was sent that is counted in already: the clock of the watchdog starts with the first that is owed an
+    /// answer, and with the first that is owed a stream.
+    pub(super) fn owes(&self, stream: bool, now: Instant) {
+        let first = self.in_flight.load(Ordering::Relaxed) <= 1;
+        if first || (stream && self.streaming.load(Ordering::Relaxed) <= 1) {
+            self.progressed(now);
+        }
     }
 
     /// When a byte last came from it, or it began to owe one.
@@ -383,6 +399,10 @@ impl Shared {
         })
     }
 
+    pub(super) fn is_ready(&self) -> bool {
+        self.judged().health == Health::Ready
+    }
+
     fn is_ejected(&self) -> bool {
         self.judged().ejection.standing() != Standing::Closed
     }
@@ -391,8 +411,8 @@ impl Shared {
         self.pools.store(Arc::new(pools));
     }
 
-    /// Learns what an active check found; answers whether the backend has just become ready.
-    pub(super) fn checked(&self, outcome: CheckOutcome, now: Instant) -> bool {
+    /// Learns what an active check found.
+    pub(super) fn checked(&self, outcome: CheckOutcome, now: Instant) {
         let mut judged = self.judged();
         let before = judged.health;
         judged.last_check = Some(LastCheck { at: now, outcome });
@@ -410,7 +430,6 @@ impl Shared {
             let name = &self.latest.load().name;
             tracing::info!(backend = %name, ready = after == Health::Ready, reason = %outcome.describe(), "health changed");
         }
-        before != Health::Ready && after == Health::Ready
     }
 
     pub(super) fn endpoints(&self) -> Arc<Vec<Arc<Endpoint>>> {

@@ -133,7 +133,7 @@ impl Fleet {
                 return Err(passed_over.reason());
             };
             let names = |one: BackendIndex| self.backends().get(one.0).map(|backend| Arc::clone(backend.name()));
-            let Some(dispatched) = self.count_in(route, request, index, reason, decision) else { continue };
+            let Some(dispatched) = self.count_in(route, request, (index, reason), decision, now) else { continue };
             log.add((route.name(), request.facts.input_tokens), decision, names, now);
             return Ok(dispatched);
         }
@@ -169,15 +169,16 @@ impl Fleet {
         &self,
         route: &Arc<LiveRoute>,
         request: &Request<'_>,
-        index: BackendIndex,
-        reason: Reason,
+        (index, reason): (BackendIndex, Reason),
         decision: &Decision,
+        now: Instant,
     ) -> Option<Dispatched> {
         let backend = Arc::clone(self.backends().get(index.0)?);
         let pair = Arc::clone(route.pair(backend.name())?);
         let endpoint = backend.shared.next_endpoint()?;
         let others = backend.shared.take_place(backend.settings().max_in_flight)?;
         let in_flight = count(&backend, pair, route, &request.facts, others, reason);
+        backend.shared.owes(request.facts.stream, now);
         let model_name = match backend.serves(request.model) {
             Serves::Renamed(name) => Some(name),
             Serves::Yes | Serves::NotYetKnown | Serves::No => None,

@@ -1,1 +1,133 @@
-//! Stub.
+//! Asking a backend whether it is ready, and which models it serves.
+//!
+//! Only the status decides: bodies differ between servers, and `/v1/models` is answered by servers that cannot serve
+//! anything, so it is discovery and never health.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Method;
+use pingora_core::connectors::http::Connector;
+use pingora_core::protocols::http::client::HttpSession;
+use pingora_http::RequestHeader;
+use secrecy::ExposeSecret;
+use tokio::time::timeout;
+
+use super::backend::{CheckOutcome, Shared};
+use super::endpoint::Endpoint;
+use super::models::Discovered;
+use crate::config::settings::{Backend, Credential};
+
+/// Longest wait for a whole answer, connecting included.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Most bytes of an answer that are read.
+const MOST_BYTES: usize = 1 << 20;
+/// What is asked where the configuration names no path: NIM first, then vLLM and most others.
+const PATHS: [&str; 2] = ["/v1/health/ready", "/health"];
+const MODELS: &str = "/v1/models";
+
+/// The answer to one question.
+struct Answer {
+    status: u16,
+    body: Vec<u8>,
+}
+
+/// Checks one address once.
+pub(super) async fn check(connector: &Connector, shared: &Shared, endpoint: &Endpoint) -> CheckOutcome {
+    let settings = shared.latest.load_full();
+    if let Some(path) = &settings.health.path {
+        return outcome(ask(connector, endpoint, &settings, path).await.map(|answer| answer.status));
+    }
+    let start = shared.health_path.load(Ordering::Relaxed);
+    let mut last = CheckOutcome::NotReady(404);
+    for step in 0..PATHS.len() {
+        let place = (start + step) % PATHS.len();
+        let Some(path) = PATHS.get(place) else { continue };
+        let status = ask(connector, endpoint, &settings, path).await.map(|answer| answer.status);
+        if !matches!(status, Ok(404 | 405 | 501)) {
+            shared.health_path.store(place, Ordering::Relaxed);
+            return outcome(status);
+        }
+        last = outcome(status);
+    }
+    last
+}
+
+/// Asks for the list of models; `None` when there is no such answer.
+pub(super) async fn discover(connector: &Connector, shared: &Shared, endpoint: &Endpoint) -> Option<Discovered> {
+    let settings = shared.latest.load_full();
+    let answer = ask(connector, endpoint, &settings, MODELS).await.ok()?;
+    Discovered::parse(&answer.body).filter(|_| (200..300).contains(&answer.status))
+}
+
+fn outcome(status: Result<u16, CheckOutcome>) -> CheckOutcome {
+    match status {
+        Ok(200..=299) => CheckOutcome::Passed,
+        Ok(status) => CheckOutcome::NotReady(status),
+        Err(outcome) => outcome,
+    }
+}
+
+async fn ask(
+    connector: &Connector,
+    endpoint: &Endpoint,
+    settings: &Arc<Backend>,
+    path: &str,
+) -> Result<Answer, CheckOutcome> {
+    let whole = Box::pin(exchange(connector, endpoint, settings, path));
+    match timeout(TIMEOUT, whole).await {
+        Ok(Some(answer)) => Ok(answer),
+        Ok(None) => Err(CheckOutcome::Unreachable),
+        Err(_) => Err(CheckOutcome::TimedOut),
+    }
+}
+
+/// A pooled connection may have been closed by the server a moment ago: then a fresh one is tried.
+async fn exchange(connector: &Connector, endpoint: &Endpoint, settings: &Backend, path: &str) -> Option<Answer> {
+    loop {
+        let (mut session, reused) = connector.get_http_session(endpoint.peer()).await.ok()?;
+        let answer = converse(&mut session, settings, path).await;
+        match answer {
+            Some(answer) => {
+                if session.response_done() {
+                    connector
+                        .release_http_session(session, endpoint.peer(), endpoint.peer().options.idle_timeout)
+                        .await;
+                }
+                return Some(answer);
+            }
+            None if reused => session.shutdown().await,
+            None => return None,
+        }
+    }
+}
+
+async fn converse(session: &mut HttpSession, settings: &Backend, path: &str) -> Option<Answer> {
+    session.write_request_header(Box::new(question(settings, path)?)).await.ok()?;
+    session.finish_request_body().await.ok()?;
+    let mut status = 100;
+    while (100..200).contains(&status) {
+        session.read_response_header().await.ok()?;
+        status = session.response_header()?.status.as_u16();
+    }
+    let mut body = Vec::new();
+    while body.len() < MOST_BYTES {
+        let Some(part): Option<Bytes> = session.read_response_body().await.ok()? else { break };
+        body.extend_from_slice(part.get(..part.len().min(MOST_BYTES - body.len())).unwrap_or_default());
+    }
+    Some(Answer { status, body })
+}
+
+fn question(settings: &Backend, path: &str) -> Option<RequestHeader> {
+    let path = format!("{}{path}", settings.url.base_path);
+    let mut question = RequestHeader::build(Method::GET, path.as_bytes(), None).ok()?;
+    question.insert_header("host", settings.url.authority()).ok()?;
+    question.insert_header("user-agent", concat!("headway/", env!("CARGO_PKG_VERSION"))).ok()?;
+    question.insert_header("accept", "application/json").ok()?;
+    if let Credential::ApiKey(key) = &settings.credential {
+        question.insert_header("authorization", format!("Bearer {}", key.expose_secret())).ok()?;
+    }
+    Some(question)
+}

@@ -31,9 +31,7 @@ pub struct InFlight {
 impl InFlight {
     /// The request has been sent to the backend: from now on it owes an answer.
     pub fn sent(&self, now: Instant) {
-        if self.backend.in_flight() <= 1 {
-            self.progressed(now);
-        }
+        self.backend.shared.owes(self.stream, now);
     }
 
     /// Bytes came from the backend, of whatever kind. One relaxed store.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Fleet;
 use super::models::Serves;
 use crate::config::settings::Route;
+use crate::wire::Api;
 
 /// What became of looking for a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,20 +93,9 @@ fn named(route: &Route, model: &str) -> bool {
 
 fn takes_path(route: &Route, path: &str) -> bool {
     let paths = &route.matches.paths;
-    if paths.is_empty() { is_inference(path) } else { paths.iter().any(|one| &**one == path) }
+    if paths.is_empty() { Api::from_path(path).is_some() } else { paths.iter().any(|one| &**one == path) }
 }
 
 fn takes_headers<'h>(route: &Route, headers: impl Fn(&str) -> Option<&'h str>) -> bool {
     route.matches.headers.iter().all(|(name, value)| headers(name) == Some(value))
-}
-
-/// Whether a path is one of the APIs that are measured and routed.
-fn is_inference(path: &str) -> bool {
-    const PATHS: [&str; 6] =
-        ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/embeddings", "/v1/ranking"];
-    let triton = || {
-        let (_, action) = path.strip_prefix("/v2/models/")?.rsplit_once('/')?;
-        matches!(action, "generate_stream" | "infer").then_some(())
-    };
-    PATHS.contains(&path) || triton().is_some()
 }

@@ -32,7 +32,7 @@ pub use self::in_flight::{InFlight, RetryPermit};
 pub use self::matching::RouteMatchResult;
 pub use self::route::LiveRoute;
 
-use self::backend::{Admission, Shared};
+use self::backend::Shared;
 use self::dispatch::Desk;
 use self::prompt_sizes::PromptSizes;
 use self::route::{Pair, RouteCounts};
@@ -131,7 +131,12 @@ impl Fleet {
 
     /// Prompt tokens to expect of a text of so many bytes.
     pub fn estimate_tokens(&self, model: &str, prompt_bytes: u64) -> u64 {
-        self.common.prompts.estimate(model, prompt_bytes)
+        let known = || self.serves_model(model).and_then(|name| self.common.prompts.estimate(&name, prompt_bytes));
+        self.common
+            .prompts
+            .estimate(model, prompt_bytes)
+            .or_else(known)
+            .unwrap_or_else(|| prompt_sizes::usual(prompt_bytes))
     }
 
     /// Learns how many tokens a prompt of so many bytes had. Ignored for models that are neither configured nor
@@ -240,7 +245,7 @@ fn live_route(route: &Arc<Route>, backends: &[Arc<LiveBackend>], old: Option<&Fl
         .name
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    let counts = counts.unwrap_or_else(|| Arc::new(RouteCounts::new(seed)));
+    let counts = counts.unwrap_or_else(|| Arc::new(RouteCounts::new(seed, now)));
     Arc::new(LiveRoute::new(Arc::clone(route), pairs, counts))
 }
 

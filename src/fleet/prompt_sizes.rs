@@ -17,16 +17,10 @@ const SHORTEST: u64 = 64;
 pub(super) struct PromptSizes(Mutex<HashMap<Arc<str>, f64>>);
 
 impl PromptSizes {
-    #[allow(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "an estimate of a size that is far below 2^52"
-    )]
-    pub(super) fn estimate(&self, model: &str, bytes: u64) -> u64 {
+    /// `None` for a model that nothing was learned of.
+    pub(super) fn estimate(&self, model: &str, bytes: u64) -> Option<u64> {
         let ratios = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let ratio = ratios.get(model).copied().unwrap_or(USUAL);
-        (bytes as f64 * ratio).ceil() as u64
+        ratios.get(model).map(|ratio| scaled(bytes, *ratio))
     }
 
     #[allow(clippy::cast_precision_loss, reason = "sizes are far below 2^52")]
@@ -42,4 +36,19 @@ impl PromptSizes {
             ratios.insert(Arc::clone(model), sample);
         }
     }
+}
+
+/// What to expect of an unknown model.
+pub(super) fn usual(bytes: u64) -> u64 {
+    scaled(bytes, USUAL)
+}
+
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "an estimate of a size that is far below 2^52"
+)]
+fn scaled(bytes: u64, ratio: f64) -> u64 {
+    (bytes as f64 * ratio).ceil() as u64
 }

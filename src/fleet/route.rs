@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 use super::backend::LiveBackend;
 use super::windows::Windows;
 use crate::config::settings::Route;
+use crate::measure::attainment::{Attainment, AttainmentWindow};
 use crate::measure::exchange::{Attempt, ExchangeRecord};
 use crate::measure::objective::{Latency, Objectives};
 use crate::measure::outcome::Outcome;
 use crate::route::policy::PolicyState;
 use crate::route::snapshot::{Candidate, Observed};
+use crate::units::Quantile;
 
 /// How long a quantile may be read again before it is computed anew.
 const CACHED: Duration = Duration::from_millis(100);
@@ -32,20 +34,27 @@ pub(super) struct RouteCounts {
     pub(super) active: AtomicU32,
     pub(super) retrying: AtomicU32,
     /// Good and all exchanges per promised latency, then jointly.
-    judged: [(AtomicU64, AtomicU64); 4],
+    judged: Mutex<[AttainmentWindow; 4]>,
     pub(super) output_tokens: Average,
     pub(super) policy: Mutex<PolicyState>,
 }
 
 impl RouteCounts {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64, now: Instant) -> Self {
         Self {
             active: AtomicU32::new(0),
             retrying: AtomicU32::new(0),
-            judged: Default::default(),
+            judged: Mutex::new([(); 4].map(|()| AttainmentWindow::new(now))),
             output_tokens: Average::default(),
             policy: Mutex::new(PolicyState::seeded(seed)),
         }
+    }
+}
+
+impl RouteCounts {
+    fn attainment<T: Default>(&self, latency: Option<Latency>, act: impl FnOnce(&mut AttainmentWindow) -> T) -> T {
+        let mut judged = self.judged.lock().unwrap_or_else(PoisonError::into_inner);
+        place(latency).and_then(|place| judged.get_mut(place)).map(act).unwrap_or_default()
     }
 }
 
@@ -123,16 +132,30 @@ impl LiveRoute {
         self.counts.retrying.load(Ordering::Relaxed)
     }
 
-    /// Good and all judged exchanges for one latency since the start; `None` as latency means jointly.
-    pub fn judged(&self, latency: Option<Latency>) -> (u64, u64) {
-        let Some((good, all)) = place(latency).and_then(|place| self.counts.judged.get(place)) else { return (0, 0) };
-        (good.load(Ordering::Relaxed), all.load(Ordering::Relaxed))
+    /// Good and judged exchanges for one latency since the start; no latency means jointly.
+    pub fn judged(&self, latency: Option<Latency>) -> Attainment {
+        self.counts.attainment(latency, |window| window.totals())
+    }
+
+    /// Good and judged exchanges for one latency over the last `window`; no latency means jointly.
+    pub fn attainment(&self, latency: Option<Latency>, window: Duration, now: Instant) -> Attainment {
+        self.counts.attainment(latency, |attained| attained.over(window, now))
     }
 
     /// What the rolling window of a backend (by its name) says about a latency now.
     pub fn observed(&self, backend: &str, latency: Latency, now: Instant) -> Option<Observed> {
         let pair = self.pair(backend)?;
         Some(pair.windows().observed(latency, &self.settings.objectives, now))
+    }
+
+    /// What the rolling window of a backend (by its name) says about a latency at a quantile now.
+    pub fn observed_at(&self, backend: &str, latency: Latency, quantile: Quantile, now: Instant) -> Option<Observed> {
+        Some(self.pair(backend)?.windows().at(latency, quantile, now))
+    }
+
+    /// Requests of this route at a backend (by its name) that await their first token.
+    pub fn awaiting_first_token(&self, backend: &str) -> Option<u32> {
+        Some(self.pair(backend)?.awaiting.load(Ordering::Relaxed))
     }
 
     /// Output tokens of an answer, on average.
@@ -146,7 +169,7 @@ impl LiveRoute {
 
     /// Learns from an exchange that ended here.
     pub(super) fn record(&self, record: &ExchangeRecord, now: Instant) {
-        self.judge(record);
+        self.judge(record, now);
         for attempt in &record.attempts {
             if let Some(pair) = self.pair(&attempt.backend) {
                 pair.attempted(attempt, record.stream, now);
@@ -164,13 +187,12 @@ impl LiveRoute {
         }
     }
 
-    fn judge(&self, record: &ExchangeRecord) {
+    fn judge(&self, record: &ExchangeRecord, now: Instant) {
         let verdicts = Latency::PROMISED.map(|latency| (Some(latency), record.verdicts.of(latency)));
         for (latency, verdict) in verdicts.into_iter().chain([(None, record.verdicts.joint())]) {
-            let Some(verdict) = verdict else { continue };
-            let Some((good, all)) = place(latency).and_then(|place| self.counts.judged.get(place)) else { continue };
-            all.fetch_add(1, Ordering::Relaxed);
-            good.fetch_add(u64::from(verdict), Ordering::Relaxed);
+            if let Some(good) = verdict {
+                self.counts.attainment(latency, |window| window.record(good, now));
+            }
         }
     }
 }
@@ -191,12 +213,12 @@ impl Pair {
             exploring: AtomicU32::new(0),
             last_observed: AtomicU64::new(0),
             usual_in_flight: Average::default(),
-            windows: Mutex::new(Windows::new(now)),
+            windows: Mutex::new(Windows::new()),
             cache: Mutex::default(),
         }
     }
 
-    fn windows(&self) -> std::sync::MutexGuard<'_, Windows> {
+    pub(super) fn windows(&self) -> std::sync::MutexGuard<'_, Windows> {
         self.windows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

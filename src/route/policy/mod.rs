@@ -1,8 +1,27 @@
 //! The routing rules, one file each.
 
+mod assess;
+mod cheapest_within_slo;
+mod explore;
+mod least_in_flight;
+mod lowest_latency;
+mod power_of_two;
+mod round_robin;
+mod weighted;
+
+#[cfg(test)]
+mod tests;
+
 use super::decision::Decision;
-use super::snapshot::{FleetSnapshot, RequestFacts};
+use super::snapshot::{BackendIndex, FleetSnapshot, RequestFacts};
 use crate::random::Random;
+
+pub use cheapest_within_slo::CheapestWithinSlo;
+pub use least_in_flight::LeastInFlight;
+pub use lowest_latency::LowestLatency;
+pub use power_of_two::PowerOfTwo;
+pub use round_robin::RoundRobin;
+pub use weighted::Weighted;
 
 /// Which rule a route uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -45,13 +64,18 @@ impl PolicyKind {
             Self::Weighted => "weighted",
         }
     }
-}
 
-impl PolicyKind {
     /// The rule of that name.
     #[must_use]
     pub fn rule(self) -> &'static dyn Policy {
-        &FirstCandidate
+        match self {
+            Self::CheapestWithinSlo => &CheapestWithinSlo,
+            Self::LowestLatency => &LowestLatency,
+            Self::LeastInFlight => &LeastInFlight,
+            Self::PowerOfTwo => &PowerOfTwo,
+            Self::RoundRobin => &RoundRobin,
+            Self::Weighted => &Weighted,
+        }
     }
 }
 
@@ -71,23 +95,19 @@ pub trait Policy: Send + Sync {
 #[derive(Debug, Clone)]
 pub struct PolicyState {
     /// Draws; the same seed makes the same choices.
-    pub random: Random,
+    random: Random,
+    /// Whose turn it was last.
+    last: Option<BackendIndex>,
+    /// Credit of smooth weighted round robin, by the backend's index: as long as the list of backends.
+    credit: Vec<i64>,
+    /// Requests that may still explore; see [`explore`].
+    allowance: f64,
 }
 
 impl PolicyState {
     /// Nothing remembered yet.
     #[must_use]
     pub fn seeded(seed: u64) -> Self {
-        Self { random: Random::seeded(seed) }
-    }
-}
-
-struct FirstCandidate;
-
-impl Policy for FirstCandidate {
-    fn choose(&self, _: &RequestFacts, fleet: &FleetSnapshot<'_>, _: &mut PolicyState, decision: &mut Decision) {
-        decision.candidates.clear();
-        decision.chosen =
-            fleet.candidates.first().map(|one| (one.backend, crate::route::decision::Reason::OnlyCandidate));
+        Self { random: Random::seeded(seed), last: None, credit: Vec::new(), allowance: explore::FIRST_ALLOWANCE }
     }
 }

@@ -1,0 +1,29 @@
+//! The backend with the fewest requests in flight; ties are drawn.
+
+use super::assess::{assess_all, trivial};
+use super::{Policy, PolicyState};
+use crate::route::decision::{Decision, Reason};
+use crate::route::snapshot::{FleetSnapshot, RequestFacts};
+
+/// The rule.
+#[derive(Debug, Clone, Copy)]
+pub struct LeastInFlight;
+
+impl Policy for LeastInFlight {
+    fn choose(
+        &self,
+        request: &RequestFacts,
+        fleet: &FleetSnapshot<'_>,
+        state: &mut PolicyState,
+        decision: &mut Decision,
+    ) {
+        assess_all(request, fleet, decision);
+        if trivial(fleet, decision) {
+            return;
+        }
+        let least = fleet.candidates.iter().map(|one| one.in_flight).min().unwrap_or_default();
+        let tied = || fleet.candidates.iter().filter(|one| one.in_flight == least);
+        let drawn = state.random.below(tied().count());
+        decision.chosen = tied().nth(drawn).map(|one| (one.backend, Reason::LeastInFlight));
+    }
+}
