@@ -176,6 +176,8 @@ pub(super) fn hostile() -> ExchangeRecord {
 
 fn gaps() -> crate::measure::gaps::GapHistogram {
     let mut gaps = crate::measure::gaps::GapHistogram::default();
-    [20, 20, 21, 75].into_iter().for_each(|gap| gaps.record(millis(gap)));
+    for gap in [20, 20, 21, 75] {
+        gaps.record(millis(gap));
+    }
     gaps
 }
