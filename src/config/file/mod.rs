@@ -12,6 +12,8 @@ pub(super) mod schema;
 mod shape;
 mod sink;
 mod suggest;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod view;
 
