@@ -312,15 +312,60 @@ fn a_secret_is_shown_nowhere() {
 
 #[test]
 fn bombs_are_refused_at_once() {
-    let mut laughs = "a: &a [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    #[track_caller]
+    fn refused(bomb: &str, says: &str) {
+        let report = parse("headway.yaml", bomb, &Fake).expect_err("a bomb");
+        assert!(report.0.len() <= 500 && report.0.iter().all(|one| !one.hint.is_empty()));
+        assert!(report.0.iter().any(|one| one.message.contains(says)), "{report}");
+    }
+    let mut laughs = vec!["a: &a [x, x, x, x, x, x, x, x, x, x]".to_owned()];
     for (name, before) in ('b'..='k').zip('a'..) {
-        laughs.push_str(&format!("{name}: &{name} [{}]\n", vec![format!("*{before}"); 10].join(", ")));
+        let ten = [before; 10].map(|before| format!("*{before}")).join(", ");
+        laughs.push(format!("{name}: &{name} [{ten}]"));
     }
-    let deep = format!("a: {}", "[".repeat(100_000));
-    let nested: String = (0..60).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect();
-    let large = "# ".repeat(1 << 20);
-    for bomb in [laughs, deep, nested, large, "a: &a [*a]".to_owned(), "---\n---\n".to_owned(), String::new()] {
-        let report = parse("headway.yaml", &bomb, &Fake).expect_err("a bomb");
-        assert!(report.0.len() <= 500 && report.0.iter().all(|one| !one.hint.is_empty()), "{report}");
+    refused(&laughs.join("\n"), "more than 50000 values");
+    refused(&format!("a: {}", "[".repeat(100_000)), "not valid YAML");
+    refused(&(0..60).map(|depth| " ".repeat(depth) + "a:\n").collect::<String>(), "nested more than 32 deep");
+    refused(&"# ".repeat(1 << 20), "larger than 1 MiB");
+    refused(&"a\n".repeat(100_000).replace('a', "- x"), "more than 50000 values");
+    refused("a: &a [*a]", "inside what it refers to");
+    refused("---\na: b\n---\n", "a second document");
+    refused("", "the configuration is empty");
+    refused("just words", "must be a mapping");
+}
+
+#[test]
+fn certificates_and_keys_must_belong_together() {
+    let folder = tempfile::tempdir().expect("folder");
+    for name in ["ours", "other"] {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        std::fs::write(folder.path().join(format!("{name}.crt")), made.cert.pem()).expect("certificate");
+        std::fs::write(folder.path().join(format!("{name}.key")), made.signing_key.serialize_pem()).expect("key");
     }
+    let check = |tls: &str, says: Option<&str>| {
+        let file = folder.path().join("headway.yaml");
+        let text = GOOD.replace("127.0.0.1:8080", &format!("127.0.0.1:8080\n    tls: {{ {tls} }}"));
+        let text = text.replace("  token: \"${ADMIN}\"\n", "").replace("    api_key: { file: key }\n", "");
+        std::fs::write(&file, text).expect("file");
+        let found = headway::config::check(&file, &headway::config::SystemEnvironment);
+        let errors: Vec<_> = found.iter().filter(|one| one.is_error()).collect();
+        match says {
+            None => assert!(errors.is_empty(), "{errors:#?}"),
+            Some(says) => assert!(errors.iter().any(|one| one.message.contains(says)), "{errors:#?}"),
+        }
+    };
+    check("certificate: ours.crt, key: ours.key, client_ca: other.crt", None);
+    check("certificate: ours.crt, key: other.key", Some("cannot be used together"));
+    check("certificate: ours.key, key: ours.key", Some("holds no certificate"));
+    check("certificate: ours.crt, key: ours.crt", Some("holds no private key"));
+    check("certificate: ours.crt, key: gone.key", Some("it does not exist"));
+}
+
+#[test]
+fn files_of_other_editors_are_read() {
+    assert_eq!(found(&GOOD.replace('\n', "\r\n")), []);
+    assert_eq!(found(&format!("\u{feff}{GOOD}")), []);
+    assert_eq!(found(&format!("---\n{GOOD}...\n")), []);
+    let shared = GOOD.replace("price: {", "price: &price {").replace("    forward_", "    price: *price\n    forward_");
+    assert_eq!(found(&shared), []);
 }

@@ -100,7 +100,7 @@ fn a_rewritten_file_is_applied() {
     let running = running(true);
     running.write(&text("two"));
     running.becomes("two");
-    assert_eq!(running.reloader.last().trigger, Trigger::Watch);
+    running.last_when(|last| last.trigger == Trigger::Watch);
     running.write(&text("three"));
     running.becomes("three");
 }
@@ -150,7 +150,7 @@ fn a_truncated_file_changes_nothing_until_it_is_whole() {
     running.refuses("headway.yaml");
     running.write(&new);
     running.becomes("two");
-    assert!(running.reloader.last().ok());
+    running.last_when(LastReload::ok);
 }
 
 #[test]
