@@ -149,6 +149,7 @@ const MISTAKES: &[Mistake] = &[
     mistake("127.0.0.1:9090\n  token: \"${ADMIN}\"", "0.0.0.0:9090", (6, 12), "admin.address", "needs a `token`", None),
     mistake("127.0.0.1:9090", "127.0.0.1:8080", (6, 12), "admin.address", "taken by a data listener", None),
     mistake("limits:", "  - address: 127.0.0.1:8080\nlimits:", (3, 14), "listeners[1].address", "already taken", None),
+    mistake("body: 32MiB", "body: 32MiB, memory: 1MiB", (3, 32), "limits.memory", "smaller than one `body`", None),
     mistake("{ file: key }", "{ file: nowhere }", (17, 22), "backends[0].api_key.file", "does not exist", None),
     mistake("{ file: key }", "{ file: empty }", (17, 22), "backends[0].api_key.file", "empty", None),
     mistake("{ file: key }\n", "{ file: key }\n    forward_authorization: true\n", (18, 28), "backends[0].forward_authorization", "not both", None),
