@@ -1,3 +1,49 @@
 //! One file per command.
 
+pub mod check;
+pub mod init;
 pub mod nim;
+pub mod schema;
+pub mod serve;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use crate::cli::{Cli, Command};
+
+/// The configuration is wrong (`EX_CONFIG` of sysexits.h).
+pub const EXIT_CONFIG: u8 = 78;
+/// An address cannot be bound (`EX_UNAVAILABLE`).
+pub const EXIT_UNAVAILABLE: u8 = 69;
+
+/// Runs the command that the arguments name.
+///
+/// # Errors
+/// Whatever kept the command from its job; said in full on standard error, exit code 1.
+pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Check(args) => print(|out| check::run(&args, out)),
+        Command::Init(args) => print(|out| init::run(&args, out)),
+        Command::Schema(args) => print(|out| schema::run(&args, out)),
+        Command::Nim(args) => block_on(nim::run(args)).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// Runs a command that writes to standard output; a closed pipe is its end, not an error.
+fn print(command: impl FnOnce(&mut dyn Write) -> anyhow::Result<u8>) -> anyhow::Result<ExitCode> {
+    let mut out = io::stdout().lock();
+    match command(&mut out) {
+        Ok(code) => Ok(ExitCode::from(code)),
+        Err(error) if is_closed_pipe(&error) => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(command)
+}

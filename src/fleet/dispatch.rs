@@ -113,11 +113,6 @@ struct PassedOver {
     full: bool,
 }
 
-/// A request that names no model suits every backend.
-fn serves(backend: &LiveBackend, request: &Request<'_>) -> Serves {
-    request.model.map_or(Serves::Yes, |model| backend.serves(model))
-}
-
 impl Fleet {
     /// Filters the route's backends (model, features, context, not excluded, healthy, room), lets the policy choose
     /// among the rest, and counts the request in.
@@ -187,7 +182,7 @@ impl Fleet {
         let others = backend.shared.take_place(backend.settings().max_in_flight)?;
         let in_flight = count(&backend, pair, route, &request.facts, others, reason);
         backend.shared.owes(request.facts.stream, now);
-        let model_name = match serves(&backend, request) {
+        let model_name = match backend.serves(request.model) {
             Serves::Renamed(name) => Some(name),
             Serves::Yes | Serves::NotYetKnown | Serves::No => None,
         };
@@ -270,7 +265,7 @@ impl PassedOver {
             self.missing = Some(feature);
             return false;
         }
-        let name = if let Serves::Renamed(name) = &serves { name } else { request.model.unwrap_or_default() };
+        let name = if let Serves::Renamed(name) = &serves { name } else { request.model };
         if let Some(limit) = backend.context_length(name)
             && request.facts.input_tokens.saturating_add(request.facts.max_tokens.unwrap_or(0)) > limit
         {

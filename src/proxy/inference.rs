@@ -239,7 +239,7 @@ async fn win(proxy: &Arc<Proxy>, exchange: &mut Exchange, request: &Understood, 
     let mut permit = None;
     loop {
         let now = proxy.clock.now();
-        let asked = Request { model: Some(&request.model), facts: request.facts, needs: request.needs() };
+        let asked = Request { model: &request.model, facts: request.facts, needs: request.needs() };
         let dispatched = match exchange.fleet.dispatch(request.route, &asked, &excluded, now) {
             Ok(dispatched) => dispatched,
             Err(reason) => return Err(last.unwrap_or_else(|| no_candidate(&reason, &request.model)).into()),
