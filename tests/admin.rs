@@ -1,5 +1,13 @@
 //! The admin listener over real sockets: what it answers, to whom, and what it never shows.
 
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails where what it needs is not there"
+)]
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -76,6 +84,7 @@ fn settings(token: Option<&str>, open_metrics: bool) -> Settings {
         limits: Limits::default(),
         shutdown: Shutdown::default(),
         threads: 1,
+        trusted_proxies: Vec::new(),
         admin: Admin { address: ([127, 0, 0, 1], 0).into(), token: token.map(Into::into), open_metrics },
         telemetry: TelemetrySettings::default(),
         backends: vec![Arc::new(backend)],
@@ -165,7 +174,9 @@ impl Running {
         if !fields.iter().any(|field| field.starts_with("Host:")) {
             text.push_str("Host: localhost\r\n");
         }
-        fields.iter().for_each(|field| text.push_str(&format!("{field}\r\n")));
+        for field in fields {
+            text.extend([field, "\r\n"]);
+        }
         let mut stream = TcpStream::connect(self.address).expect("it listens");
         stream.write_all(format!("{text}\r\n{body}").as_bytes()).expect("it reads");
         let mut answer = String::new();

@@ -6,12 +6,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use headway::clock::{Clock, ManualClock};
 use headway::measure::outcome::Outcome;
 use headway::measure::reader::StreamReader;
+use headway::measure::sieve::UsageSieve;
 use headway::measure::timeline::Stamp;
 use headway::wire::answer::read_answer;
 use headway::wire::error::{StreamError, read_error};
+use headway::wire::request::{RequestError, RequestReading};
 use headway::wire::{Api, FinishReason};
 use serde_json::{Value, json};
 
@@ -188,5 +191,61 @@ fn every_recorded_unary_answer_states_its_counts() {
         assert_eq!((answer.usage.input_tokens, answer.usage.output_tokens), (Some(19), Some(12)), "{name}");
         assert_eq!(answer.finish_reason.map(FinishReason::as_str), Some("length"), "{name}");
         assert!(answer.content && answer.error.is_none(), "{name}");
+    }
+}
+
+/// What is left of `parts`, and how many events were taken out.
+fn sieve<'a>(parts: impl IntoIterator<Item = &'a [u8]>, now: Instant) -> (Vec<u8>, u64) {
+    let mut reader = StreamReader::new(Api::Chat, now);
+    let mut sieve = UsageSieve::new();
+    let mut out = Vec::new();
+    for part in parts {
+        reader.observe(part, now);
+        sieve.pass(Bytes::copy_from_slice(part), reader.marks(), |bytes| out.extend_from_slice(&bytes));
+    }
+    sieve.flush(|bytes| out.extend_from_slice(&bytes));
+    (out, sieve.removed())
+}
+
+#[test]
+fn the_sieve_takes_the_usage_events_out_of_every_stream_however_it_is_cut() {
+    let now = ManualClock::new().now();
+    let mut taken = 0;
+    for path in fixtures("streams", "sse").into_iter().chain(fixtures("recorded", "sse")) {
+        let body = fs::read(&path).expect("a body");
+        let text = String::from_utf8_lossy(&body);
+        let usage_only = |event: &&str| event.contains("\"choices\":[],") && event.contains("\"usage\":{");
+        let (whole, removed) = sieve([body.as_slice()], now);
+        if !text.contains('\r') {
+            let kept: String = text.split_inclusive("\n\n").filter(|event| !usage_only(event)).collect();
+            assert_eq!(String::from_utf8_lossy(&whole), kept, "{}", path.display());
+        }
+        taken += removed;
+        assert_eq!(sieve(body.chunks(1), now), (whole.clone(), removed), "{}, byte by byte", path.display());
+        for cut in (1..body.len()).rev().take(1500) {
+            let (front, back) = body.split_at(cut);
+            assert_eq!(sieve([front, back], now), (whole.clone(), removed), "{} cut at {cut}", path.display());
+        }
+    }
+    assert!(taken > 20, "{taken}");
+}
+
+#[test]
+fn every_recorded_request_is_read() {
+    for path in fixtures("recorded", "json").into_iter().filter(|path| path.to_string_lossy().ends_with(".meta.json")) {
+        let meta: Value = serde_json::from_slice(&fs::read(&path).expect("a file")).expect("JSON");
+        let (api, _) = Api::from_path(meta["request"]["path"].as_str().expect("a path")).expect("an API");
+        let body = &meta["request"]["body"];
+        if let Some(text) = body.as_str() {
+            let error = RequestReading::read(api, text.as_bytes()).expect_err("cut off");
+            assert!(matches!(error, RequestError::Malformed(_)), "{}", path.display());
+            continue;
+        }
+        let reading = RequestReading::read(api, body.to_string().as_bytes()).expect("a request");
+        assert_eq!(reading.model.as_deref(), body["model"].as_str(), "{}", path.display());
+        assert_eq!(reading.stream, body["stream"] == true, "{}", path.display());
+        assert_eq!(reading.ask_for_usage().is_none(), body["stream_options"]["include_usage"] == true);
+        assert!(reading.prompt_bytes > 5, "{}", path.display());
+        assert_eq!(reading.features.tools, body["tools"].is_array(), "{}", path.display());
     }
 }

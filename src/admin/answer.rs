@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::endpoint::{Endpoint, LISTED, parameter};
 use super::guard::{self, Refusal};
-use super::view::{self, BackendView, DecisionView, Ready, Requests, RouteView, WantedLevel};
+use super::view::{self, BackendView, DecisionView, Probe, Requests, RouteView, WantedLevel};
 use super::{ReloadOutcome, Services, config_view};
 use crate::telemetry::logs;
 
@@ -101,7 +101,7 @@ fn ready(services: &Services, verbose: bool) -> Answer {
     if draining {
         reasons.insert(0, "headway is draining".to_owned());
     }
-    as_json(status, &Ready { ready, draining, reasons })
+    as_json(status, &Probe { ready, draining, reasons })
 }
 
 fn requests(services: &Services, id: Option<&str>, limit: usize) -> Answer {

@@ -111,17 +111,17 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(path: &str, expected: Option<Endpoint>) {
-        assert_eq!(Endpoint::of(path), expected, "{path}");
+    fn check(path: &str, expected: Option<&Endpoint>) {
+        assert_eq!(Endpoint::of(path).as_ref(), expected, "{path}");
     }
 
     #[test]
     fn paths_are_exact_and_backend_names_decoded() {
-        check("/metrics", Some(Endpoint::Metrics));
+        check("/metrics", Some(&Endpoint::Metrics));
         check("/metrics/", None);
         check("//metrics", None);
-        check("/api/v1/backends/h100/drain", Some(Endpoint::DrainBackend("h100".to_owned())));
-        check("/api/v1/backends/a%2Fb%20c/undrain", Some(Endpoint::UndrainBackend("a/b c".to_owned())));
+        check("/api/v1/backends/h100/drain", Some(&Endpoint::DrainBackend("h100".to_owned())));
+        check("/api/v1/backends/a%2Fb%20c/undrain", Some(&Endpoint::UndrainBackend("a/b c".to_owned())));
         check("/api/v1/backends/a%2/drain", None);
         check("/api/v1/backends/a%é/drain", None);
         check("/api/v1/backends/a/destroy", None);

@@ -49,7 +49,7 @@ impl Serialize for Name {
 
 /// `/readyz?verbose`
 #[derive(Debug, Serialize)]
-pub(super) struct Ready {
+pub(super) struct Probe {
     pub(super) ready: bool,
     pub(super) draining: bool,
     pub(super) reasons: Vec<String>,

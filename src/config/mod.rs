@@ -62,7 +62,7 @@ pub fn parse(name: &str, text: &str, environment: &dyn Environment) -> Result<Lo
 pub fn check(path: &Path, environment: &dyn Environment) -> Vec<Diagnostic> {
     match text(path, environment::read_bounded(path)) {
         Ok(text) => file::judge(&path.to_string_lossy(), &text, environment).1,
-        Err(diagnostic) => vec![diagnostic],
+        Err(report) => report.0,
     }
 }
 
@@ -76,18 +76,17 @@ pub fn schema() -> serde_json::Value {
 fn attempt(path: &Path) -> (Result<Loaded, Report>, Fingerprint) {
     let contents = environment::read_bounded(path);
     let recorder = Recorder::new(Fingerprint::of_file(path, &contents));
-    let parsed = text(path, contents)
-        .map_err(|diagnostic| Report(vec![diagnostic]))
-        .and_then(|text| parse(&path.to_string_lossy(), &text, &recorder));
+    let parsed = text(path, contents).and_then(|text| parse(&path.to_string_lossy(), &text, &recorder));
     let fingerprint = recorder.into_fingerprint();
     let loaded = parsed.map(|loaded| Loaded { fingerprint: Some(fingerprint.clone()), ..loaded });
     (loaded, fingerprint)
 }
 
-fn text(path: &Path, contents: std::io::Result<Contents>) -> Result<String, Diagnostic> {
+fn text(path: &Path, contents: std::io::Result<Contents>) -> Result<String, Report> {
     let refuse = |why: String| {
         let message = format!("the configuration cannot be read: {why}");
-        Diagnostic::of_file(&path.to_string_lossy(), Code::Unreadable, message, "check the path and its permissions")
+        let hint = "check the path and its permissions";
+        Report(vec![Diagnostic::of_file(&path.to_string_lossy(), Code::Unreadable, message, hint)])
     };
     let contents = contents.map_err(|error| refuse(environment::reason(&error)))?;
     String::from_utf8(contents.bytes).map_err(|_| refuse("it is not UTF-8 text".to_owned()))

@@ -1,6 +1,6 @@
 //! Notices that the configuration's files changed.
 //!
-//! The parent folder is watched, not the file: editors and ConfigMaps replace files, and a watch on a file follows the
+//! The parent folder is watched, not the file: editors and Kubernetes replace files, and a watch on a file follows the
 //! old one away. Notifications only make it quick. What makes it certain is comparing contents every two seconds:
 //! notifications get lost on network file systems, full queues, and folders that are replaced themselves.
 
@@ -114,4 +114,68 @@ fn concerns(event: &notify::Event, name: Option<&OsStr>) -> bool {
     // A ConfigMap's files are links through `..data`, which is what gets replaced.
     let ours = |path: &PathBuf| path.file_name() == name || path.file_name() == Some(OsStr::new("..data"));
     !event.kind.is_access() && (event.need_rescan() || event.paths.iter().any(ours))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::Mutex;
+    use std::sync::mpsc::channel;
+    use std::time::SystemTime;
+
+    use super::super::settings::Settings;
+    use super::*;
+    use crate::config::load;
+
+    /// Far longer than any test runs: what is found in spite of it was notified.
+    const NEVER: Duration = Duration::from_secs(3_600);
+
+    const TEXT: &str = "listeners: [{ address: 127.0.0.1:1 }]\nbackends: [{ name: a, url: http://a }]\n\
+                        routes: [{ name: one, backends: [a] }]\n";
+
+    /// Changes the folder of a served file, and waits until that is applied.
+    #[track_caller]
+    fn notices(change: impl FnOnce(&Path)) {
+        let folder = tempfile::tempdir().expect("folder");
+        let file = folder.path().join("headway.yaml");
+        fs::write(&file, TEXT).expect("file");
+        let (sender, applied) = channel();
+        let sender = Mutex::new(sender);
+        let apply = move |settings: &Arc<Settings>| {
+            let _ = sender.lock().expect("sender").send(Arc::clone(settings));
+            Ok(())
+        };
+        let loaded = load(&file).unwrap_or_else(|report| panic!("{report}"));
+        let reloader = Arc::new(Reloader::new(&file, loaded, || SystemTime::UNIX_EPOCH, apply));
+        let watch = Watch::start_with(reloader, NEVER).expect("a thread");
+        change(folder.path());
+        let settings = applied.recv_timeout(Duration::from_secs(20)).expect("it was notified");
+        assert_eq!(settings.routes.first().map(|route| route.name.to_string()).as_deref(), Some("two"));
+        drop(watch);
+    }
+
+    #[test]
+    fn a_written_file_is_noticed_at_once() {
+        notices(|folder| fs::write(folder.join("headway.yaml"), TEXT.replace("one", "two")).expect("file"));
+    }
+
+    #[test]
+    fn a_renamed_file_is_noticed_at_once() {
+        notices(|folder| {
+            fs::write(folder.join("new"), TEXT.replace("one", "two")).expect("file");
+            fs::rename(folder.join("new"), folder.join("headway.yaml")).expect("rename");
+        });
+    }
+
+    #[test]
+    fn other_files_and_reading_ours_concern_nobody() {
+        let event = |kind, path: &str| notify::Event::new(kind).add_path(path.into());
+        let write = notify::EventKind::Modify(notify::event::ModifyKind::Any);
+        let read = notify::EventKind::Access(notify::event::AccessKind::Read);
+        let name = Some(OsStr::new("headway.yaml"));
+        assert!(concerns(&event(write, "/etc/headway.yaml"), name));
+        assert!(concerns(&event(write, "/etc/..data"), name));
+        assert!(!concerns(&event(write, "/etc/access.log"), name));
+        assert!(!concerns(&event(read, "/etc/headway.yaml"), name));
+    }
 }

@@ -317,13 +317,6 @@ impl Shared {
         }
     }
 
-    /// Counts a request in unless the backend is full; exact under concurrency.
-    pub(super) fn take_place(&self, most: Option<u32>) -> Option<u32> {
-        let most = most.unwrap_or(u32::MAX);
-        let step = |count: u32| (count < most).then(|| count + 1);
-        self.in_flight.fetch_update(Ordering::AcqRel, Ordering::Acquire, step).ok()
-    }
-
     /// A request was chosen for this backend; answers whether it is the breaker's probe.
     pub(super) fn sent(&self) -> bool {
         self.judged().ejection.sent()
@@ -353,7 +346,11 @@ impl Shared {
         if probe {
             let mut judged = self.judged();
             let Judged { ejection, random, .. } = &mut *judged;
-            return ejection.probe_ended(blame, now, random);
+            ejection.probe_ended(blame, now, random);
+            if blame == Blame::Success {
+                tracing::info!(backend = %self.latest.load().name, "back in service");
+            }
+            return;
         }
         if blame != Blame::Fault {
             let mut judged = self.judged();
@@ -450,15 +447,15 @@ impl Shared {
     }
 
     /// Takes the settings of a new generation of the same backend.
-    pub(super) fn adopt(&self, settings: Arc<Backend>, connect: Duration) {
-        self.latest.store(Arc::clone(&settings));
+    pub(super) fn adopt(&self, settings: &Arc<Backend>, connect: Duration) {
+        self.latest.store(Arc::clone(settings));
         let mut current = self.connect.lock().unwrap_or_else(PoisonError::into_inner);
         if *current == connect {
             return;
         }
         *current = connect;
         let renew = |old: &Arc<Endpoint>| {
-            let new = Endpoint::new(old.address(), &settings, &self.tls, connect);
+            let new = Endpoint::new(old.address(), settings, &self.tls, connect);
             new.set_healthy(old.healthy());
             Arc::new(new)
         };

@@ -34,18 +34,19 @@ pub(super) struct DecisionLog {
 }
 
 impl DecisionLog {
+    /// Remembers a decision; answers its number.
     pub(super) fn add(
         &mut self,
         (route, input_tokens): (&Arc<str>, u64),
         decision: &Decision,
         name: impl Fn(BackendIndex) -> Option<Arc<str>>,
         now: Instant,
-    ) {
+    ) -> u64 {
         let place = usize::try_from(self.made % REMEMBERED as u64).unwrap_or_default();
         self.made += 1;
         let named = decision.candidates.iter().filter_map(|one| Some((name(one.backend)?, *one)));
         let Some(old) = self.ring.get_mut(place) else {
-            return self.ring.push(DecisionRecord {
+            self.ring.push(DecisionRecord {
                 number: self.made,
                 at: now,
                 route: Arc::clone(route),
@@ -53,11 +54,13 @@ impl DecisionLog {
                 input_tokens,
                 candidates: named.collect(),
             });
+            return self.made;
         };
         (old.number, old.at, old.chosen, old.input_tokens) = (self.made, now, decision.chosen, input_tokens);
         old.route.clone_from(route);
         old.candidates.clear();
         old.candidates.extend(named);
+        self.made
     }
 
     /// Oldest first.

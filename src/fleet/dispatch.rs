@@ -34,8 +34,8 @@ pub struct Needs {
 /// What dispatching looks at.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
-    /// The model, as the client named it; `None` for requests that name none.
-    pub model: Option<&'a str>,
+    /// The model, as the client named it; empty when the request names none, and any backend of the route will do.
+    pub model: &'a str,
     /// Sizes and objectives.
     pub facts: RequestFacts,
     /// Features.
@@ -55,6 +55,8 @@ pub struct Dispatched {
     pub in_flight: InFlight,
     /// Why this backend.
     pub summary: DecisionSummary,
+    /// The decision's number in [`Fleet::decisions`].
+    pub decision: u64,
     /// What this backend calls the model, when that is something else than the client's word.
     pub model_name: Option<Arc<str>>,
 }
@@ -100,6 +102,7 @@ pub(super) struct Desk {
 
 /// Why backends were passed over; decides what the client is told when none is left.
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each notes one fact, and all of them may hold")]
 struct PassedOver {
     serving: bool,
     missing: Option<&'static str>,
@@ -108,11 +111,6 @@ struct PassedOver {
     excluded: bool,
     loading: bool,
     full: bool,
-}
-
-/// A request that names no model suits every backend.
-fn serves(backend: &LiveBackend, request: &Request<'_>) -> Serves {
-    request.model.map_or(Serves::Yes, |model| backend.serves(model))
 }
 
 impl Fleet {
@@ -129,20 +127,17 @@ impl Fleet {
         now: Instant,
     ) -> Result<Dispatched, NoCandidate> {
         let route = self.routes().get(route).ok_or(NoCandidate::NoSuchModel)?;
+        route.pairs.iter().for_each(|pair| pair.refresh(&route.settings().objectives, now));
+        // Every generation dispatches under this one lock, so a place that is free here is free when it is taken.
         let mut desk = self.desk();
-        // A full backend can only turn up between filtering and counting when another generation is still dispatching.
-        for _ in 0..=route.pairs.len() {
-            let passed_over = self.gather(route, request, exclude, &mut desk.candidates, now);
-            let Desk { candidates, decision, log } = &mut *desk;
-            let Some((index, reason)) = choose(route, &request.facts, candidates, decision) else {
-                return Err(passed_over.reason());
-            };
-            let names = |one: BackendIndex| self.backends().get(one.0).map(|backend| Arc::clone(backend.name()));
-            let Some(dispatched) = self.count_in(route, request, (index, reason), decision, now) else { continue };
-            log.add((route.name(), request.facts.input_tokens), decision, names, now);
-            return Ok(dispatched);
-        }
-        Err(NoCandidate::AllFull { retry_after: Duration::from_secs(1) })
+        let passed_over = self.gather(route, request, exclude, &mut desk.candidates, now);
+        let Desk { candidates, decision, log } = &mut *desk;
+        let chosen = choose(route, &request.facts, candidates, decision);
+        let given = chosen.and_then(|chosen| self.count_in(route, request, chosen, decision, now));
+        let mut dispatched = given.ok_or_else(|| passed_over.reason())?;
+        let names = |one: BackendIndex| self.backends().get(one.0).map(|backend| Arc::clone(backend.name()));
+        dispatched.decision = log.add((route.name(), request.facts.input_tokens), decision, names, now);
+        Ok(dispatched)
     }
 
     /// Fills in the candidates. An ejected backend is one only when the others are all down: full
@@ -160,7 +155,7 @@ impl Fleet {
             candidates.clear();
             for (backend, pair, weight) in self.backends_of(route) {
                 if weight > 0 && passed_over.lets(backend, request, exclude, wanted) {
-                    candidates.push(pair.candidate(backend, weight, &route.settings().objectives, now));
+                    candidates.push(pair.candidate(backend, weight, now));
                 }
             }
             if !candidates.is_empty() || passed_over.full || passed_over.excluded {
@@ -181,15 +176,14 @@ impl Fleet {
         let backend = Arc::clone(self.backends().get(index.0)?);
         let pair = Arc::clone(route.pair(backend.name())?);
         let endpoint = backend.shared.next_endpoint()?;
-        let others = backend.shared.take_place(backend.settings().max_in_flight)?;
-        let in_flight = count(&backend, pair, route, &request.facts, others, reason);
+        let in_flight = count(&backend, pair, route, &request.facts, reason);
         backend.shared.owes(request.facts.stream, now);
-        let model_name = match serves(&backend, request) {
+        let model_name = match backend.serves(request.model) {
             Serves::Renamed(name) => Some(name),
             Serves::Yes | Serves::NotYetKnown | Serves::No => None,
         };
         let summary = summarise(decision, index, reason);
-        Some(Dispatched { backend, index, endpoint, in_flight, summary, model_name })
+        Some(Dispatched { backend, index, endpoint, in_flight, summary, decision: 0, model_name })
     }
 }
 
@@ -214,11 +208,11 @@ fn count(
     pair: Arc<Pair>,
     route: &LiveRoute,
     facts: &RequestFacts,
-    others: u32,
     reason: Reason,
 ) -> InFlight {
     let shared = &backend.shared;
     let exploring = reason == Reason::Explore;
+    let others = shared.in_flight.fetch_add(1, Ordering::AcqRel);
     route.counts.active.fetch_add(1, Ordering::AcqRel);
     pair.awaiting.fetch_add(1, Ordering::AcqRel);
     pair.exploring.fetch_add(u32::from(exploring), Ordering::AcqRel);
@@ -258,16 +252,16 @@ impl PassedOver {
         exclude: &[BackendIndex],
         wanted: Admission,
     ) -> bool {
-        let serves = serves(backend, request);
+        let serves = if request.model.is_empty() { Serves::Yes } else { backend.serves(request.model) };
         if serves == Serves::No {
             return false;
         }
         self.serving = true;
-        if let Some(feature) = missing(&request.needs, &backend.settings().features) {
+        if let Some(feature) = missing(request.needs, backend.settings().features) {
             self.missing = Some(feature);
             return false;
         }
-        let name = if let Serves::Renamed(name) = &serves { name } else { request.model.unwrap_or_default() };
+        let name = if let Serves::Renamed(name) = &serves { name } else { request.model };
         if let Some(limit) = backend.context_length(name)
             && request.facts.input_tokens.saturating_add(request.facts.max_tokens.unwrap_or(0)) > limit
         {
@@ -305,7 +299,7 @@ impl PassedOver {
     }
 }
 
-fn missing(needs: &Needs, features: &Features) -> Option<&'static str> {
+fn missing(needs: Needs, features: Features) -> Option<&'static str> {
     [
         (needs.tools && !features.tools, "tools"),
         (needs.vision && !features.vision, "vision"),

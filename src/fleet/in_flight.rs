@@ -12,6 +12,7 @@ use crate::measure::outcome::Blame;
 
 /// One attempt in flight at a backend.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each says which counter this one still holds")]
 pub struct InFlight {
     pub(super) backend: Arc<LiveBackend>,
     pub(super) pair: Arc<Pair>,
@@ -65,11 +66,7 @@ impl InFlight {
         self.awaiting = false;
         lower(&self.pair.awaiting);
         lower_by(&self.backend.shared.waiting_tokens, self.input_tokens);
-        self.explored();
-    }
-
-    fn explored(&mut self) {
-        if std::mem::take(&mut self.exploring) {
+        if self.exploring {
             lower(&self.pair.exploring);
         }
     }
@@ -80,7 +77,6 @@ impl Drop for InFlight {
         if self.awaiting {
             self.answered();
         }
-        self.explored();
         if self.probe {
             self.backend.shared.probe_lost();
         }

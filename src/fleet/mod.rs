@@ -21,6 +21,9 @@ mod tls;
 mod watchdog;
 mod windows;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -217,7 +220,7 @@ impl Fleet {
             let routes =
                 || self.settings.routes.iter().filter(|route| route.backends.iter().any(|&(one, _)| one == index));
             let connect = routes().map(|route| route.timeouts.connect).max().unwrap_or(Timeouts::default().connect);
-            backend.shared.adopt(Arc::clone(backend.settings()), connect);
+            backend.shared.adopt(backend.settings(), connect);
             let others = |route: &Arc<Route>| {
                 let others = route.backends.iter().filter(|&&(one, _)| one != index);
                 others.filter_map(|&(one, _)| self.backends.get(one)).map(|one| Arc::downgrade(&one.shared)).collect()

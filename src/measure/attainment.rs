@@ -1,6 +1,6 @@
 //! How well objectives are kept: good and judged exchanges over trailing windows, error budget and burn rate.
 //!
-//! Three rings of counters, ever coarser, so that a minute and a month are both at hand in some eleven kilobytes: ten
+//! Three rings of counters, ever coarser, so that a minute and a month are both at hand in some twelve kilobytes: ten
 //! minutes by the second, a day by the five minutes, forty days by the hour and a half.
 
 use std::time::{Duration, Instant};

@@ -43,9 +43,8 @@ impl UsageSieve {
         if bytes.is_empty() {
             return;
         }
-        let mut from = self.after_carriage_return(&bytes, &mut out);
         // What is to be forwarded goes out in as few pieces as possible: `pending` is the front of the next one.
-        let mut pending = from;
+        let (mut pending, mut from) = self.after_carriage_return(&bytes);
         for mark in marks {
             let removable = mark.usage_only && !self.begun;
             if removable {
@@ -107,16 +106,13 @@ impl UsageSieve {
         }
     }
 
-    /// The LF of a CRLF that two reads cut goes where its CR went. Returns how many bytes that settles.
-    fn after_carriage_return(&mut self, bytes: &Bytes, out: &mut impl FnMut(Bytes)) -> usize {
-        match self.after_cr.take() {
-            Some(fate) if bytes.first() == Some(&b'\n') => {
-                if fate == Fate::Forwarded {
-                    slice(bytes, 0, 1, out);
-                }
-                1
-            }
-            _ => 0,
+    /// The LF of a CRLF that two reads cut goes where its CR went. Returns where forwarding and the next event begin.
+    fn after_carriage_return(&mut self, bytes: &Bytes) -> (usize, usize) {
+        let fate = self.after_cr.take().filter(|_| bytes.first() == Some(&b'\n'));
+        match fate {
+            Some(Fate::Forwarded) => (0, 1),
+            Some(Fate::Removed) => (1, 1),
+            None => (0, 0),
         }
     }
 }
@@ -198,6 +194,23 @@ mod tests {
             let mut out = 0;
             sieve.pass(Bytes::copy_from_slice(byte), reader.marks(), |bytes| out += bytes.len());
             assert_eq!(out, 1, "before the finish reason is whole, every byte goes out at once");
+        }
+    }
+
+    #[test]
+    fn a_read_goes_out_in_one_piece_and_uncopied() {
+        let now = ManualClock::new().now();
+        let mut reader = StreamReader::new(Api::Chat, now);
+        let mut sieve = UsageSieve::new();
+        for text in
+            [format!("{CONTENT}\r\n\r"), format!("\n{CONTENT}\r\n\r\n"), format!("{CONTENT}\n\n{FINISH}\n\n: c")]
+        {
+            let bytes = Bytes::from(text);
+            reader.observe(&bytes, now);
+            let held = if bytes.ends_with(b": c") { 3 } else { 0 };
+            let mut pieces = Vec::new();
+            sieve.pass(bytes.clone(), reader.marks(), |piece| pieces.push((piece.as_ptr(), piece.len())));
+            assert_eq!(pieces, [(bytes.as_ptr(), bytes.len() - held)]);
         }
     }
 

@@ -144,7 +144,7 @@ pub struct Simulator {
 }
 
 impl Simulator {
-    /// Binds the address and starts to serve.
+    /// Binds the address and starts to serve. The clock must run as the runtime's timers do: the machine's clock.
     ///
     /// # Errors
     /// When an option makes no sense, the address cannot be bound or the truth log cannot be opened.

@@ -40,6 +40,8 @@ pub(super) struct Forwarded {
     pub(super) backpressured: bool,
     /// Whether the client's connection still takes bytes.
     pub(super) client_there: bool,
+    /// Whether the body ended as its framing says.
+    pub(super) clean: bool,
     /// Whether the last byte sent ends an event.
     pub(super) at_event_boundary: bool,
 }
@@ -265,6 +267,7 @@ impl<'a> Pump<'a> {
             backpressure: self.backpressure,
             backpressured: self.backpressured,
             client_there: !matches!(stop, Some(Stop::ClientGone | Stop::ClientStalled)),
+            clean: self.answer.ended == Some(true),
             at_event_boundary: self.queue.is_empty() && self.answer.reading.at_event_boundary(),
         }
     }

@@ -92,11 +92,11 @@ pub(super) async fn serve(
 ) -> Downstream {
     let understood = match understand(proxy, session, &mut exchange, api, path_model).await {
         Ok(understood) => understood,
-        Err(turned) => return turn_away(session, exchange, turned, false).await,
+        Err(turned) => return turn_away(session, exchange, turned).await,
     };
     let settings = Arc::clone(exchange.fleet.settings());
     let Some(route) = settings.routes.get(understood.route) else {
-        return turn_away(session, exchange, Refusal::internal().into(), true).await;
+        return turn_away(session, exchange, Refusal::internal().into()).await;
     };
     let total_deadline = exchange.started + route.timeouts.total;
     let mut cut = proxy.lifecycle.cutting();
@@ -112,8 +112,11 @@ pub(super) async fn serve(
         }
     };
     match won {
-        Ok(won) => deliver(proxy, session, exchange, won, route, &settings, total_deadline).await,
-        Err(turned) => turn_away(session, exchange, turned, true).await,
+        Ok(won) => {
+            let prompt = (understood.model, understood.reading.prompt_bytes);
+            deliver(proxy, session, exchange, won, route, &settings, total_deadline, prompt).await
+        }
+        Err(turned) => turn_away(session, exchange, turned).await,
     }
 }
 
@@ -147,6 +150,7 @@ async fn understand(
     };
     let client = session.req_header().clone();
     let route = find_route(exchange, &client, &model)?;
+    continuable(&settings, route, &reading)?;
     let facts = facts(exchange, &settings, route, &client, &reading, &model);
     let usage = if reading.stream { reading.ask_for_usage() } else { None };
     let outgoing = match &usage {
@@ -188,6 +192,17 @@ fn find_route(exchange: &mut Exchange, client: &RequestHeader, model: &str) -> R
     Ok(route)
 }
 
+/// A stored response is known to the backend that made it alone, and nothing says which one that was.
+fn continuable(settings: &Settings, route: usize, reading: &RequestReading) -> Result<(), Refusal> {
+    let several = settings.routes.get(route).is_some_and(|route| route.backends.len() > 1);
+    if reading.previous_response_id.is_none() || !several {
+        return Ok(());
+    }
+    let message = "this route has several backends, and only the one that made the response knows it; \
+                   send the whole conversation instead";
+    Err(Refusal::bad_request(400, "previous_response_unknown", message).about(Some("previous_response_id")))
+}
+
 fn facts(
     exchange: &Exchange,
     settings: &Settings,
@@ -224,7 +239,7 @@ async fn win(proxy: &Arc<Proxy>, exchange: &mut Exchange, request: &Understood, 
     let mut permit = None;
     loop {
         let now = proxy.clock.now();
-        let asked = Request { model: Some(&request.model), facts: request.facts, needs: request.needs() };
+        let asked = Request { model: &request.model, facts: request.facts, needs: request.needs() };
         let dispatched = match exchange.fleet.dispatch(request.route, &asked, &excluded, now) {
             Ok(dispatched) => dispatched,
             Err(reason) => return Err(last.unwrap_or_else(|| no_candidate(&reason, &request.model)).into()),
@@ -263,7 +278,9 @@ async fn try_backend(
     let started = exchange.started;
     exchange.note(|record| {
         record.decision = Some(summary);
-        record.phases.overhead = began.saturating_duration_since(started);
+        if record.attempts.is_empty() {
+            record.phases.overhead = began.saturating_duration_since(started);
+        }
     });
     let (name, profile) = (Arc::clone(backend.name()), backend.settings().profile.clone());
     let body = outgoing_body(request, model_name.as_deref());
@@ -387,6 +404,7 @@ async fn deliver(
     route: &Route,
     settings: &Settings,
     total_deadline: Instant,
+    prompt: (String, u64),
 ) -> Downstream {
     let id = exchange.request_id();
     let status = won.answer.head.status.as_u16();
@@ -398,7 +416,7 @@ async fn deliver(
             Ok(head)
         });
     let Ok(head) = head else {
-        return turn_away(session, exchange, Refusal::internal().into(), true).await;
+        return turn_away(session, exchange, Refusal::internal().into()).await;
     };
     exchange.note(|record| record.status = status);
     let forwarded = if session.write_response_header(head).await.is_ok() {
@@ -422,11 +440,12 @@ async fn deliver(
             backpressure: Duration::ZERO,
             backpressured: false,
             client_there: false,
+            clean: false,
             at_event_boundary: false,
         }
     };
     let downstream = end_downstream(session, &forwarded, &won.backend).await;
-    settle(proxy, exchange, won, forwarded).await;
+    settle(proxy, exchange, won, forwarded, prompt).await;
     downstream
 }
 
@@ -450,12 +469,13 @@ async fn end_downstream(session: &mut Session, forwarded: &Forwarded, backend: &
     if !forwarded.client_there {
         return Downstream::Close;
     }
-    if matches!(forwarded.outcome, Outcome::Complete | Outcome::BackendRejected | Outcome::UpstreamError) {
+    let told = matches!(forwarded.outcome, Outcome::UpstreamError) && forwarded.clean;
+    if told || matches!(forwarded.outcome, Outcome::Complete | Outcome::BackendRejected) {
         // An error event of the backend's own has told the client already.
         let clean = session.finish_body().await.is_ok();
         return if clean { Downstream::Reusable } else { Downstream::Close };
     }
-    if forwarded.at_event_boundary {
+    if forwarded.at_event_boundary && forwarded.outcome != Outcome::UpstreamError {
         let refusal = Refusal::upstream(forwarded.outcome, 502, backend, None);
         let code = match forwarded.outcome {
             Outcome::Drained => "drained",
@@ -473,13 +493,15 @@ async fn end_downstream(session: &mut Session, forwarded: &Forwarded, backend: &
 }
 
 /// Tells everyone how it ended, and gives the connection back.
-async fn settle(proxy: &Arc<Proxy>, mut exchange: Exchange, won: Won, forwarded: Forwarded) {
+async fn settle(proxy: &Arc<Proxy>, mut exchange: Exchange, won: Won, forwarded: Forwarded, prompt: (String, u64)) {
     let Won { answer, in_flight, backend, profile } = won;
     let now = proxy.clock.now();
     let blame = forwarded.outcome.blame();
     let started = exchange.started;
+    let mut input_tokens = None;
     exchange.note(|record| {
         answer.reading.report(record, started);
+        input_tokens = record.usage.input_tokens;
         record.bytes_out = forwarded.bytes_out;
         record.phases.connect = answer.connect;
         record.phases.backend_wait = answer.backend_wait;
@@ -495,12 +517,15 @@ async fn settle(proxy: &Arc<Proxy>, mut exchange: Exchange, won: Won, forwarded:
         });
     });
     in_flight.ended(blame, now);
+    if let Some(tokens) = input_tokens {
+        exchange.fleet.learn_prompt_size(&prompt.0, prompt.1, tokens);
+    }
     exchange.finish(forwarded.outcome);
     answer.upstream.release().await;
 }
 
 /// Answers in headway's own name, or not at all.
-async fn turn_away(session: &mut Session, mut exchange: Exchange, turned: Turned, body_read: bool) -> Downstream {
+async fn turn_away(session: &mut Session, mut exchange: Exchange, turned: Turned) -> Downstream {
     let refusal = match turned {
         Turned::Gone => {
             exchange.finish(Outcome::ClientCancelled);
@@ -514,6 +539,8 @@ async fn turn_away(session: &mut Session, mut exchange: Exchange, turned: Turned
         Turned::Refused(refusal) => refusal,
     };
     exchange.note(|record| record.status = refusal.status);
+    // What is left of a body would be taken for the next request.
+    let body_read = session.is_body_done();
     let sent = respond(session, &exchange.request_id(), &refusal, body_read).await;
     let length = sent.as_ref().copied().unwrap_or(0);
     exchange.note(|record| record.bytes_out = length);

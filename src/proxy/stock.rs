@@ -13,7 +13,7 @@ use super::exchange::Exchange;
 use super::headers::{self, Added};
 use super::inspect;
 use super::refuse::Refusal;
-use crate::fleet::{Dispatched, NoCandidate, Request, RouteMatchResult};
+use crate::fleet::{Dispatched, Needs, NoCandidate, Request, RouteMatchResult};
 use crate::measure::exchange::Attempt;
 use crate::measure::outcome::Outcome;
 use crate::route::snapshot::RequestFacts;
@@ -50,7 +50,7 @@ impl Stock {
         exchange.route = Some(route);
         let name = fleet.settings().routes.get(route).map(|route| Arc::clone(&route.name));
         exchange.note(|record| record.route = name);
-        let request = Request { model: None, facts: RequestFacts::default(), needs: Default::default() };
+        let request = Request { model: "", facts: RequestFacts::default(), needs: Needs::default() };
         fleet.dispatch(route, &request, &[], now).map(Picked).map_err(|reason| refusal(&reason))
     }
 

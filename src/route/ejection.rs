@@ -203,3 +203,199 @@ impl Ejection {
         ends >= RATIO_ENDS && faults.saturating_mul(2) >= ends
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::clock::{Clock, ManualClock};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    struct Bench {
+        now: Instant,
+        random: Random,
+        ejection: Ejection,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let now = ManualClock::new().now();
+            Self { now, random: Random::seeded(1), ejection: Ejection::new(now) }
+        }
+
+        fn end(&mut self, blame: Blame) -> bool {
+            self.ejection.ended(blame, self.now, &mut self.random, || true)
+        }
+
+        fn eject(&mut self) -> Duration {
+            while !self.end(Blame::Fault) {}
+            self.left()
+        }
+
+        fn left(&self) -> Duration {
+            let Standing::Ejected { until } = self.ejection.standing() else { panic!("ejected") };
+            until - self.now
+        }
+
+        /// Time passes and checks pass until a request may try.
+        fn until_probing(&mut self) {
+            self.now += self.left();
+            assert!(!self.ejection.check_passed(self.now));
+            assert!(self.ejection.check_passed(self.now));
+            assert!(self.ejection.sent());
+        }
+    }
+
+    #[test]
+    fn five_faults_in_a_row_eject() {
+        let mut bench = Bench::new();
+        for round in 0..3 {
+            for _ in 0..4 {
+                assert!(!bench.end(Blame::Fault), "round {round}");
+            }
+            assert!(!bench.end(Blame::Neutral), "neutral ends neither add nor forgive");
+            bench.end(Blame::Success);
+            bench.now += SECOND * 60;
+        }
+        for _ in 0..4 {
+            bench.end(Blame::Fault);
+        }
+        assert!(bench.end(Blame::Fault));
+        assert!(!bench.ejection.admits());
+    }
+
+    #[test]
+    fn half_of_twenty_ends_within_the_window_eject() {
+        let mut bench = Bench::new();
+        for _ in 0..9 {
+            assert!(!bench.end(Blame::Success) && !bench.end(Blame::Fault));
+        }
+        assert!(!bench.end(Blame::Success), "the twentieth end is missing");
+        assert!(bench.end(Blame::Fault));
+        let mut slow = Bench::new();
+        for _ in 0..40 {
+            assert!(!slow.end(Blame::Success) && !slow.end(Blame::Fault));
+            slow.now += SECOND * 4;
+        }
+    }
+
+    #[test]
+    fn each_ejection_lasts_twice_as_long_up_to_five_minutes() {
+        let mut bench = Bench::new();
+        let mut expected = SHORTEST;
+        bench.eject();
+        for _ in 0..10 {
+            let ratio = bench.left().as_secs_f64() / expected.as_secs_f64();
+            assert!((0.799..1.201).contains(&ratio), "{ratio} of {expected:?}");
+            bench.until_probing();
+            bench.ejection.probe_ended(Blame::Fault, bench.now, &mut bench.random);
+            expected = (expected * 2).min(LONGEST);
+        }
+    }
+
+    #[test]
+    fn the_way_back_is_time_then_two_checks_then_one_request() {
+        let mut bench = Bench::new();
+        let left = bench.eject();
+        assert!(!bench.ejection.check_passed(bench.now) && !bench.ejection.check_passed(bench.now), "too early");
+        bench.now += left;
+        bench.ejection.check_failed();
+        assert!(!bench.ejection.check_passed(bench.now), "a failed check starts the count anew");
+        assert!(bench.ejection.check_passed(bench.now));
+        assert!(bench.ejection.admits() && bench.ejection.sent());
+        assert!(!bench.ejection.admits() && !bench.ejection.sent(), "one at a time");
+        bench.ejection.probe_ended(Blame::Neutral, bench.now, &mut bench.random);
+        assert!(bench.ejection.sent(), "a client that left says nothing: the next tries");
+        bench.ejection.probe_ended(Blame::Success, bench.now, &mut bench.random);
+        assert_eq!(bench.ejection.standing(), Standing::Closed);
+        assert!(!bench.end(Blame::Fault), "what was before is forgiven");
+    }
+
+    #[test]
+    fn long_good_service_shortens_the_next_ejection() {
+        let mut bench = Bench::new();
+        bench.eject();
+        bench.until_probing();
+        bench.ejection.probe_ended(Blame::Success, bench.now, &mut bench.random);
+        assert!(bench.eject() > SHORTEST.mul_f64(1.5));
+        bench.until_probing();
+        bench.ejection.probe_ended(Blame::Success, bench.now, &mut bench.random);
+        bench.now += LONGEST;
+        assert!(bench.eject() <= SHORTEST.mul_f64(1.2));
+    }
+
+    #[test]
+    fn a_pool_that_cannot_spare_it_keeps_it() {
+        let mut bench = Bench::new();
+        for _ in 0..50 {
+            assert!(!bench.ejection.ended(Blame::Fault, bench.now, &mut bench.random, || false));
+        }
+        assert!(!bench.ejection.trip(bench.now, &mut bench.random, || false));
+        assert!(bench.ejection.admits());
+        assert!(bench.end(Blame::Fault), "as soon as it can be spared, it goes");
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Wait(u64),
+        End(u8),
+        Check(bool),
+        Send,
+        Probe(u8),
+        Trip,
+    }
+
+    fn blame(of: u8) -> Blame {
+        [Blame::Success, Blame::Neutral, Blame::Fault][usize::from(of % 3)]
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0..40_u64).prop_map(Step::Wait),
+            any::<u8>().prop_map(Step::End),
+            any::<bool>().prop_map(Step::Check),
+            Just(Step::Send),
+            any::<u8>().prop_map(Step::Probe),
+            Just(Step::Trip),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_it_keeps_its_rules(seed: u64, steps in proptest::collection::vec(step(), 1..300)) {
+            let mut bench = Bench::new();
+            bench.random = Random::seeded(seed);
+            let mut probes = 0_i32;
+            for step in steps {
+                let before = bench.ejection.standing();
+                match step {
+                    Step::Wait(seconds) => bench.now += SECOND * u32::try_from(seconds).unwrap_or_default(),
+                    Step::End(of) => { bench.end(blame(of)); }
+                    Step::Check(true) => { bench.ejection.check_passed(bench.now); }
+                    Step::Check(false) => bench.ejection.check_failed(),
+                    Step::Send => probes += i32::from(bench.ejection.admits() && bench.ejection.sent()),
+                    Step::Probe(of) if probes > 0 => {
+                        bench.ejection.probe_ended(blame(of), bench.now, &mut bench.random);
+                        probes -= 1;
+                    }
+                    Step::Probe(_) => {}
+                    Step::Trip => { bench.ejection.trip(bench.now, &mut bench.random, || true); }
+                }
+                let after = bench.ejection.standing();
+                prop_assert!((0..=1).contains(&probes), "one probe at a time");
+                if let Standing::Ejected { until } = after
+                    && !matches!(before, Standing::Ejected { .. }) {
+                        let length = until - bench.now;
+                        prop_assert!(length >= SHORTEST.mul_f64(0.8) && length <= LONGEST.mul_f64(1.2));
+                }
+                match (before, after) {
+                    (Standing::Ejected { until }, Standing::Probing { .. }) => prop_assert!(bench.now >= until),
+                    (Standing::Ejected { .. }, Standing::Closed) => prop_assert!(false, "never without a probe"),
+                    _ => {}
+                }
+            }
+        }
+    }
+}

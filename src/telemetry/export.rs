@@ -89,7 +89,7 @@ impl Page {
         let name = &*route.name;
         for ((latency, row), promised) in JUDGED.iter().zip(&route.totals.judged).zip(route.promised()) {
             for (result, value) in ["bad", "good"].iter().zip(row.values()) {
-                if promised.is_some() || value > 0 {
+                if promised || value > 0 {
                     self.counter(&families::SLO_REQUESTS, &[name, latency, result], float(value));
                 }
             }

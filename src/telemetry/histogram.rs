@@ -185,7 +185,7 @@ fn nanos(duration: Duration) -> u64 {
 /// Whole microseconds are divided exactly, so that an edge of 300 ms is written `0.3`.
 #[allow(clippy::cast_precision_loss, reason = "a float holds the microseconds of 285 years exactly")]
 fn seconds(nanos: u64) -> f64 {
-    if nanos % 1_000 == 0 { (nanos / 1_000) as f64 / 1e6 } else { nanos as f64 / 1e9 }
+    if nanos.is_multiple_of(1_000) { (nanos / 1_000) as f64 / 1e6 } else { nanos as f64 / 1e9 }
 }
 
 #[cfg(test)]
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn an_edge_belongs_to_the_bucket_below() {
         let histogram = Histogram::new(&edges(&[1_000, 2_000], Vec::new()));
-        histogram.observe(Duration::from_micros(1_000));
+        histogram.observe(Duration::from_millis(1));
         histogram.observe(Duration::from_nanos(1_000_001));
         histogram.observe(Duration::from_secs(9));
         assert_eq!(counts(&histogram), [1, 2]);

@@ -116,3 +116,49 @@ impl Telemetry {
         logs::close(patience) && written
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, SystemClock};
+
+    #[test]
+    fn a_reload_turns_the_access_log_without_losing_a_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two) = (folder.path().join("one"), folder.path().join("two"));
+        let logging_to = |path: Option<&std::path::Path>| {
+            let mut settings = testing::settings();
+            settings.telemetry.access_log = path.map(|path| settings::AccessLog::File(path.to_owned()));
+            settings
+        };
+        let telemetry = Telemetry::new(&logging_to(Some(&one))).unwrap();
+        let record = || telemetry.record(Arc::new(testing::complete()), SystemClock.now());
+        record();
+        telemetry.apply(&logging_to(Some(&two))).unwrap();
+        record();
+        assert!(telemetry.apply(&logging_to(Some(folder.path()))).is_err(), "a folder is no file");
+        record();
+        assert!(telemetry.close(Duration::from_secs(10)));
+        let lines = |path| std::fs::read_to_string(path).unwrap_or_default().lines().count();
+        assert_eq!(lines(&two), 2);
+        while lines(&one) < 1 {
+            std::thread::yield_now();
+        }
+        telemetry.apply(&logging_to(None)).unwrap();
+        record();
+        assert_eq!(telemetry.recent().newest(10).len(), 4);
+    }
+
+    #[test]
+    fn the_ring_keeps_the_newest() {
+        let recent = Recent::default();
+        for number in 0..recent::KEPT + 5 {
+            let mut record = testing::refused();
+            record.request_id = number.to_string().into();
+            recent.push(Arc::new(record));
+        }
+        assert_eq!(recent.newest(usize::MAX).len(), recent::KEPT);
+        assert_eq!(&*recent.newest(1)[0].request_id, "1004");
+        assert!(recent.find("4").is_none() && recent.find("5").is_some());
+    }
+}

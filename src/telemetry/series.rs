@@ -212,29 +212,35 @@ impl RouteSeries {
         backend.map_or(&self.none, |name| self.cells.get(name).unwrap_or(&self.other))
     }
 
-    /// Which of [`JUDGED`] the route promises, and to which share: those series are there from the start. The joint
-    /// promise has no share of its own.
-    pub(super) fn promised(&self) -> [Option<Option<Quantile>>; JUDGED.len()] {
-        let of = |objective: Option<Objective>| objective.map(|objective| Some(objective.quantile));
+    /// Which of [`JUDGED`] the route promises: those series are there from the start.
+    pub(super) fn promised(&self) -> [bool; JUDGED.len()] {
+        let Objectives { ttft, itl, e2e } = &self.objectives;
+        [ttft.is_some(), itl.is_some(), e2e.is_some(), !self.objectives.is_empty()]
+    }
+
+    /// The share of exchanges that each of [`JUDGED`] is promised to; the joint promise has none of its own.
+    fn targets(&self) -> [Option<Quantile>; JUDGED.len()] {
+        let of = |objective: Option<Objective>| objective.map(|objective| objective.quantile);
         let Objectives { ttft, itl, e2e } = self.objectives;
-        [of(ttft), of(itl), of(e2e), (!self.objectives.is_empty()).then_some(None)]
+        [of(ttft), of(itl), of(e2e), None]
     }
 
     /// How well each promise is kept.
     fn objectives(&self, now: Instant) -> impl Iterator<Item = ObjectiveFigures> {
         let attained = &self.totals.attained;
-        let promised = JUDGED.into_iter().zip(self.promised()).enumerate();
-        promised.filter_map(move |(place, (latency, promised))| {
+        let judged = JUDGED.into_iter().zip(self.targets()).enumerate();
+        let promised = judged.zip(self.promised()).filter_map(|(judged, promised)| promised.then_some(judged));
+        promised.map(move |(place, (latency, target))| {
             let burn = |target| {
                 let rate = |(name, window)| Some((name, attained.over(place, window, now).burn_rate(target)?));
                 BURN_WINDOWS.into_iter().filter_map(rate).collect()
             };
-            Some(ObjectiveFigures {
+            ObjectiveFigures {
                 route: Arc::clone(&self.name),
                 latency,
-                burn: promised?.map(burn).unwrap_or_default(),
+                burn: target.map(burn).unwrap_or_default(),
                 attainment: attained.over(place, self.window, now).share(),
-            })
+            }
         })
     }
 

@@ -30,6 +30,7 @@ pub(super) fn settings() -> Settings {
         limits: Limits::default(),
         shutdown: Shutdown::default(),
         threads: 1,
+        trusted_proxies: Vec::new(),
         admin: Admin { address: ([127, 0, 0, 1], 0).into(), token: None, open_metrics: true },
         telemetry: Telemetry::default(),
         backends: vec![backend("fast"), backend("cheap")],
@@ -176,6 +177,8 @@ pub(super) fn hostile() -> ExchangeRecord {
 
 fn gaps() -> crate::measure::gaps::GapHistogram {
     let mut gaps = crate::measure::gaps::GapHistogram::default();
-    [20, 20, 21, 75].into_iter().for_each(|gap| gaps.record(millis(gap)));
+    for gap in [20, 20, 21, 75] {
+        gaps.record(millis(gap));
+    }
     gaps
 }

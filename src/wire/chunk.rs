@@ -95,7 +95,7 @@ impl ChunkReading {
     }
 
     /// Adds a choice; one beyond the bound joins the last.
-    fn push(&mut self, choice: ChoiceReading) {
+    pub(super) fn push(&mut self, choice: ChoiceReading) {
         if let Some(place) = self.choices.get_mut(usize::from(self.len)) {
             *place = choice;
             self.len += 1;
@@ -107,9 +107,9 @@ impl ChunkReading {
         }
     }
 
-    /// The only choice of a dialect without choices.
-    fn only(&mut self, choice: ChoiceReading) {
-        self.push(choice);
+    /// The event names a speaker, or begins the answer.
+    pub(super) fn set_role(&mut self) {
+        self.role = true;
     }
 
     fn classify(&mut self) {
@@ -274,7 +274,7 @@ fn generate<'a>(
         }
         Ok::<(), Malformed>(())
     })?;
-    reading.only(choice);
+    reading.push(choice);
     Ok(())
 }
 
@@ -296,17 +296,6 @@ pub(super) fn finish_of(text: Text<'_>) -> FinishReason {
 fn place_of(index: Option<u64>) -> u8 {
     const LAST: u64 = MAX_CHOICES as u64 - 1;
     u8::try_from(index.unwrap_or(0).min(LAST)).unwrap_or(0)
-}
-
-/// Lets the dialects in files of their own set what they read.
-impl ChunkReading {
-    pub(super) fn set_only(&mut self, choice: ChoiceReading) {
-        self.only(choice);
-    }
-
-    pub(super) fn set_role(&mut self) {
-        self.role = true;
-    }
 }
 
 #[cfg(test)]

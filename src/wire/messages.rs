@@ -25,7 +25,8 @@ pub(super) fn read<'a>(
         Ok::<(), Malformed>(())
     })?;
     let mut choice = ChoiceReading::default();
-    match kind.map(|kind| kind.name(&mut name_buffer()).to_owned()).unwrap_or_default().as_slice() {
+    let mut buffer = name_buffer();
+    match kind.map(|kind| kind.name(&mut buffer)).unwrap_or_default() {
         b"message_start" => {
             reading.set_role();
             // The output counted at the start is a placeholder; the last event states it.
@@ -42,7 +43,7 @@ pub(super) fn read<'a>(
         _ => {}
     }
     reading.usage = reading.usage.filter(|usage| !usage.is_empty());
-    reading.set_only(choice);
+    reading.push(choice);
     Ok(())
 }
 

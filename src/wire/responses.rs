@@ -54,10 +54,9 @@ pub(super) fn read<'a>(
         }
         b"response.failed" | b"error" => errors.present = true,
         b"response.created" => reading.set_role(),
-        // Other events carry a snapshot of the response; an `error` of null in it is none.
         _ => {}
     }
-    reading.set_only(choice);
+    reading.push(choice);
     Ok(())
 }
 

@@ -9,14 +9,14 @@ use crate::recorded::*;
 async fn a_chat_stream_has_the_shape_of_vllm_with_one_chunk_for_each_event() {
     let simulator = start(options()).await;
     let reply =
-        post(&simulator, "/v1/chat/completions", chat(json!({ "stream_options": { "include_usage": true } }))).await;
+        post(&simulator, "/v1/chat/completions", chat(&json!({ "stream_options": { "include_usage": true } }))).await;
     check_shapes(&reply, &[ROLE, CONTENT, LAST, USAGE, "[DONE]"]);
     assert!(reply.head.contains("content-type: text/event-stream; charset=utf-8"), "{}", reply.head);
     assert!(reply.head.contains("x-request-id: req-7"), "{}", reply.head);
     assert_eq!((reply.chunks.len(), reply.content_tokens()), (1 + 12 + 2, 12));
     assert!(reply.chunks.iter().all(|chunk| chunk.ends_with(b"\n\n")));
 
-    let plain = post(&simulator, "/v1/chat/completions", chat(json!({}))).await;
+    let plain = post(&simulator, "/v1/chat/completions", chat(&json!({}))).await;
     check_shapes(&plain, &[ROLE, CONTENT, LAST_WITHOUT_USAGE, "[DONE]"]);
     let record = truth(&simulator, |record| record.tokens == 12).await;
     assert_eq!(record.x_request_id.as_deref(), Some("req-7"));
@@ -27,7 +27,7 @@ async fn a_chat_stream_has_the_shape_of_vllm_with_one_chunk_for_each_event() {
 async fn continuous_usage_counts_up_on_every_chunk() {
     let simulator = start(options()).await;
     let usage = json!({ "stream_options": { "include_usage": true, "continuous_usage_stats": true } });
-    let reply = post(&simulator, "/v1/chat/completions", chat(usage)).await;
+    let reply = post(&simulator, "/v1/chat/completions", chat(&usage)).await;
     check_shapes(&reply, &[ROLE_WITH_USAGE, CONTENT_WITH_USAGE, LAST_WITH_USAGE, USAGE, "[DONE]"]);
     let counts: Vec<u64> = reply
         .data()
@@ -41,7 +41,7 @@ async fn continuous_usage_counts_up_on_every_chunk() {
 async fn several_choices_share_one_stream_and_one_usage() {
     let simulator = start(options()).await;
     let more = json!({ "n": 2, "stream_options": { "include_usage": true } });
-    let reply = post(&simulator, "/v1/chat/completions", chat(more)).await;
+    let reply = post(&simulator, "/v1/chat/completions", chat(&more)).await;
     let events: Vec<Value> = reply.data().iter().filter_map(|data| serde_json::from_str(data).ok()).collect();
     for index in 0..2 {
         let of_choice = events.iter().filter(|event| event["choices"][0]["index"] == index);
@@ -55,7 +55,7 @@ async fn several_choices_share_one_stream_and_one_usage() {
 async fn reasoning_comes_first_where_it_is_asked_for() {
     let simulator = start(options()).await;
     for more in [json!({ "chat_template_kwargs": { "enable_thinking": true } }), json!({ "model": "tiny-reason" })] {
-        let reply = post(&simulator, "/v1/chat/completions", chat(more)).await;
+        let reply = post(&simulator, "/v1/chat/completions", chat(&more)).await;
         check_shapes(&reply, &[ROLE, REASONING, CONTENT, LAST_WITHOUT_USAGE, "[DONE]"]);
         assert_eq!(reply.data().iter().filter(|data| data.contains("\"reasoning\":")).count(), 4);
     }
@@ -66,11 +66,11 @@ async fn a_required_tool_is_called_in_pieces() {
     let simulator = start(options()).await;
     let tools = json!([{ "type": "function", "function": { "name": "get_weather" } }]);
     let more = json!({ "tools": tools, "tool_choice": "required", "stream_options": { "include_usage": true } });
-    let reply = post(&simulator, "/v1/chat/completions", chat(more)).await;
+    let reply = post(&simulator, "/v1/chat/completions", chat(&more)).await;
     check_shapes(&reply, &[ROLE, TOOL_NAME, TOOL_ARGUMENTS, TOOL_LAST, USAGE, "[DONE]"]);
 
     let natural = json!({ "tools": tools, "tool_choice": "required", "max_tokens": null, "stream": false });
-    let reply = post(&simulator, "/v1/chat/completions", chat(natural)).await.json();
+    let reply = post(&simulator, "/v1/chat/completions", chat(&natural)).await.json();
     let call = &reply["choices"][0]["message"]["tool_calls"][0]["function"];
     assert_eq!((&call["name"], &reply["choices"][0]["finish_reason"]), (&json!("get_weather"), &json!("tool_calls")));
     let arguments = call["arguments"].as_str().expect("a text");
@@ -81,12 +81,12 @@ async fn a_required_tool_is_called_in_pieces() {
 async fn an_answer_that_ends_by_itself_ends_with_an_empty_token() {
     let simulator = start(options()).await;
     let reply =
-        post(&simulator, "/v1/chat/completions", chat(json!({ "ignore_eos": false, "max_tokens": 4000 }))).await;
+        post(&simulator, "/v1/chat/completions", chat(&json!({ "ignore_eos": false, "max_tokens": 4000 }))).await;
     let last: Value = serde_json::from_str(&reply.data()[reply.data().len() - 2]).expect("JSON");
     assert_eq!(last["choices"][0]["finish_reason"], "stop");
     assert_eq!(last["choices"][0]["delta"], json!({ "content": "" }));
     let again =
-        post(&simulator, "/v1/chat/completions", chat(json!({ "ignore_eos": false, "max_tokens": 4000 }))).await;
+        post(&simulator, "/v1/chat/completions", chat(&json!({ "ignore_eos": false, "max_tokens": 4000 }))).await;
     assert_eq!(reply.content_tokens(), again.content_tokens(), "the length follows from the prompt and the seed");
 }
 
@@ -138,7 +138,7 @@ async fn triton_streams_text_and_ends_without_a_mark() {
 #[tokio::test]
 async fn unary_answers_are_whole() {
     let simulator = start(options()).await;
-    let reply = post(&simulator, "/v1/chat/completions", chat(json!({ "stream": false }))).await;
+    let reply = post(&simulator, "/v1/chat/completions", chat(&json!({ "stream": false }))).await;
     assert_eq!(shape(&reply.body()), shape(UNARY));
     assert_eq!(
         reply.json()["usage"],

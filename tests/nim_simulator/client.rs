@@ -146,7 +146,8 @@ pub(super) async fn get(simulator: &Simulator, path: &str) -> Reply {
     read_reply(&mut stream, PATIENCE).await
 }
 
-pub(super) fn chat(more: Value) -> Value {
+/// A chat request for 12 tokens exactly, with these keys added or replaced.
+pub(super) fn chat(more: &Value) -> Value {
     let mut body = json!({
         "model": "tiny", "messages": [{ "role": "user", "content": "Tell me about trains." }],
         "stream": true, "max_tokens": 12, "ignore_eos": true,

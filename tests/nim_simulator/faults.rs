@@ -17,7 +17,7 @@ async fn full_engine(keep_alive: Option<Duration>) -> (Simulator, Vec<TcpStream>
     let mut busy = Vec::new();
     for waiting in 0..2 {
         let mut stream = connect(&simulator).await;
-        let body = chat(json!({ "max_tokens": 20_000 })).to_string();
+        let body = chat(&json!({ "max_tokens": 20_000 })).to_string();
         stream.write_all(request("/v1/chat/completions", &body).as_bytes()).await.expect("it reads");
         while (simulator.stats().running, simulator.stats().waiting) != (1, waiting) {
             tokio::task::yield_now().await;
@@ -30,7 +30,7 @@ async fn full_engine(keep_alive: Option<Duration>) -> (Simulator, Vec<TcpStream>
 #[tokio::test]
 async fn a_full_queue_refuses_with_503() {
     let (simulator, _busy) = full_engine(None).await;
-    let refused = post(&simulator, "/v1/chat/completions", chat(json!({}))).await;
+    let refused = post(&simulator, "/v1/chat/completions", chat(&json!({}))).await;
     let expected = r#"{"error":{"message":"The engine is currently busy and cannot accept new requests. Please try again later or on a different instance.","type":"Service Unavailable","param":null,"code":503}}"#;
     assert_eq!((refused.status(), refused.body().as_str()), (503, expected));
     assert_eq!(truth(&simulator, |record| record.status == 503).await.outcome, "refused");
@@ -39,7 +39,7 @@ async fn a_full_queue_refuses_with_503() {
 #[tokio::test]
 async fn with_keep_alive_comments_a_full_queue_refuses_inside_a_200() {
     let (simulator, mut busy) = full_engine(Some(Duration::from_millis(20))).await;
-    let refused = post(&simulator, "/v1/chat/completions", chat(json!({}))).await;
+    let refused = post(&simulator, "/v1/chat/completions", chat(&json!({}))).await;
     assert_eq!((refused.status(), refused.end), (200, End::Whole));
     assert_eq!(refused.data().len(), 2);
     assert!(refused.data()[0].contains("\"code\":503"), "{}", refused.body());
@@ -58,7 +58,7 @@ async fn with_keep_alive_comments_a_full_queue_refuses_inside_a_200() {
 async fn struck(fault: &str, more: Value) -> (Reply, TruthRecord) {
     let simulator = with_faults(&[fault]).await;
     let mut stream = connect(&simulator).await;
-    stream.write_all(request("/v1/chat/completions", &chat(more).to_string()).as_bytes()).await.expect("it reads");
+    stream.write_all(request("/v1/chat/completions", &chat(&more).to_string()).as_bytes()).await.expect("it reads");
     // What ends is waited for; only what is to be silent is listened to for a short while.
     let is_silent = ["hang", "stall"].iter().any(|silent| fault.starts_with(silent));
     let reply = read_reply(&mut stream, if is_silent { Duration::from_millis(400) } else { PATIENCE }).await;
@@ -131,13 +131,13 @@ async fn a_refused_connection_is_reset() {
 async fn faults_change_at_run_time() {
     let simulator = start(SimulatorOptions { speed: 1.0, noise: 0.0, ..options() }).await;
     simulator.set_faults(Faults::parse(&["refuse:1x"]).expect("known"));
-    assert_eq!(post(&simulator, "/v1/chat/completions", chat(json!({}))).await.status(), 503);
-    assert_eq!(post(&simulator, "/v1/chat/completions", chat(json!({}))).await.status(), 200);
+    assert_eq!(post(&simulator, "/v1/chat/completions", chat(&json!({}))).await.status(), 503);
+    assert_eq!(post(&simulator, "/v1/chat/completions", chat(&json!({}))).await.status(), 200);
     assert_eq!(simulator.faults(), Faults::parse(&["refuse:0x"]).expect("known"));
 
     let set = post(&simulator, "/_faults", json!(["slow=5"])).await;
     assert_eq!((set.status(), simulator.faults().slow()), (200, 5.0));
-    post(&simulator, "/v1/chat/completions", chat(json!({ "max_tokens": 20 }))).await;
+    post(&simulator, "/v1/chat/completions", chat(&json!({ "max_tokens": 20 }))).await;
     let record = truth(&simulator, |record| record.tokens == 20).await;
     assert!(record.itl_ms.expect("20 tokens") > 30.0, "{record:?}");
     let unknown = post(&simulator, "/_faults", json!(["explode"])).await;

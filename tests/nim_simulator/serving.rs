@@ -14,12 +14,12 @@ use crate::client::*;
 #[tokio::test]
 async fn a_request_that_cannot_be_served_is_refused_as_vllm_does() {
     let simulator = start(options()).await;
-    let unknown = post(&simulator, "/v1/chat/completions", chat(json!({ "model": "nope" }))).await;
+    let unknown = post(&simulator, "/v1/chat/completions", chat(&json!({ "model": "nope" }))).await;
     let expected = r#"{"error":{"message":"The model `nope` does not exist. Valid aliases: tiny, tiny-reason.","type":"NotFoundError","param":"model","code":404}}"#;
     assert_eq!((unknown.status(), unknown.body().as_str()), (404, expected));
     let cut = post_text(&simulator, "/v1/chat/completions", r#"{"model": "tiny", "messages": ["#).await;
     assert_eq!((cut.status(), &cut.json()["error"]["code"]), (400, &json!(400)));
-    let long = post(&simulator, "/v1/chat/completions", chat(json!({ "max_tokens": 10_000_000 }))).await;
+    let long = post(&simulator, "/v1/chat/completions", chat(&json!({ "max_tokens": 10_000_000 }))).await;
     assert_eq!((long.status(), &long.json()["error"]["type"]), (400, &json!("BadRequestError")));
     assert_eq!(simulator.stats().rejected, 3);
     assert_eq!(get(&simulator, "/nowhere").await.status(), 404);
@@ -45,7 +45,7 @@ async fn the_pages_of_a_nim_are_there() {
 #[tokio::test]
 async fn the_metrics_page_counts_in_nim_names() {
     let simulator = start(options()).await;
-    post(&simulator, "/v1/chat/completions", chat(json!({}))).await;
+    post(&simulator, "/v1/chat/completions", chat(&json!({}))).await;
     truth(&simulator, |record| record.outcome == "completed").await;
     let page = get(&simulator, "/v1/metrics").await.body();
     for line in page.lines().filter(|line| !line.starts_with('#')) {
@@ -76,7 +76,7 @@ async fn one_connection_serves_many_requests() {
     let simulator = start(options()).await;
     let mut stream = connect(&simulator).await;
     for _ in 0..3 {
-        let body = chat(json!({})).to_string();
+        let body = chat(&json!({})).to_string();
         stream.write_all(request("/v1/chat/completions", &body).as_bytes()).await.expect("it reads");
         assert_eq!(read_reply(&mut stream, PATIENCE).await.content_tokens(), 12);
     }
@@ -87,7 +87,7 @@ async fn one_connection_serves_many_requests() {
 async fn the_pace_is_the_profiles() {
     let options = SimulatorOptions { noise: 0.0, speed: 1.0, ..options() };
     let simulator = start(options).await;
-    post(&simulator, "/v1/chat/completions", chat(json!({ "max_tokens": 60 }))).await;
+    post(&simulator, "/v1/chat/completions", chat(&json!({ "max_tokens": 60 }))).await;
     let record = truth(&simulator, |record| record.outcome == "completed").await;
     let itl = record.itl_ms.expect("60 tokens");
     // A step of the profile takes 6.5 ms and little more; a busy machine may add to a token, not to each.
@@ -100,7 +100,7 @@ async fn the_truth_file_tells_times_and_no_text() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("truth.jsonl");
     let simulator = start(SimulatorOptions { truth: Some(path.clone()), ..options() }).await;
-    let reply = post(&simulator, "/v1/chat/completions", chat(json!({}))).await;
+    let reply = post(&simulator, "/v1/chat/completions", chat(&json!({}))).await;
     assert_eq!(reply.end, End::Whole);
     truth(&simulator, |record| record.outcome == "completed").await;
     simulator.shutdown().await;
@@ -132,4 +132,21 @@ async fn a_stopped_server_takes_no_connection() {
     simulator.shutdown().await;
     assert_ne!(read_reply(&mut open, PATIENCE).await.end, End::Silent);
     assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn many_streams_at_once_all_come_whole() {
+    let simulator = Arc::new(start(options()).await);
+    let clients: Vec<_> = (0..200)
+        .map(|client| {
+            let simulator = Arc::clone(&simulator);
+            let body = chat(&json!({ "max_tokens": 20 + client % 50 }));
+            tokio::spawn(async move { post(&simulator, "/v1/chat/completions", body).await.content_tokens() })
+        })
+        .collect();
+    for (client, task) in clients.into_iter().enumerate() {
+        assert_eq!(task.await.expect("no panic"), 20 + client % 50);
+    }
+    let stats = simulator.stats();
+    assert_eq!((stats.completed, stats.in_flight, stats.running, stats.waiting), (200, 0, 0, 0), "{stats:?}");
 }

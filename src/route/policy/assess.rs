@@ -12,7 +12,7 @@ use crate::route::decision::{Assessment, Decision, Reason};
 use crate::route::snapshot::{BackendIndex, Candidate, FleetSnapshot, Observed, RequestFacts};
 
 /// Below so many samples a window says nothing.
-const FEWEST: u64 = 20;
+const FEWEST: u64 = 10;
 /// What is added to an estimate while the samples are too few for a bound.
 const CAUTION: f64 = 1.3;
 /// How far load moves a latency, at most.
@@ -52,11 +52,11 @@ fn assess(request: &RequestFacts, candidate: &Candidate, expected_output: u64) -
     let e2e = expect(&candidate.e2e, decode);
     let objectives = &request.objectives;
     let streamed = |objective: Option<Objective>| objective.filter(|_| request.stream);
-    let loads =
-        [ratio(streamed(objectives.ttft), ttft), ratio(streamed(objectives.itl), itl), ratio(objectives.e2e, e2e)];
+    let promised = [(streamed(objectives.ttft), ttft), (streamed(objectives.itl), itl), (objectives.e2e, e2e)];
+    let promised = || promised.iter().filter_map(|(objective, expected)| Some((objective.as_ref()?, *expected)));
     // Too little known of one latency is too little known, unless another is missed for certain.
-    let worst = loads.iter().flatten().flatten().copied().fold(0.0, f64::max);
-    let unknown = loads.iter().flatten().any(Option::is_none);
+    let worst = promised().filter_map(|(objective, expected)| Some(ratio(objective, expected?))).fold(0.0, f64::max);
+    let unknown = promised().any(|(_, expected)| expected.is_none());
     let load = (!unknown || worst > 1.0).then_some(worst);
     let price = candidate.price.and_then(|price| price.of_request(request.input_tokens, expected_output).value());
     Assessment { backend: candidate.backend, ttft, itl, e2e, load, price, in_flight: candidate.in_flight }
@@ -70,8 +70,7 @@ fn expect(observed: &Observed, pressure: f64) -> Option<(Duration, Duration)> {
     Some((estimate.mul_f64(pressure), bound.mul_f64(pressure)))
 }
 
-/// Bound ÷ threshold: the outer option is whether it is promised, the inner whether enough is known.
-fn ratio(objective: Option<Objective>, expected: Option<(Duration, Duration)>) -> Option<Option<f64>> {
-    let threshold = objective?.threshold.as_secs_f64().max(1e-9);
-    Some(expected.map(|(_, bound)| bound.as_secs_f64() / threshold))
+/// Bound ÷ threshold.
+fn ratio(objective: &Objective, (_, bound): (Duration, Duration)) -> f64 {
+    bound.as_secs_f64() / objective.threshold.as_secs_f64().max(1e-9)
 }

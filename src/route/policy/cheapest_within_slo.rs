@@ -1,8 +1,8 @@
 //! The cheapest backend that is expected to keep the route's objectives.
 //!
 //! Feasible is a candidate whose bounds, under its present load, keep every objective. Of the feasible ones the
-//! cheapest is taken; of those within 5 % of its price the one with the most headroom. When none is feasible, the one
-//! that misses least. A share of requests finds out about backends of which too little is known.
+//! cheapest is taken; of those within 5 % of its price the one with the most headroom. When none is feasible, one that is
+//! unknown may be; else the one that misses least. A share of requests explores what too little is known of.
 
 use super::assess::{assess_all, trivial};
 use super::{Policy, PolicyState, explore};
@@ -45,6 +45,7 @@ impl Policy for CheapestWithinSlo {
         decision.chosen = explore::turn(fleet, decision, state, better)
             .map(|backend| (backend, Reason::Explore))
             .or(pick.map(|backend| (backend, Reason::CheapestWithinSlo)))
+            .or_else(|| unknown(fleet, decision).map(|backend| (backend, Reason::Explore)))
             .or_else(|| least_missing(decision).map(|backend| (backend, Reason::BestEffort)))
             .or_else(|| least_known(fleet).map(|backend| (backend, Reason::Explore)));
     }
@@ -65,6 +66,13 @@ fn cheapest(fleet: &FleetSnapshot<'_>, decision: &Decision, cost: impl Fn(&Candi
 fn headroom(one: &Assessment, other: &Assessment) -> std::cmp::Ordering {
     let load = |thought: &Assessment| thought.load.unwrap_or_default();
     load(one).total_cmp(&load(other)).then_with(|| one.in_flight.cmp(&other.in_flight))
+}
+
+/// Where nobody is known to keep the promise, one of whom it is not known may; still one request at a time.
+fn unknown(fleet: &FleetSnapshot<'_>, decision: &Decision) -> Option<BackendIndex> {
+    let both = fleet.candidates.iter().zip(&decision.candidates);
+    let free = both.filter(|(candidate, thought)| thought.load.is_none() && candidate.exploring == 0);
+    free.min_by_key(|(candidate, _)| candidate.in_flight).map(|(candidate, _)| candidate.backend)
 }
 
 fn least_missing(decision: &Decision) -> Option<BackendIndex> {

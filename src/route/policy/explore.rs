@@ -31,19 +31,19 @@ pub(super) fn turn(
     if state.allowance < 1.0 {
         return None;
     }
-    let worth = |&(candidate, load): &(&Candidate, Option<f64>)| {
-        let stale = candidate.last_observed.is_none_or(|ago| ago > STALE) && candidate.in_flight == 0;
+    let due = |&(candidate, load): &(&Candidate, Option<f64>)| {
+        let long_ago = candidate.last_observed.is_none_or(|ago| ago > STALE) && candidate.in_flight == 0;
         let wanted = match load {
             None => true,
-            Some(load) => load > 1.0 && stale && better(candidate.backend),
+            Some(load) => load > 1.0 && long_ago && better(candidate.backend),
         };
         wanted && candidate.exploring == 0 && has_room(candidate)
     };
-    let seen = |&(candidate, _): &(&Candidate, Option<f64>)| {
+    let rank = |&(candidate, _): &(&Candidate, Option<f64>)| {
         (std::cmp::Reverse(candidate.last_observed.unwrap_or(Duration::MAX)), candidate.ttft.samples)
     };
     let loads = decision.candidates.iter().map(|one| one.load);
-    let (chosen, _) = fleet.candidates.iter().zip(loads).filter(worth).min_by_key(seen)?;
+    let (chosen, _) = fleet.candidates.iter().zip(loads).filter(due).min_by_key(rank)?;
     state.allowance -= 1.0;
     Some(chosen.backend)
 }

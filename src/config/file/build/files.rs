@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::SecretString;
@@ -39,31 +40,51 @@ impl Builder<'_, '_, '_> {
         }
     }
 
-    /// A certificate chain and its key, both readable.
+    /// A certificate chain and its key, both readable and made for each other.
     pub(super) fn identity(&mut self, certificate: &View<'_>, key: &View<'_>) -> Option<(PathBuf, PathBuf)> {
-        let chain = self.authority(certificate);
+        let chain = self.certificates(certificate);
         let path = key.text().map(|path| self.base.join(path))?;
         if let Some((_, contents)) = self.contents(key) {
             self.judge_mode(key, &path, &contents);
-            if PrivateKeyDer::from_pem_slice(&contents.bytes).is_err() {
+            if let Ok(private) = PrivateKeyDer::from_pem_slice(&contents.bytes) {
+                self.judge_pair(certificate, chain, private);
+            } else {
                 let message = format!("`{}` holds no private key", path.display());
                 self.error(key, Code::File, message, "it should be PEM: `-----BEGIN PRIVATE KEY-----`");
             }
         }
-        Some((chain?, path))
+        Some((self.base.join(certificate.text()?), path))
     }
 
     /// A file of certificates, readable.
     pub(super) fn authority(&mut self, view: &View<'_>) -> Option<PathBuf> {
         let path = self.base.join(view.text()?);
-        if let Some((_, contents)) = self.contents(view) {
-            let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&contents.bytes).collect();
-            if read.map_or(true, |certificates| certificates.is_empty()) {
-                let message = format!("`{}` holds no certificate", path.display());
-                self.error(view, Code::File, message, "it should be PEM: `-----BEGIN CERTIFICATE-----`");
-            }
-        }
+        self.certificates(view);
         Some(path)
+    }
+
+    fn certificates(&mut self, view: &View<'_>) -> Option<Vec<CertificateDer<'static>>> {
+        let (path, contents) = self.contents(view)?;
+        let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&contents.bytes).collect();
+        let certificates = read.ok().filter(|certificates| !certificates.is_empty());
+        if certificates.is_none() {
+            let message = format!("`{}` holds no certificate", path.display());
+            self.error(view, Code::File, message, "it should be PEM: `-----BEGIN CERTIFICATE-----`");
+        }
+        certificates
+    }
+
+    /// A pair that does not belong together would be found by the first client otherwise.
+    fn judge_pair(
+        &mut self,
+        view: &View<'_>,
+        chain: Option<Vec<CertificateDer<'static>>>,
+        key: PrivateKeyDer<'static>,
+    ) {
+        let provider = rustls::crypto::ring::default_provider();
+        let Some(Err(error)) = chain.map(|chain| CertifiedKey::from_der(chain, key, &provider)) else { return };
+        let message = format!("certificate and key cannot be used together: {error}");
+        self.error(view, Code::File, message, "name the certificate that was made for this key");
     }
 
     fn contents(&mut self, view: &View<'_>) -> Option<(PathBuf, Contents)> {

@@ -44,7 +44,7 @@ pub(super) fn settings(root: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Se
     let settings = Settings {
         listeners: listeners(&root.key("listeners"), builder),
         trusted_proxies: root.key("trusted_proxies").items().filter_map(|item| item.read(scalar::network)).collect(),
-        limits: limits(&root.key("limits")),
+        limits: limits(&root.key("limits"), builder),
         shutdown: shutdown(&root.key("shutdown")),
         threads: threads(&root.key("threads")),
         admin: admin(&root.key("admin"), builder),
@@ -127,13 +127,13 @@ fn collide(a: SocketAddr, b: SocketAddr) -> bool {
         && (a.ip() == b.ip() || (a.is_ipv4() == b.is_ipv4() && (a.ip().is_unspecified() || b.ip().is_unspecified())))
 }
 
-fn limits(view: &View<'_>) -> Limits {
+fn limits(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Limits {
     let default = Limits::default();
     let count = |name: &str| view.key(name).read(|text| scalar::integer(text, 1, u64::MAX));
     let count = |name: &str, default| count(name).and_then(|count| usize::try_from(count).ok()).unwrap_or(default);
     let size = |name: &str, default| view.key(name).read(scalar::size).unwrap_or(default);
     let duration = |name: &str, default| view.key(name).read(scalar::duration).unwrap_or(default);
-    Limits {
+    let limits = Limits {
         body: size("body", default.body),
         header: size("header", default.header),
         headers: count("headers", default.headers),
@@ -142,7 +142,13 @@ fn limits(view: &View<'_>) -> Limits {
         connections: count("connections", default.connections),
         write_idle: duration("write_idle", default.write_idle),
         memory: size("memory", default.memory),
+    };
+    if limits.memory < limits.body {
+        let place = if view.key("memory").is_set() { view.key("memory") } else { view.key("body") };
+        let message = "`memory` holds all bodies together, and is smaller than one `body` may be";
+        builder.error(&place, Code::Conflict, message, "raise `memory`, or lower `body`");
     }
+    limits
 }
 
 fn shutdown(view: &View<'_>) -> Shutdown {

@@ -80,15 +80,15 @@ fn backends(view: &View<'_>, names: &[String], builder: &mut Builder<'_, '_, '_>
     builder.require_items(view, "backend");
     let mut used: Vec<(usize, u32)> = Vec::new();
     for item in view.items() {
-        let named = if item.text().is_some() { item.clone() } else { item.key("name") };
-        let Some(name) = named.text() else { continue };
+        let place = if item.text().is_some() { item.clone() } else { item.key("name") };
+        let Some(name) = place.text() else { continue };
         let weight = item.key("weight").read(|text| scalar::integer(text, 0, u64::from(u32::MAX)));
         let weight = weight.and_then(|weight| u32::try_from(weight).ok()).unwrap_or(1);
         match names.iter().position(|known| known == name) {
-            None => undefined(&named, name, names, builder),
+            None => undefined(&place, name, names, builder),
             Some(index) if used.iter().any(|(other, _)| *other == index) => {
                 let message = format!("the backend `{name}` is there twice");
-                builder.error(&named, Code::Duplicate, message, "name each backend once; use `weight` to prefer it");
+                builder.error(&place, Code::Duplicate, message, "name each backend once; use `weight` to prefer it");
             }
             Some(index) => used.push((index, weight)),
         }

@@ -1,0 +1,372 @@
+//! Seeded mistakes: each is found at its place, with its field, a remedy, and what was probably meant.
+
+#![allow(clippy::expect_used, clippy::panic, reason = "a test says what it expected by failing")]
+
+use std::path::Path;
+
+use headway::config::{Contents, Diagnostic, Environment, Lookup, parse};
+
+const GOOD: &str = "\
+listeners:
+  - address: 127.0.0.1:8080
+limits: { body: 32MiB, headers: 100 }
+threads: auto
+admin:
+  address: 127.0.0.1:9090
+  token: \"${ADMIN}\"
+defaults:
+  timeouts: { connect: 2s, idle: 60s }
+  retry: { attempts: 2, budget: 20%, causes: [connect, reset] }
+backends:
+  - name: fast
+    url: http://10.0.0.11:8000
+    models: [meta/llama]
+    price: { per_gpu_hour: 4.00, gpus: 2 }
+    features: [tools, vision]
+    api_key: { file: key }
+  - name: cheap
+    url: https://nim.internal
+    tls: { server_name: nim.internal }
+    forward_authorization: true
+routes:
+  - name: chat
+    match: { models: [meta/llama], paths: [/v1/chat/completions], headers: { x-tier: fast } }
+    backends: [fast, { name: cheap, weight: 2 }]
+    slo: { ttft: { p95: 300ms }, itl: { p95: 40ms }, window: 5m }
+    policy: cheapest_within_slo
+    commit: first_token
+    client_slo: tighten
+  - name: rest
+    backends: [cheap]
+";
+
+struct Fake;
+
+impl Environment for Fake {
+    fn variable(&self, name: &str) -> Lookup<String> {
+        match name {
+            "ADMIN" => Lookup::Found("hunter2".to_owned()),
+            "WORD" => Lookup::Found("canary-word".to_owned()),
+            _ => Lookup::Missing("is not set".to_owned()),
+        }
+    }
+
+    fn file(&self, path: &Path) -> Lookup<Contents> {
+        match path.to_str() {
+            Some("key") => Lookup::Found(Contents { bytes: b"sk-1\n".to_vec(), mode: Some(0o600) }),
+            Some("loose") => Lookup::Found(Contents { bytes: b"sk-1\n".to_vec(), mode: Some(0o644) }),
+            Some("empty") => Lookup::Found(Contents { bytes: b"\n".to_vec(), mode: Some(0o600) }),
+            _ => Lookup::Missing("it does not exist".to_owned()),
+        }
+    }
+}
+
+/// What was written instead of what, and what should be said about it.
+struct Mistake {
+    right: &'static str,
+    wrong: &'static str,
+    place: (usize, usize),
+    field: &'static str,
+    says: &'static str,
+    meant: Option<&'static str>,
+}
+
+const fn mistake(
+    right: &'static str,
+    wrong: &'static str,
+    place: (usize, usize),
+    field: &'static str,
+    says: &'static str,
+    meant: Option<&'static str>,
+) -> Mistake {
+    Mistake { right, wrong, place, field, says, meant }
+}
+
+#[rustfmt::skip]
+const MISTAKES: &[Mistake] = &[
+    // Keys.
+    mistake("listeners:", "listners:", (1, 1), "listners", "unknown field", Some("listeners")),
+    mistake("limits:", "limit:", (3, 1), "limit", "unknown field", Some("limits")),
+    mistake("headers: 100", "max_headers: 100", (3, 24), "limits.max_headers", "unknown field", Some("headers")),
+    mistake("defaults:", "default:", (8, 1), "default", "unknown field", Some("defaults")),
+    mistake("timeouts:", "timeout:", (9, 3), "defaults.timeout", "unknown field", Some("timeouts")),
+    mistake("connect: 2s", "conect: 2s", (9, 15), "defaults.timeouts.conect", "unknown field", Some("connect")),
+    mistake("attempts: 2", "atempts: 2", (10, 12), "defaults.retry.atempts", "unknown field", Some("attempts")),
+    mistake("    url: http:", "    uri: http:", (13, 5), "backends[0].uri", "unknown field", Some("url")),
+    mistake("    models: [meta/llama]\n    price", "    model: [meta/llama]\n    price", (14, 5), "backends[0].model", "unknown field", Some("models")),
+    mistake("per_gpu_hour", "per-gpu-hour", (15, 14), "backends[0].price.per-gpu-hour", "unknown field", Some("per_gpu_hour")),
+    mistake("api_key", "apiKey", (17, 5), "backends[0].apiKey", "unknown field", Some("api_key")),
+    mistake("server_name", "servername", (20, 12), "backends[1].tls.servername", "unknown field", Some("server_name")),
+    mistake("forward_authorization", "forward_auth", (21, 5), "backends[1].forward_auth", "unknown field", Some("forward_authorization")),
+    mistake("    match:", "    matches:", (24, 5), "routes[0].matches", "unknown field", Some("match")),
+    mistake("paths:", "path:", (24, 36), "routes[0].match.path", "unknown field", Some("paths")),
+    mistake("weight: 2", "wieght: 2", (25, 37), "routes[0].backends[1].wieght", "unknown field", Some("weight")),
+    mistake("    slo: {", "    slos: {", (26, 5), "routes[0].slos", "unknown field", Some("slo")),
+    mistake("ttft: {", "tftt: {", (26, 12), "routes[0].slo.tftt", "unknown field", Some("ttft")),
+    mistake("    slo: {", "    ttft_slo: 500ms\n    slo: {", (26, 5), "routes[0].ttft_slo", "unknown field", None),
+    mistake("policy:", "polciy:", (27, 5), "routes[0].polciy", "unknown field", Some("policy")),
+    mistake("client_slo:", "client_slos:", (29, 5), "routes[0].client_slos", "unknown field", Some("client_slo")),
+    mistake("    policy:", "    shadow_policy: power_of_two\n    policy:", (27, 5), "routes[0].shadow_policy", "not built yet", None),
+    mistake("threads: auto", "cluster: { redis: {} }", (4, 1), "cluster", "not built yet", None),
+    // Values.
+    mistake("127.0.0.1:8080", ":8080", (2, 14), "listeners[0].address", "not an address", Some("0.0.0.0:8080")),
+    mistake("127.0.0.1:8080", "localhost:8080", (2, 14), "listeners[0].address", "not an address", Some("127.0.0.1:8080")),
+    mistake("32MiB", "32", (3, 17), "limits.body", "has no unit", None),
+    mistake("headers: 100", "headers: many", (3, 33), "limits.headers", "not a whole number", None),
+    mistake("threads: auto", "threads: atuo", (4, 10), "threads", "not a number of threads", Some("auto")),
+    mistake("connect: 2s", "connect: 2", (9, 24), "defaults.timeouts.connect", "has no unit", None),
+    mistake("idle: 60s", "idle: 60 seconds", (9, 34), "defaults.timeouts.idle", "has no unit", None),
+    mistake("attempts: 2", "attempts: 5", (10, 22), "defaults.retry.attempts", "outside 1 to 2", None),
+    mistake("20%", "20", (10, 33), "defaults.retry.budget", "not a share", None),
+    mistake("[connect, reset]", "[connect, rest]", (10, 56), "defaults.retry.causes[1]", "not a choice", Some("reset")),
+    mistake("http://10", "htp://10", (13, 10), "backends[0].url", "not a scheme", Some("http")),
+    mistake("http://10.0.0.11:8000", "10.0.0.11:8000", (13, 10), "backends[0].url", "no scheme", Some("http://10.0.0.11:8000")),
+    mistake("http://10.0.0.11:8000", "http://169.254.169.254", (13, 10), "backends[0].url", "link-local", None),
+    mistake("http://10.0.0.11:8000", "http://me:hunter2@10.0.0.11", (13, 10), "backends[0].url", "credentials", None),
+    mistake("models: [meta/llama]\n    price", "models: meta/llama\n    price", (14, 13), "backends[0].models", "must be a list", None),
+    mistake("4.00", "four", (15, 28), "backends[0].price.per_gpu_hour", "not an amount", None),
+    mistake("[tools, vision]", "[tools, visoin]", (16, 23), "backends[0].features[1]", "not a choice", Some("vision")),
+    mistake("forward_authorization: true", "forward_authorization: yes", (21, 28), "backends[1].forward_authorization", "neither", Some("true")),
+    mistake("/v1/chat/completions]", "v1/chat/completions]", (24, 44), "routes[0].match.paths[0]", "not a URL path", Some("/v1/chat/completions")),
+    mistake("p95: 300ms", "95: 300ms", (26, 20), "routes[0].slo.ttft.95", "not a quantile", Some("p95")),
+    mistake("p95: 300ms", "p95: 300", (26, 25), "routes[0].slo.ttft.p95", "has no unit", None),
+    mistake("cheapest_within_slo", "cheapest_in_slo", (27, 13), "routes[0].policy", "not a choice", Some("cheapest_within_slo")),
+    mistake("cheapest_within_slo", "least_inflight", (27, 13), "routes[0].policy", "not a choice", Some("least_in_flight")),
+    mistake("first_token\n", "first_tokens\n", (28, 13), "routes[0].commit", "not a choice", Some("first_token")),
+    mistake("${ADMIN}", "${ADMINN}", (7, 10), "admin.token", "`ADMINN` is not set", None),
+    mistake("policy: cheapest_within_slo", "policy:", (27, 5), "routes[0].policy", "has no value", None),
+    // What no single value can tell.
+    mistake("  - name: rest\n    backends: [cheap]", "  - name: rest\n    backends: [chaep]", (31, 16), "routes[1].backends[0]", "no backend is called", Some("cheap")),
+    mistake("name: rest", "name: chat", (30, 11), "routes[1].name", "there twice", None),
+    mistake("  - name: cheap", "  - name: fast", (18, 11), "backends[1].name", "there twice", None),
+    mistake("[cheap]", "[cheap, cheap]", (31, 23), "routes[1].backends[1]", "there twice", None),
+    mistake("[cheap]", "[{ name: cheap, weight: 0 }]", (31, 15), "routes[1].backends", "sum to 0", None),
+    mistake("[cheap]", "[]", (31, 15), "routes[1].backends", "there is no backend", None),
+    mistake("p95: 300ms", "p95: 300ms, p99: 1s", (26, 32), "routes[0].slo.ttft.p99", "more than one objective", None),
+    mistake("gpus: 2", "gpus: 2, input_per_mtok: 1", (15, 12), "backends[0].price", "not both", None),
+    mistake("https://nim.internal\n    tls: { server_name: nim.internal }", "https://10.0.0.12", (19, 10), "backends[1].url", "certificate's name", None),
+    mistake("tls: { server_name: nim.internal }", "tls: { key: key }", (20, 17), "backends[1].tls.key", "`certificate` is missing", None),
+    mistake("127.0.0.1:9090\n  token: \"${ADMIN}\"", "0.0.0.0:9090", (6, 12), "admin.address", "needs a `token`", None),
+    mistake("127.0.0.1:9090", "127.0.0.1:8080", (6, 12), "admin.address", "taken by a data listener", None),
+    mistake("limits:", "  - address: 127.0.0.1:8080\nlimits:", (3, 14), "listeners[1].address", "already taken", None),
+    mistake("body: 32MiB", "body: 32MiB, memory: 1MiB", (3, 32), "limits.memory", "smaller than one `body`", None),
+    mistake("{ file: key }", "{ file: nowhere }", (17, 22), "backends[0].api_key.file", "does not exist", None),
+    mistake("{ file: key }", "{ file: empty }", (17, 22), "backends[0].api_key.file", "empty", None),
+    mistake("{ file: key }\n", "{ file: key }\n    forward_authorization: true\n", (18, 28), "backends[0].forward_authorization", "not both", None),
+    mistake("    url: http://10.0.0.11:8000\n", "", (12, 5), "backends[0].url", "`url` is missing", None),
+    mistake("threads: auto", "threads: auto\nthreads: 2", (5, 1), "threads", "there twice", None),
+    mistake("  token: \"${ADMIN}\"", "  token: \"${ADMIN}", (8, 1), "admin.token", "not valid YAML", None),
+    mistake("threads: auto", "threads: [auto", (5, 6), "threads", "not valid YAML", None),
+];
+
+fn found(text: &str) -> Vec<Diagnostic> {
+    parse("headway.yaml", text, &Fake).map_or_else(|report| report.0, |loaded| loaded.warnings)
+}
+
+#[test]
+fn the_file_without_mistakes_is_good() {
+    assert_eq!(found(GOOD), []);
+}
+
+#[test]
+fn every_seeded_mistake_is_found_at_its_place_with_a_remedy() {
+    let (mut suggestions, mut right) = (0, 0);
+    let mut failures = Vec::new();
+    for mistake in MISTAKES {
+        assert!(GOOD.contains(mistake.right), "`{}` is not in the good file", mistake.right);
+        let found = found(&GOOD.replacen(mistake.right, mistake.wrong, 1));
+        let told = found.iter().find(|one| {
+            (one.line, one.column) == mistake.place && one.path == mistake.field && one.message.contains(mistake.says)
+        });
+        let Some(told) = told else {
+            failures.push(format!("`{}`, expected at {:?}:\n{found:#?}", mistake.wrong, mistake.place));
+            continue;
+        };
+        assert!(told.is_error() && !told.hint.is_empty(), "{told}");
+        assert!(!told.to_string().contains("hunter2"), "{told}");
+        if let Some(meant) = mistake.meant {
+            suggestions += 1;
+            right += usize::from(told.suggestion.as_deref() == Some(meant));
+            if told.suggestion.as_deref() != Some(meant) {
+                println!("`{}`: suggested {:?}, meant {meant}", mistake.wrong, told.suggestion);
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), MISTAKES.len(), failures.join("\n"));
+    assert!(MISTAKES.len() >= 40 && suggestions >= 20);
+    assert!(right * 10 >= suggestions * 9, "{right} of {suggestions} suggestions are right");
+}
+
+#[test]
+fn one_run_finds_them_all() {
+    let all = GOOD
+        .replace("headers: 100", "headers: many")
+        .replace("connect: 2s", "connect: 2")
+        .replace("first_token\n", "first_tokens\n")
+        .replace("backends: [cheap]", "backends: [chaep]")
+        .replace("policy:", "polciy:");
+    assert_eq!(found(&all).iter().filter(|one| one.is_error()).count(), 5);
+}
+
+#[test]
+fn errors_look_like_this() {
+    let text = GOOD.replace("    slo: {", "    ttft_slo: 500ms\n    slos: {");
+    let shown: Vec<_> = found(&text).iter().map(ToString::to_string).collect();
+    let expected = "\
+headway.yaml:26:5: unknown field \"ttft_slo\", did you mean \"slo\"?
+   25 |     backends: [fast, { name: cheap, weight: 2 }]
+   26 |     ttft_slo: 500ms
+      |     ^^^^^^^^
+   27 |     slos: { ttft: { p95: 300ms }, itl: { p95: 40ms }, window: 5m }
+  field: routes[0].ttft_slo
+  hint: fields here: `name`, `match`, `backends`, `slo`, `policy`, `timeouts`, `retry`, `commit`, `expose`, `client_slo`, `client_slo_floor`
+
+headway.yaml:27:5: unknown field \"slos\", did you mean \"slo\"?
+   26 |     ttft_slo: 500ms
+   27 |     slos: { ttft: { p95: 300ms }, itl: { p95: 40ms }, window: 5m }
+      |     ^^^^
+   28 |     policy: cheapest_within_slo
+  field: routes[0].slos
+  hint: fields here: `name`, `match`, `backends`, `slo`, `policy`, `timeouts`, `retry`, `commit`, `expose`, `client_slo`, `client_slo_floor`
+";
+    assert_eq!(shown.join("\n"), expected);
+}
+
+#[test]
+fn what_works_but_should_not_be_done_is_a_warning() {
+    #[track_caller]
+    fn warns(right: &str, wrong: &str, says: &str) {
+        let found = found(&GOOD.replacen(right, wrong, 1));
+        let told = found.iter().find(|one| one.message.contains(says)).unwrap_or_else(|| panic!("{found:#?}"));
+        assert!(!told.is_error() && !told.hint.is_empty() && told.line > 1, "{told}");
+        assert!(!told.to_string().contains("hunter2"), "{told}");
+    }
+    warns("{ file: key }", "hunter2", "a secret stands in the configuration");
+    warns("\"${ADMIN}\"", "hunter2", "a secret stands in the configuration");
+    warns("{ file: key }", "{ file: loose }", "mode 0644");
+    warns("  - name: chat", "  - { name: all, backends: [fast] }\n  - name: chat", "`chat` is never reached");
+    warns("[fast, { name: cheap, weight: 2 }]", "[cheap]", "no route uses the backend `fast`");
+}
+
+#[test]
+fn a_narrower_route_after_a_wider_one_is_not_reached_and_a_different_one_is() {
+    #[track_caller]
+    fn check(earlier: &str, later: &str, unreachable: bool) {
+        let text = format!(
+            "listeners: [{{ address: 127.0.0.1:1 }}]\nbackends: [{{ name: a, url: http://a }}]\nroutes:\n  \
+             - {{ name: one, match: {earlier}, backends: [a] }}\n  - {{ name: two, match: {later}, backends: [a] }}\n"
+        );
+        let found = found(&text);
+        assert_eq!(found.iter().any(|one| one.message.contains("never reached")), unreachable, "{found:#?}");
+        assert!(found.iter().all(|one| !one.is_error()), "{found:#?}");
+    }
+    check("{ models: ['meta/*'] }", "{ models: [meta/llama] }", true);
+    check("{ models: ['meta/*'] }", "{ models: ['meta/*-8b'] }", true);
+    check("{ models: ['meta/*-8b'] }", "{ models: ['meta/*'] }", false);
+    check("{ models: [meta/llama] }", "{}", false);
+    check("{ models: ['*'] }", "{}", true);
+    check("{ paths: [/v1/embeddings] }", "{ models: [a] }", false);
+    check("{ headers: { x-a: b } }", "{ headers: { X-A: b, x-c: d } }", true);
+    check("{ headers: { x-a: b } }", "{ headers: { x-a: c } }", false);
+}
+
+#[test]
+fn variables_are_put_in_and_never_shown() {
+    let good = GOOD.replace("meta/llama], paths", "\"${WORD}/x\", 'a$${b}'], paths");
+    let loaded = parse("headway.yaml", &good, &Fake).unwrap_or_else(|report| panic!("{report}"));
+    let models: Vec<_> = loaded.settings.routes.iter().flat_map(|route| &route.matches.models).collect();
+    let models: Vec<_> = models.iter().map(|model| &*model.0).collect();
+    assert_eq!(models, ["canary-word/x", "a${b}"]);
+    let found = found(&GOOD.replace("connect: 2s", "connect: \"${WORD}\""));
+    assert!(found.iter().any(|one| one.message.contains("`${WORD}` stands for something")), "{found:#?}");
+    assert!(found.iter().all(|one| !format!("{one}{one:?}{}", one.to_json()).contains("canary")), "{found:#?}");
+}
+
+#[test]
+fn a_secret_is_shown_nowhere() {
+    let mut texts = vec![
+        GOOD.replace("{ file: key }", "sk-canary"),
+        GOOD.replace("\"${ADMIN}\"", "sk-canary"),
+        GOOD.replace("api_key: { file: key }", "apikey: sk-canary"),
+        GOOD.replace("api_key: { file: key }", "api_kye: sk-canary"),
+        GOOD.replace("api_key: { file: key }", "key: sk-canary"),
+        GOOD.replace("api_key: { file: key }", "api_key: [sk-canary]"),
+        GOOD.replace("api_key: { file: key }", "api_key: { fiel: sk-canary }"),
+        GOOD.replace("{ file: key }", "\"sk-canary with\\nnew lines\""),
+        GOOD.replace("{ file: key }", "|\n      more\n      sk-canary"),
+        GOOD.replace("http://10", "http://user:sk-canary@10"),
+        GOOD.replace("{ file: key }", "sk-canary\n    url: [broken"),
+        GOOD.replace("{ file: key }", "\"sk-canary"),
+        GOOD.replace("{ file: key }", "sk-canary\n    name: fast"),
+    ];
+    texts.push(texts[0].replace("policy:", "polciy:").replace("features", "faetures"));
+    for text in texts {
+        let (loaded, found) = match parse("headway.yaml", &text, &Fake) {
+            Ok(loaded) => (format!("{loaded:?}{}", headway::config::dump(&loaded.settings)), loaded.warnings),
+            Err(report) => (format!("{report}{report:?}{}", report.to_json()), report.0),
+        };
+        assert!(!found.is_empty(), "{text}");
+        assert!(!loaded.contains("canary"), "{loaded}");
+        assert!(found.iter().all(|one| !format!("{one}{one:?}{}", one.to_json()).contains("canary")), "{found:#?}");
+    }
+}
+
+#[test]
+fn bombs_are_refused_at_once() {
+    #[track_caller]
+    fn refused(bomb: &str, says: &str) {
+        let report = parse("headway.yaml", bomb, &Fake).expect_err("a bomb");
+        assert!(report.0.len() <= 500 && report.0.iter().all(|one| !one.hint.is_empty()));
+        assert!(report.0.iter().any(|one| one.message.contains(says)), "{report}");
+    }
+    let mut laughs = vec!["a: &a [x, x, x, x, x, x, x, x, x, x]".to_owned()];
+    for (name, before) in ('b'..='k').zip('a'..) {
+        let ten = [before; 10].map(|before| format!("*{before}")).join(", ");
+        laughs.push(format!("{name}: &{name} [{ten}]"));
+    }
+    refused(&laughs.join("\n"), "more than 50000 values");
+    refused(&format!("a: {}", "[".repeat(100_000)), "not valid YAML");
+    refused(&(0..60).map(|depth| " ".repeat(depth) + "a:\n").collect::<String>(), "nested more than 32 deep");
+    refused(&"# ".repeat(1 << 20), "larger than 1 MiB");
+    refused(&"a\n".repeat(100_000).replace('a', "- x"), "more than 50000 values");
+    refused("a: &a [*a]", "inside what it refers to");
+    refused("---\na: b\n---\n", "a second document");
+    refused("", "the configuration is empty");
+    refused("just words", "must be a mapping");
+}
+
+#[test]
+fn certificates_and_keys_must_belong_together() {
+    let folder = tempfile::tempdir().expect("folder");
+    for name in ["ours", "other"] {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        std::fs::write(folder.path().join(format!("{name}.crt")), made.cert.pem()).expect("certificate");
+        std::fs::write(folder.path().join(format!("{name}.key")), made.signing_key.serialize_pem()).expect("key");
+    }
+    let check = |tls: &str, says: Option<&str>| {
+        let file = folder.path().join("headway.yaml");
+        let text = GOOD.replace("127.0.0.1:8080", &format!("127.0.0.1:8080\n    tls: {{ {tls} }}"));
+        let text = text.replace("  token: \"${ADMIN}\"\n", "").replace("    api_key: { file: key }\n", "");
+        std::fs::write(&file, text).expect("file");
+        let found = headway::config::check(&file, &headway::config::SystemEnvironment);
+        let errors: Vec<_> = found.iter().filter(|one| one.is_error()).collect();
+        match says {
+            None => assert!(errors.is_empty(), "{errors:#?}"),
+            Some(says) => assert!(errors.iter().any(|one| one.message.contains(says)), "{errors:#?}"),
+        }
+    };
+    check("certificate: ours.crt, key: ours.key, client_ca: other.crt", None);
+    check("certificate: ours.crt, key: other.key", Some("cannot be used together"));
+    check("certificate: ours.key, key: ours.key", Some("holds no certificate"));
+    check("certificate: ours.crt, key: ours.crt", Some("holds no private key"));
+    check("certificate: ours.crt, key: gone.key", Some("it does not exist"));
+}
+
+#[test]
+fn files_of_other_editors_are_read() {
+    assert_eq!(found(&GOOD.replace('\n', "\r\n")), []);
+    assert_eq!(found(&format!("\u{feff}{GOOD}")), []);
+    assert_eq!(found(&format!("---\n{GOOD}...\n")), []);
+    let shared = GOOD.replace("price: {", "price: &price {").replace("    forward_", "    price: *price\n    forward_");
+    assert_eq!(found(&shared), []);
+}
