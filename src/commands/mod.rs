@@ -1,6 +1,8 @@
 //! One file per command.
 
+pub mod bench;
 pub mod check;
+pub mod demo;
 pub mod init;
 pub mod nim;
 pub mod schema;
@@ -15,6 +17,8 @@ use crate::cli::{Cli, Command};
 pub const EXIT_CONFIG: u8 = 78;
 /// An address cannot be bound (`EX_UNAVAILABLE`).
 pub const EXIT_UNAVAILABLE: u8 = 69;
+/// Interrupted by SIGINT (128 and its number).
+pub const EXIT_INTERRUPTED: u8 = 130;
 
 /// Runs the command that the arguments name.
 ///
@@ -26,6 +30,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Check(args) => print(|out| check::run(&args, out)),
         Command::Init(args) => print(|out| init::run(&args, out)),
         Command::Schema(args) => print(|out| schema::run(&args, out)),
+        Command::Bench(args) => block_on(bench::run(args)),
+        Command::Demo(args) => block_on(demo::run(args)),
         Command::Nim(args) => block_on(nim::run(args)).map(|()| ExitCode::SUCCESS),
     }
 }
