@@ -19,6 +19,7 @@ pub struct Cli {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one, for as long as the process starts")]
 pub enum Command {
     /// Run the proxy.
     #[command(after_help = "Example:\n  headway serve --config config/headway.yaml")]

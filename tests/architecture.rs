@@ -2,6 +2,8 @@
 //!
 //! Read from the source text, since the compiler allows all of it. Tests inside `src` are not looked at.
 
+#![allow(clippy::unwrap_used, clippy::case_sensitive_file_extension_comparisons, reason = "a test fails by panicking")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
