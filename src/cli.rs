@@ -3,7 +3,9 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::check::CheckArgs;
+use crate::commands::completions::CompletionsArgs;
 use crate::commands::init::InitArgs;
+use crate::commands::man::ManArgs;
 use crate::commands::nim::NimArgs;
 use crate::commands::schema::SchemaArgs;
 use crate::commands::serve::ServeArgs;
@@ -38,4 +40,10 @@ pub enum Command {
     /// Run one simulated NIM: OpenAI-compatible, with the timing of a continuous-batching engine.
     #[command(after_help = "Examples:\n  headway nim --profile l40s\n  headway nim --profile a100 --fault slow=3")]
     Nim(NimArgs),
+    /// Print a script that lets a shell complete headway's commands and flags.
+    #[command(after_help = "Example:\n  source <(headway completions bash)")]
+    Completions(CompletionsArgs),
+    /// Print the manual page.
+    #[command(after_help = "Examples:\n  headway man > headway.1\n  headway man --out man1")]
+    Man(ManArgs),
 }

@@ -1,7 +1,9 @@
 //! One file per command.
 
 pub mod check;
+pub mod completions;
 pub mod init;
+pub mod man;
 pub mod nim;
 pub mod schema;
 pub mod serve;
@@ -26,6 +28,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Check(args) => print(|out| check::run(&args, out)),
         Command::Init(args) => print(|out| init::run(&args, out)),
         Command::Schema(args) => print(|out| schema::run(&args, out)),
+        Command::Completions(args) => print(|out| completions::run(&args, out)),
+        Command::Man(args) => print(|out| man::run(&args, out)),
         Command::Nim(args) => block_on(nim::run(args)).map(|()| ExitCode::SUCCESS),
     }
 }
