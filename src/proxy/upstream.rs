@@ -38,9 +38,10 @@ impl Backends {
             // A group of its own keeps the pool out of it; it is released into the common group all the same.
             let mut alone = endpoint.peer().clone();
             alone.group_key = u64::MAX;
-            return self.connector.get_http_session(&alone).await;
+            return Box::pin(self.connector.get_http_session(&alone)).await;
         }
-        self.connector.get_http_session(endpoint.peer()).await
+        // pingora's connecting takes kilobytes of state: not in the middle of every exchange's.
+        Box::pin(self.connector.get_http_session(endpoint.peer())).await
     }
 
     async fn connect_plain(&self, endpoint: &Endpoint, fresh: bool) -> Result<(HttpSession, bool)> {
@@ -64,7 +65,9 @@ impl Backends {
                     self.pool.put(endpoint.address(), stream, self.clock.now());
                 }
             }
-            session => self.connector.release_http_session(session, endpoint.peer(), Some(KEPT_IDLE)).await,
+            session => {
+                Box::pin(self.connector.release_http_session(session, endpoint.peer(), Some(KEPT_IDLE))).await;
+            }
         }
     }
 
