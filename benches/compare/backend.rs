@@ -64,12 +64,14 @@ fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
 }
 
 async fn answer(stream: &mut TcpStream, body: &str) -> std::io::Result<()> {
-    let response = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let response =
+        format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     stream.write_all(response.as_bytes()).await
 }
 
 async fn stream_events(stream: &mut TcpStream, events: usize, gap: Duration) -> std::io::Result<()> {
-    let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n";
+    let head =
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n";
     stream.write_all(head).await?;
     let mut ticks = tokio::time::interval(gap.max(Duration::from_micros(1)));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -134,8 +134,10 @@ fn report(results: &[(&'static str, Vec<Round>)]) {
         println!("\n{title:<26} {:>9} {:>19}   ratio to nginx (min .. max)", "median", "(min .. max)");
         for (name, rounds) in results {
             let (low, middle, high) = spread(rounds.iter().map(figure));
-            let ratios = nginx.map(|nginx| spread(rounds.iter().zip(nginx).map(|(own, base)| figure(own) / figure(base))));
-            let ratios = ratios.map_or_else(String::new, |(low, middle, high)| format!("{middle:>6.2}  ({low:.2} .. {high:.2})"));
+            let ratios =
+                nginx.map(|nginx| spread(rounds.iter().zip(nginx).map(|(own, base)| figure(own) / figure(base))));
+            let ratios = ratios
+                .map_or_else(String::new, |(low, middle, high)| format!("{middle:>6.2}  ({low:.2} .. {high:.2})"));
             println!("  {name:<24} {middle:>9.2} ({low:>8.2} .. {high:>7.2})   {ratios}");
         }
     }

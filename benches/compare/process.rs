@@ -92,6 +92,9 @@ pub(crate) fn bind_this_process_to_other_cores() {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     if cores > 1 {
         let own = std::process::id().to_string();
-        let _ = Command::new("taskset").args(["-a", "-c", "-p", &format!("1-{}", cores - 1), &own]).stdout(Stdio::null()).status();
+        let _ = Command::new("taskset")
+            .args(["-a", "-c", "-p", &format!("1-{}", cores - 1), &own])
+            .stdout(Stdio::null())
+            .status();
     }
 }

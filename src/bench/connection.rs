@@ -123,7 +123,7 @@ impl Connection {
         let socket = match tls {
             None => Socket::Plain(tcp),
             Some(connector) => {
-                let name = rustls_pki_types::ServerName::try_from(target.host.clone())
+                let name = rustls::pki_types::ServerName::try_from(target.host.clone())
                     .map_err(|_| ConnectError::Name(target.host.clone()))?;
                 Socket::Tls(Box::new(connector.connect(name, tcp).await?))
             }

@@ -2,8 +2,10 @@
 
 pub mod bench;
 pub mod check;
+pub mod completions;
 pub mod demo;
 pub mod init;
+pub mod man;
 pub mod nim;
 pub mod schema;
 pub mod serve;
@@ -32,6 +34,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Schema(args) => print(|out| schema::run(&args, out)),
         Command::Bench(args) => block_on(bench::run(args)),
         Command::Demo(args) => block_on(demo::run(args)),
+        Command::Completions(args) => print(|out| completions::run(&args, out)),
+        Command::Man(args) => print(|out| man::run(&args, out)),
         Command::Nim(args) => block_on(nim::run(args)).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -131,9 +131,9 @@ impl<'a> Scanner<'a> {
     ) -> Result<bool, E> {
         let is_object = self.peek()? == Kind::Object;
         if is_object {
-            self.object(member)?
+            self.object(member)?;
         } else {
-            self.skip()?
+            self.skip()?;
         }
         Ok(is_object)
     }
@@ -145,9 +145,9 @@ impl<'a> Scanner<'a> {
     ) -> Result<bool, E> {
         let is_array = self.peek()? == Kind::Array;
         if is_array {
-            self.array(element)?
+            self.array(element)?;
         } else {
-            self.skip()?
+            self.skip()?;
         }
         Ok(is_array)
     }
