@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use crate::support::backend::{Backend, DONE, Script, finish, stream, token};
 use crate::support::client::{self, chat, read_reply, request, send};
 use crate::support::h2_client::Connection;
-use crate::support::{Headway, backend, config, patiently, until};
+use crate::support::{Headway, backend, config, patiently};
 
 /// A headway before one backend, with these timers of its only route and these limits.
 async fn before(backend_: &Backend, timeouts: &str, limits: &str) -> Headway {
@@ -111,34 +111,41 @@ async fn a_body_that_stops_is_refused_with_408() {
     headway.idle().await;
 }
 
-/// A listener whose queue is full: connecting to it waits.
-async fn blackhole() -> (TcpListener, Vec<tokio::task::JoinHandle<()>>) {
-    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
-    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
-    let listener = socket.listen(1).expect("it listens");
+/// A listener that answers one health check and then lets its queue run full: connecting to it waits.
+async fn blackhole(listener: TcpListener) -> Vec<tokio::net::TcpStream> {
+    let (mut health, _) = listener.accept().await.expect("a health check");
+    client::read_until(&mut health, "\r\n\r\n").await;
+    let healthy = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}";
+    health.write_all(healthy.as_bytes()).await.expect("it reads");
     let address = listener.local_addr().expect("an address");
-    let fill = |_| {
-        tokio::spawn(async move {
-            let _held = tokio::net::TcpStream::connect(address).await;
-            std::future::pending::<()>().await;
-        })
-    };
-    let fillers = (0..8).map(fill).collect();
-    (listener, fillers)
+    let mut held = Vec::new();
+    while let Ok(Ok(stream)) =
+        tokio::time::timeout(Duration::from_millis(100), tokio::net::TcpStream::connect(address)).await
+    {
+        held.push(stream);
+    }
+    tokio::spawn(async move {
+        let _open = listener;
+        std::future::pending::<()>().await;
+    });
+    held
 }
 
 #[tokio::test]
 async fn a_backend_that_takes_no_connection_is_given_up() {
-    let (listener, fillers) = blackhole().await;
-    let address = listener.local_addr().expect("an address");
-    let text = config(&[backend("m", address)], ", timeouts: { connect: 200ms }", "");
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+    let listener = socket.listen(1).expect("it listens");
+    let text =
+        config(&[backend("m", listener.local_addr().expect("an address"))], ", timeouts: { connect: 200ms }", "");
+    let filling = tokio::spawn(blackhole(listener));
     let headway = Headway::start(&text).await;
+    let _held = patiently("a full queue", filling).await.expect("no panic");
     let mut stream = send(headway.address, &request("r", &chat("m"))).await;
     let reply = read_reply(&mut stream).await;
     assert!(reply.status == 502 && reply.text.contains("upstream_connect_failed"), "{reply:?}");
     assert_eq!(headway.record("r").await.outcome, Outcome::ConnectFailed);
     headway.idle().await;
-    fillers.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 #[tokio::test]
@@ -192,7 +199,8 @@ async fn comments_keep_a_stream_from_being_idle_and_total_ends_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn total_ends_a_stream_whose_next_bytes_are_always_there() {
-    let backend = Backend::start(Script::events(&vec![token("again").repeat(100); 1_000_000], true)).await;
+    let again = Bytes::from(token("again").repeat(100));
+    let backend = Backend::start(Script::pieces(vec![again; 50_000], "text/event-stream")).await;
     let headway = before(&backend, "total: 500ms", "").await;
     let mut stream = send(headway.address, &request("r", &chat("m"))).await;
     let (mut buffer, mut all) = (vec![0; 1 << 16], 0_usize);
@@ -280,12 +288,7 @@ async fn the_end_of_an_answer_does_not_wait_for_ever_for_a_client() {
     // Whole answers of growing length: somewhere the last bytes meet a socket that is exactly full.
     for length in [1_000_usize, 3_000, 4_000] {
         let pieces = vec![Bytes::from(vec![b' '; 50_000]); 200].into_iter().chain([Bytes::from(vec![b' '; length])]);
-        let script = Script::Answer {
-            pieces: pieces.collect(),
-            pause: Duration::ZERO,
-            ends: true,
-            content_type: "application/json",
-        };
+        let script = Script::pieces(pieces.collect(), "application/json");
         let backend = Backend::start(script).await;
         let headway = before(&backend, "", "write_idle: 300ms").await;
         let stalled = send(headway.address, &request("r", &chat("m").replace("true", "false"))).await;
@@ -293,5 +296,4 @@ async fn the_end_of_an_answer_does_not_wait_for_ever_for_a_client() {
         headway.idle().await;
         drop(stalled);
     }
-    until("nothing", || true).await;
 }

@@ -38,6 +38,11 @@ impl Script {
         Self::Answer { pieces, pause: Duration::ZERO, ends, content_type: "text/event-stream" }
     }
 
+    /// A whole body of these pieces, as fast as it is taken.
+    pub(crate) fn pieces(pieces: Vec<Bytes>, content_type: &'static str) -> Self {
+        Self::Answer { pieces, pause: Duration::ZERO, ends: true, content_type }
+    }
+
     pub(crate) fn paced(mut self, by: Duration) -> Self {
         if let Self::Answer { pause, .. } = &mut self {
             *pause = by;

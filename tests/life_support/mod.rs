@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// Longest wait for anything: a loaded machine is slow, a hang is for ever.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn now() -> Instant {
     SystemClock.now()
@@ -84,7 +84,10 @@ impl Headway {
     pub(crate) async fn with_clock(text: &str, clock: Arc<dyn Clock>) -> Self {
         let server = Server::start(settings(text), clock).await.expect("it starts");
         let address = server.addresses()[0];
-        Self { server, address }
+        let headway = Self { server, address };
+        let fleet = headway.server.fleet();
+        until("healthy backends", || fleet.backends().iter().all(|backend| backend.usable())).await;
+        headway
     }
 
     /// The records of that request.
