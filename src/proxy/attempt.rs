@@ -128,7 +128,7 @@ async fn with_fresh_connections(call: &Call<'_>) -> Result<Box<Answer>, Failure>
 async fn once(call: &Call<'_>, fresh: bool) -> Result<Box<Answer>, Broken> {
     let clock = &call.proxy.clock;
     let began = clock.now();
-    let connecting = Upstream::connect(&call.proxy.connector, call.endpoint, fresh);
+    let connecting = Upstream::connect(&call.proxy.backends, call.endpoint, fresh);
     let mut upstream = match tokio::time::timeout(call.route.timeouts.connect, connecting).await {
         Ok(Ok(upstream)) => upstream,
         Ok(Err(_)) | Err(_) => return Err(Failure::connect().into()),

@@ -90,7 +90,7 @@ pub(super) async fn serve(
     api: Api,
     path_model: Option<String>,
 ) -> Downstream {
-    let understood = match understand(proxy, session, &mut exchange, api, path_model).await {
+    let mut understood = match understand(proxy, session, &mut exchange, api, path_model).await {
         Ok(understood) => understood,
         Err(turned) => return turn_away(session, exchange, turned).await,
     };
@@ -101,7 +101,9 @@ pub(super) async fn serve(
     let total_deadline = exchange.started + route.timeouts.total;
     let mut cut = proxy.lifecycle.cutting();
     let won = {
-        let tries = tokio::time::timeout_at(total_deadline.into(), win(proxy, &mut exchange, &understood, route));
+        // On the heap, so that a stream does not carry the room for its tries to its end.
+        let tries = Box::pin(win(proxy, &mut exchange, &understood, route));
+        let tries = tokio::time::timeout_at(total_deadline.into(), tries);
         tokio::select! {
             biased;
             won = tries => won.unwrap_or_else(|_| {
@@ -113,7 +115,9 @@ pub(super) async fn serve(
     };
     match won {
         Ok(won) => {
-            let prompt = (understood.model, understood.reading.prompt_bytes);
+            let prompt = (std::mem::take(&mut understood.model), understood.reading.prompt_bytes);
+            // No second try is left: the request's bytes are not needed any more.
+            drop(understood);
             deliver(proxy, session, exchange, won, route, &settings, total_deadline, prompt).await
         }
         Err(turned) => turn_away(session, exchange, turned).await,

@@ -21,6 +21,7 @@ use tokio::sync::{Notify, watch};
 
 use super::Proxy;
 use super::lifecycle::turned;
+use super::pool::KEPT_IDLE;
 use super::service::{ACCEPT_PAUSE, Service};
 use super::stream::{ClientStream, Plain};
 use crate::config::settings::{Listener, ListenerTls, Settings};
@@ -85,6 +86,7 @@ impl Listeners {
     /// their exchanges have ended.
     pub async fn run(self, proxy: Arc<Proxy>) {
         let open = Arc::new(Open::default());
+        let sweeping = tokio::spawn(sweep(Arc::clone(&proxy)));
         let accepting: Vec<_> = self
             .bound
             .into_iter()
@@ -93,6 +95,15 @@ impl Listeners {
         for one in accepting {
             let _ = one.await;
         }
+        sweeping.abort();
+    }
+}
+
+/// Closes idle connections to backends once their time is up, whether or not another request comes.
+async fn sweep(proxy: Arc<Proxy>) {
+    loop {
+        tokio::time::sleep(KEPT_IDLE / 4).await;
+        proxy.backends.sweep(proxy.clock.now());
     }
 }
 
