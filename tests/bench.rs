@@ -144,3 +144,84 @@ async fn every_failure_has_its_class() {
         measure(&format!("http://{nobody}"), traffic(Api::Chat, true, Load::Closed { concurrency: 1 }, 1)).await;
     assert_eq!(records[0].error.as_deref(), Some("connect"));
 }
+
+/// Answers each connection once with a stream of two tokens and closes it, whatever its head promised.
+async fn serve_once<S>(mut socket: S)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut request = Vec::new();
+    while !request.ends_with(b"}") {
+        if socket.read_buf(&mut request).await.unwrap_or(0) == 0 {
+            return;
+        }
+    }
+    let chunk = |text: &str, finish: &str| {
+        format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{text}\"}},\"finish_reason\":{finish}}}]}}\n\n")
+    };
+    let usage = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":100,\"completion_tokens\":2}}\n\ndata: [DONE]\n\n";
+    let body = format!("{}{}{usage}", chunk("a", "null"), chunk("b", "\"length\""));
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: keep-alive\r\n";
+    let answer = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
+    let _ = socket.write_all(answer.as_bytes()).await;
+    let _ = socket.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_closed_behind_our_back_is_replaced() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            tokio::spawn(serve_once(socket));
+        }
+    });
+    let records = measure(&url, traffic(Api::Chat, true, Load::Closed { concurrency: 1 }, 5)).await;
+    let errors: Vec<_> = records.iter().map(|record| record.error.clone()).collect();
+    assert_eq!(errors, vec![None; 5]);
+    // Both tokens came in one read, so they share its stamp.
+    assert!(records.iter().all(|record| record.latencies.second_token == Some(Duration::ZERO)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn https_is_verified_and_an_own_authority_can_be_trusted() {
+    let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let (certificate, pem) = (key.cert.der().clone(), key.cert.pem());
+    let secret = rustls_pki_types::PrivateKeyDer::try_from(key.signing_key.serialize_der()).expect("a key");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], secret)
+        .expect("a pair");
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("https://localhost:{}", listener.local_addr().expect("bound").port());
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                if let Ok(socket) = acceptor.accept(socket).await {
+                    serve_once(socket).await;
+                }
+            });
+        }
+    });
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("ca.pem");
+    std::fs::write(&file, pem).expect("written");
+    let trusted = headway::bench::client::read_certificates(&file).expect("certificates");
+    for (extra_roots, error) in [(Vec::new(), Some("connect")), (trusted, None)] {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let target = Target::parse(&url, None, Api::Chat).expect("a URL");
+        let options = ClientOptions { extra_roots, ..ClientOptions::new(target) };
+        let client = Arc::new(Client::new(options, Arc::clone(&clock)).expect("a client"));
+        let (sender, mut records) = tokio::sync::mpsc::channel(4);
+        let start = clock.now();
+        drive(client, traffic(Api::Chat, true, Load::Closed { concurrency: 1 }, 1), clock, start, sender).await;
+        let record = records.recv().await.expect("a record");
+        assert_eq!(record.error.as_deref(), error);
+    }
+}

@@ -12,10 +12,11 @@ use crate::measure::attainment::Attainment;
 use crate::measure::objective::Objective;
 use crate::units::format_duration;
 
-/// So many requests in a row show where traffic goes.
-const RUN: usize = 10;
-/// Of these, so many at most may still go to the slow backend (exploring) once the router has turned away from it.
-const STRAY: usize = 2;
+/// Once the router has turned away, the slow backend gets at most this share: requests that explore, and what its price
+/// still earns it when the others are busy.
+const TURNED_AWAY: f64 = 0.2;
+/// Below so many requests a window shows nothing.
+const FEWEST: usize = 4;
 
 /// The whole report.
 pub(super) fn closing(ledger: &Ledger, plan: &Plan) -> String {
@@ -148,13 +149,20 @@ fn incident(ledger: &Ledger, plan: &Plan) -> String {
         number(onset.as_secs_f64()),
         number(end.as_secs_f64())
     );
-    let on_struck = |sample: &&&Sample| sample.backend == Some(STRUCK);
-    let before: Vec<&Sample> = chat.iter().copied().filter(|sample| sample.sent < onset).collect();
-    let lately = before.len().saturating_sub(2 * RUN);
-    let lately = before.get(lately..).unwrap_or_default();
-    let carried = (lately.iter().filter(on_struck).count() as u64, lately.len() as u64);
-    let _ = writeln!(text, "Just before it, {} of chat went there.", share(carried));
-    let _ = match switched(&chat, onset) {
+    let window = window(onset, end);
+    let before = sent(&chat, onset.saturating_sub(window * 2), onset);
+    let carried = on_struck(&before);
+    let _ = writeln!(
+        text,
+        "In the {} s before it, {} of chat went there.",
+        number((window * 2).as_secs_f64()),
+        share(carried)
+    );
+    if at_most(carried, TURNED_AWAY) {
+        let _ = writeln!(text, "That is so little that there was nothing to turn away.");
+        return text;
+    }
+    let _ = match switched(&chat, onset, end) {
         Some(after) => writeln!(
             text,
             "The router turned chat away from it {} s after the onset; {}",
@@ -166,18 +174,38 @@ fn incident(ledger: &Ledger, plan: &Plan) -> String {
     text
 }
 
-/// When, after the onset, chat stopped going to the slow backend but for single exploring requests.
-fn switched(chat: &[&Sample], onset: Duration) -> Option<Duration> {
-    let after: Vec<&&Sample> = chat.iter().filter(|sample| sample.sent >= onset).collect();
-    let runs = after.windows(RUN);
-    let turned = |run: &&[&&Sample]| run.iter().filter(|sample| sample.backend == Some(STRUCK)).count() <= STRAY;
-    let run = runs.into_iter().find(turned)?;
-    run.iter().find(|sample| sample.backend != Some(STRUCK)).map(|sample| sample.sent.saturating_sub(onset))
+/// How long traffic must stay away to be called turned away.
+fn window(onset: Duration, end: Duration) -> Duration {
+    (end.saturating_sub(onset) / 5).max(Duration::from_secs(1))
+}
+
+/// The requests sent in a stretch of time.
+fn sent<'a>(chat: &[&'a Sample], from: Duration, until: Duration) -> Vec<&'a Sample> {
+    chat.iter().copied().filter(|sample| (from..until).contains(&sample.sent)).collect()
+}
+
+fn on_struck(samples: &[&Sample]) -> (u64, u64) {
+    (samples.iter().filter(|sample| sample.backend == Some(STRUCK)).count() as u64, samples.len() as u64)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
+fn at_most((part, whole): (u64, u64), most: f64) -> bool {
+    part as f64 <= most * whole as f64
+}
+
+/// When, after the onset, a window began in which chat stayed away from the slow backend.
+fn switched(chat: &[&Sample], onset: Duration, end: Duration) -> Option<Duration> {
+    let candidates = chat.iter().filter(|sample| (onset..end).contains(&sample.sent) && sample.backend != Some(STRUCK));
+    let turned = |sample: &&&Sample| {
+        let following = sent(chat, sample.sent, sample.sent + window(onset, end));
+        following.len() >= FEWEST && at_most(on_struck(&following), TURNED_AWAY)
+    };
+    candidates.into_iter().find(turned).map(|sample| sample.sent.saturating_sub(onset))
 }
 
 /// Who answered instead.
 fn taken_over(chat: &[&Sample], from: Duration, until: Duration) -> String {
-    let during: Vec<_> = chat.iter().filter(|sample| (from..until).contains(&sample.sent)).collect();
+    let during = sent(chat, from, until);
     let count = |backend: usize| during.iter().filter(|sample| sample.backend == Some(backend)).count() as u64;
     let parts: Vec<String> = BACKENDS
         .iter()
@@ -223,17 +251,18 @@ mod tests {
             Some(Price::PerToken { input_per_mtok: input, cached_input_per_mtok: input, output_per_mtok: 3.0 * input })
         };
         let mut ledger = Ledger::new([chat, batch], [price(0.20), price(0.09), price(0.06)]);
-        // A request a second for 40 s: l40s-cheap until three seconds into the incident, a100 after that.
-        for second in 0..40 {
+        // Four requests a second for 40 s: l40s-cheap until three seconds into the incident, a100 after that.
+        for quarter in 0..160 {
+            let second = quarter / 4;
             let slow = (20..30).contains(&second);
             let moved = second >= 23;
             let (ttft, itl) = if slow && !moved { (450, 70) } else { (120, 20) };
             let mut one = record(ttft, itl, 51);
             one.label = "chat";
-            one.offset = Duration::from_secs(second);
+            one.offset = Duration::from_millis(250 * quarter);
             one.backend = Some(if moved { "a100" } else { "l40s-cheap" }.to_owned());
             ledger.add(&one);
-            if second % 10 == 5 {
+            if quarter % 40 == 20 {
                 ledger.add(&RequestRecord { label: "batch", backend: Some("l40s-cheap".to_owned()), ..one });
             }
         }
