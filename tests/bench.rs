@@ -188,7 +188,7 @@ async fn a_connection_closed_behind_our_back_is_replaced() {
 async fn https_is_verified_and_an_own_authority_can_be_trusted() {
     let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let (certificate, pem) = (key.cert.der().clone(), key.cert.pem());
-    let secret = rustls_pki_types::PrivateKeyDer::try_from(key.signing_key.serialize_der()).expect("a key");
+    let secret = rustls::pki_types::PrivateKeyDer::try_from(key.signing_key.serialize_der()).expect("a key");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
