@@ -116,7 +116,7 @@ fn collect(root: &Path, folder: &Path, all: &mut Vec<Source>) {
             collect(root, &entry, all);
         } else if name.ends_with(".rs") && !is_test {
             let text = fs::read_to_string(&entry).unwrap();
-            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+            let code = text.split("\nmod tests {").next().unwrap();
             let lines = code.lines().filter(|line| !line.trim_start().starts_with("//")).map(str::to_owned).collect();
             let path = entry.strip_prefix(root).unwrap().to_str().unwrap().replace('\\', "/");
             all.push(Source { path, lines });
