@@ -6,4 +6,6 @@
 mod support;
 
 mod aborts;
+mod shutdown;
+mod slow;
 mod timers;
