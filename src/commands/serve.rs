@@ -224,6 +224,8 @@ async fn serve(args: &ServeArgs, loaded: Loaded) -> anyhow::Result<ExitCode> {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
+    // Before anything is ready: a signal that nobody listens to yet would end the process without a drain.
+    let mut signals = Signals::new()?;
     let server = match Server::start(loaded.settings.clone(), Arc::new(SystemClock)).await {
         Ok(server) => server,
         Err(error) => {
@@ -239,7 +241,6 @@ async fn serve(args: &ServeArgs, loaded: Loaded) -> anyhow::Result<ExitCode> {
         tracing::info!(%address, "serving");
     }
     tracing::info!(address = %server.admin_address(), "admin");
-    let mut signals = Signals::new()?;
     signals.until_asked_to_end(&server.core, &reloader).await;
     let shutdown = reloader.current().shutdown.clone();
     tracing::info!(active = server.active(), "draining");

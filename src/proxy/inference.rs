@@ -550,6 +550,12 @@ async fn turn_away(session: &mut Session, mut exchange: Exchange, turned: Turned
         Turned::Drained => {
             let mut refusal = Refusal::unavailable("draining", "headway is shutting down", Duration::from_secs(1));
             refusal.outcome = Outcome::Drained;
+            // The try that was under way was dropped by us, not by the client.
+            exchange.note(|record| {
+                if let Some(last) = record.attempts.last_mut().filter(|last| last.outcome == Outcome::ClientCancelled) {
+                    last.outcome = Outcome::Drained;
+                }
+            });
             Box::new(refusal)
         }
         Turned::Refused(refusal) => refusal,

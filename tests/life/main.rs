@@ -6,4 +6,9 @@
 mod support;
 
 mod aborts;
+mod panics;
+mod reload;
+mod shutdown;
+mod slow;
 mod timers;
+mod tls;

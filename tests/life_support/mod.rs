@@ -3,6 +3,7 @@
 pub(crate) mod backend;
 pub(crate) mod client;
 pub(crate) mod h2_client;
+pub(crate) mod process;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -82,12 +83,17 @@ impl Headway {
     }
 
     pub(crate) async fn with_clock(text: &str, clock: Arc<dyn Clock>) -> Self {
-        let server = Server::start(settings(text), clock).await.expect("it starts");
-        let address = server.addresses()[0];
-        let headway = Self { server, address };
+        let headway = Self::unready(text, clock).await;
         let fleet = headway.server.fleet();
         until("healthy backends", || fleet.backends().iter().all(|backend| backend.usable())).await;
         headway
+    }
+
+    /// Does not wait until the backends are known to be healthy.
+    pub(crate) async fn unready(text: &str, clock: Arc<dyn Clock>) -> Self {
+        let server = Server::start(settings(text), clock).await.expect("it starts");
+        let address = server.addresses()[0];
+        Self { server, address }
     }
 
     /// The records of that request.

@@ -1,0 +1,167 @@
+//! How the process ends: when, with which code, and what becomes of those it serves.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::support::backend::{Backend, DONE, Script, stream, token};
+use crate::support::client::{self, chat, read_reply, read_until, request, send};
+use crate::support::h2_client::Connection;
+use crate::support::process::Process;
+use crate::support::{Headway, backend, config, now, page, patiently, until};
+
+fn file(folder: &tempfile::TempDir, text: &str) -> std::path::PathBuf {
+    let path = folder.path().join("headway.yaml");
+    std::fs::write(&path, text).expect("a file");
+    path
+}
+
+/// A process before one backend, with that `shutdown` section.
+async fn serving(backend_: &Backend, shutdown: &str) -> (Process, SocketAddr, SocketAddr, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = config(&[backend("m", backend_.address)], "", &format!("shutdown: {{ {shutdown} }}"));
+    let (process, data, admin) = Process::serving(&file(&folder, &text)).await;
+    (process, data, admin, folder)
+}
+
+async fn refused(address: SocketAddr) {
+    patiently("refusal of new connections", async {
+        while tokio::net::TcpStream::connect(address).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+}
+
+/// A stream of about a second and a half.
+fn long() -> Script {
+    Script::events(&stream(30), true).paced(Duration::from_millis(50))
+}
+
+#[tokio::test]
+async fn an_idle_process_ends_at_once() {
+    let backend = Backend::start(Script::events(&stream(2), true)).await;
+    let (mut process, data, _, _folder) = serving(&backend, "drain: 10m").await;
+    // Idle connections do not count.
+    let mut kept = client::connect(data).await;
+    assert!(client::ask(&mut kept, &request("r", &chat("m"))).await.whole);
+    let h2 = Connection::open(data).await;
+    assert_eq!(h2.send("h2", Some(&chat("m"))).await.reply().await.0, 200);
+    let asked = now();
+    process.signal("TERM");
+    assert_eq!(process.code().await, Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+}
+
+#[tokio::test]
+async fn streams_finish_whole_before_the_end() {
+    let backend = Backend::start(long()).await;
+    let (mut process, data, admin, _folder) = serving(&backend, "drain: 10m").await;
+    let mut h1 = send(data, &request("h1", &chat("m"))).await;
+    let connection = Connection::open(data).await;
+    let mut h2 = connection.send("h2", Some(&chat("m"))).await;
+    read_until(&mut h1, "t0").await;
+    h2.head().await.expect("a head");
+    process.signal("TERM");
+    refused(data).await;
+    assert_eq!(page(admin, "GET", "/readyz").await.0, 503);
+    assert_eq!(page(admin, "GET", "/healthz").await.0, 200);
+    assert!(!process.has_ended());
+    let mut rest = String::new();
+    while let Some(bytes) = h2.piece().await.expect("a whole stream") {
+        rest.push_str(&String::from_utf8_lossy(&bytes));
+    }
+    assert!(rest.ends_with(DONE));
+    assert!(read_until(&mut h1, "\r\n0\r\n\r\n").await.contains(DONE));
+    let done = now();
+    assert_eq!(process.code().await, Some(0));
+    assert!(done.elapsed() < Duration::from_secs(5), "{:?}", done.elapsed());
+}
+
+#[tokio::test]
+async fn whoever_outstays_the_drain_is_told() {
+    let backend_ = Backend::start(Script::events(&[token("first")], false)).await;
+    let silent = Backend::start(Script::Silent).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let stanzas = [backend("m", backend_.address), backend("s", silent.address)];
+    let text = config(&stanzas, "", "shutdown: { drain: 300ms }");
+    let (mut process, data, _) = Process::serving(&file(&folder, &text)).await;
+    let mut h1 = send(data, &request("h1", &chat("m"))).await;
+    let connection = Connection::open(data).await;
+    let mut h2 = connection.send("h2", Some(&chat("m"))).await;
+    let mut waiting = send(data, &request("waiting", &chat("s"))).await;
+    read_until(&mut h1, "first").await;
+    h2.head().await.expect("a head");
+    silent.wait("waiting", "arrives", |seen| seen.requests == 1).await;
+    process.signal("TERM");
+    let reply = read_reply(&mut h1).await;
+    assert!(reply.text.contains("\"code\":\"drained\"") && !reply.whole, "{reply:?}");
+    assert!(h2.read_until("\"code\":\"drained\"").await.contains("first"));
+    let reply = read_reply(&mut waiting).await;
+    assert!(reply.status == 503 && reply.whole, "{reply:?}");
+    assert_eq!(process.code().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    for (second, code) in [("TERM", 0), ("INT", 130)] {
+        let backend = Backend::start(Script::events(&[token("first")], false)).await;
+        let (mut process, data, _, _folder) = serving(&backend, "drain: 10m").await;
+        let mut h1 = send(data, &request("h1", &chat("m"))).await;
+        read_until(&mut h1, "first").await;
+        process.signal("TERM");
+        refused(data).await;
+        assert!(!process.has_ended());
+        process.signal(second);
+        assert_eq!(process.code().await, Some(code), "after {second}");
+    }
+}
+
+#[tokio::test]
+async fn requests_are_taken_until_the_drain_begins() {
+    let backend = Backend::start(Script::events(&stream(2), true)).await;
+    let (mut process, data, admin, _folder) = serving(&backend, "pre_drain: 1s, drain: 10m").await;
+    let asked = now();
+    assert_eq!(page(admin, "POST", "/-/drain").await.0 / 100, 2);
+    patiently("unreadiness", async {
+        while page(admin, "GET", "/readyz").await.0 != 503 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    let mut late = send(data, &request("late", &chat("m"))).await;
+    let reply = read_reply(&mut late).await;
+    assert!(reply.status == 200 && reply.whole, "{reply:?}");
+    assert_eq!(process.code().await, Some(0));
+    assert!(asked.elapsed() >= Duration::from_secs(1), "{:?}", asked.elapsed());
+}
+
+#[tokio::test]
+async fn what_cannot_start_says_so_by_its_exit_code() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = taken.local_addr().expect("an address");
+    let listener = format!("listeners: [{{ address: \"{address}\" }}]");
+    let text = config(&[backend("m", address)], "", &listener);
+    let mut process = Process::spawn(&file(&folder, &text));
+    assert_eq!(process.code().await, Some(69));
+    until("the reason", || process.log().contains(&address.to_string())).await;
+    let mut process = Process::spawn(&file(&folder, "listeners: [{ adress: 127.0.0.1:0 }]\n"));
+    assert_eq!(process.code().await, Some(78));
+    until("the place", || process.log().contains("headway.yaml:1:")).await;
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait_for_a_place() {
+    let backend_ = Backend::start(Script::events(&stream(2), true)).await;
+    let text = config(&[backend("m", backend_.address)], "", "limits: { connections: 2 }");
+    let headway = Headway::start(&text).await;
+    let mut first = send(headway.address, &request("first", &chat("m"))).await;
+    assert!(read_reply(&mut first).await.whole);
+    let mut second = send(headway.address, &request("second", &chat("m"))).await;
+    assert!(read_reply(&mut second).await.whole);
+    let mut third = send(headway.address, &request("third", &chat("m"))).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(headway.records("third").is_empty());
+    drop(first);
+    assert!(read_reply(&mut third).await.whole);
+}
