@@ -152,7 +152,7 @@ async fn understand(
     let route = find_route(exchange, &client, &model)?;
     continuable(&settings, route, &reading)?;
     let facts = facts(exchange, &settings, route, &client, &reading, &model);
-    let usage = if reading.stream { reading.ask_for_usage() } else { None };
+    let usage = if reading.stream && api.has_choices() { reading.ask_for_usage() } else { None };
     let outgoing = match &usage {
         Some(edit) => Bytes::from(splice(&whole.bytes, std::slice::from_ref(edit))),
         None => whole.bytes.clone(),
