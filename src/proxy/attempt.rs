@@ -139,7 +139,14 @@ async fn once(call: &Call<'_>, fresh: bool) -> Result<Box<Answer>, Broken> {
         return Err(broken(&upstream));
     }
     let sent = clock.now();
-    let Ok(head) = upstream.read_head().await else { return Err(broken(&upstream)) };
+    let head = match upstream.read_head().await {
+        Ok(head) => head,
+        Err(mut error) => {
+            // Only a connection that died in silence had been dead before; nonsense is an answer.
+            error.retry.decide_reuse(upstream.reused);
+            return Err(if error.retry() { broken(&upstream) } else { Failure::reset().into() });
+        }
+    };
     let now = clock.now();
     (call.progressed)(now);
     let kind = headers::body_kind(&head);
