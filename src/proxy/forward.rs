@@ -254,7 +254,7 @@ impl<'a> Pump<'a> {
         let outcome = match stop {
             // What the API calls the end has been sent: nothing after it can make the answer worse.
             _ if self.answer.reading.done_seen() && self.queue.is_empty() => Outcome::Complete,
-            None if self.answer.rejected => Outcome::BackendRejected,
+            None if self.answer.rejected && self.answer.ended == Some(true) => Outcome::BackendRejected,
             None => self.answer.reading.outcome(self.answer.ended == Some(true)),
             Some(Stop::ClientGone) => Outcome::ClientCancelled,
             Some(Stop::ClientStalled) => Outcome::ClientStalled,
