@@ -115,7 +115,10 @@ impl Reading {
     /// Whether the API's own end was seen: whatever happens to the connection now is no failure.
     pub(super) fn done_seen(&self) -> bool {
         match self {
-            Self::Stream { reader, .. } => reader.done_seen() && reader.error().is_none(),
+            Self::Stream { reader, .. } => {
+                let answered = reader.content_responses() > 0 || reader.finish_reason().is_some();
+                reader.done_seen() && reader.error().is_none() && (answered || !reader.done_marker_seen())
+            }
             Self::Whole(_) | Self::Opaque { .. } => false,
         }
     }
