@@ -99,7 +99,9 @@ impl Reading {
     pub(super) fn has_token(&self) -> bool {
         match self {
             Self::Stream { reader, .. } => reader.first_token_at().is_some() || reader.finish_seen(),
-            Self::Whole(_) | Self::Opaque { .. } => false,
+            Self::Whole(_) => false,
+            // Its tokens cannot be seen; waiting for them would be waiting for the end.
+            Self::Opaque { first_byte, .. } => first_byte.is_some(),
         }
     }
 
