@@ -63,8 +63,7 @@ struct Understood {
     asked_for_usage: bool,
     client: RequestHeader,
     traceparent: Option<HeaderValue>,
-    forwarded_for: Option<String>,
-    secure: bool,
+    forwarded: inspect::Forwarded,
 }
 
 impl Understood {
@@ -166,8 +165,7 @@ async fn understand(
         facts,
         outgoing,
         asked_for_usage: usage.is_some(),
-        forwarded_for: forwarded_for(session, &settings, &client),
-        secure: session.digest().is_some_and(|digest| digest.ssl_digest.is_some()),
+        forwarded: inspect::forwarded(session, &settings, &client.headers),
         traceparent,
         client,
         reading,
@@ -222,14 +220,6 @@ fn facts(
         stream: reading.stream,
         objectives,
     }
-}
-
-/// `X-Forwarded-For` is rebuilt; what the client sent of it counts only when it is a trusted proxy.
-fn forwarded_for(session: &Session, settings: &Settings, client: &RequestHeader) -> Option<String> {
-    let address = inspect::client_address(session)?;
-    let trusted = settings.trusted_proxies.iter().any(|network| network.contains(address));
-    let before = client.headers.get("x-forwarded-for").and_then(|value| value.to_str().ok()).filter(|_| trusted);
-    Some(before.map_or_else(|| address.to_string(), |before| format!("{before}, {address}")))
 }
 
 /// Tries backends until one may be shown to the client.
@@ -287,8 +277,8 @@ async fn try_backend(
     let added = Added {
         request_id: &exchange.request_id(),
         traceparent: request.traceparent.as_ref(),
-        forwarded_for: request.forwarded_for.as_deref(),
-        forwarded_proto: if request.secure { "https" } else { "http" },
+        forwarded_for: request.forwarded.client.as_deref(),
+        forwarded_proto: request.forwarded.proto,
     };
     let head = headers::upstream_head(&request.client, backend.settings(), body.len(), &added)
         .map_err(|_| Refusal::internal())?;
