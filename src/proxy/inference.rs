@@ -129,7 +129,8 @@ async fn understand(
 ) -> Result<Understood, Turned> {
     let settings = Arc::clone(exchange.fleet.settings());
     exchange.note(|record| record.api = Some(api));
-    if inspect::expects_continue(&session.req_header().headers) && !session.is_http2() {
+    let waits = inspect::expects_continue(&session.req_header().headers) && !session.is_http2();
+    if waits && !body::declared_too_large(session, &settings.limits) {
         session.write_continue_response().await.map_err(|_| Turned::Gone)?;
     }
     let whole =
