@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::Version;
 use http::header::HeaderValue;
 use pingora_core::protocols::http::server::Session;
 use pingora_http::RequestHeader;
@@ -410,6 +411,10 @@ async fn deliver(
         return turn_away(session, exchange, Refusal::internal().into()).await;
     };
     exchange.note(|record| record.status = status);
+    if session.req_header().version == Version::HTTP_10 && head.remove_header("transfer-encoding").is_some() {
+        // Such a client knows no chunks: the body ends with the connection.
+        session.set_keepalive(None);
+    }
     let forwarded = if session.write_response_header(head).await.is_ok() {
         let terms = Terms {
             clock: &*proxy.clock,
