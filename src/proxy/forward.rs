@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::Sleep;
 
 use super::answer::Answer;
+use super::client::gone;
 use super::lifecycle::turned;
 use crate::clock::Clock;
 use crate::config::settings::Timeouts;
@@ -123,7 +124,7 @@ impl<'a> Pump<'a> {
                     self.take(read, now);
                     self.take_what_is_there(now).await;
                 }
-                _ = session.read_body_or_idle(true) => return Err(Stop::ClientGone),
+                () = gone(session) => return Err(Stop::ClientGone),
                 () = timer.as_mut() => self.check_deadlines(timer.as_mut())?,
                 () = turned(&mut cut) => return Err(Stop::Drained),
             }

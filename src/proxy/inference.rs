@@ -13,6 +13,7 @@ use super::Proxy;
 use super::answer::Answer;
 use super::attempt::{Call, Failure, attempt};
 use super::body::{self, BodyError, Held};
+use super::client::{gone, linger};
 use super::exchange::Exchange;
 use super::forward::{Forwarded, Terms, forward};
 use super::headers::{self, Added};
@@ -107,7 +108,7 @@ pub(super) async fn serve(
             won = tries => won.unwrap_or_else(|_| {
                 Err(Refusal::upstream(Outcome::TotalTimeout, 504, "", None).into())
             }),
-            _ = session.read_body_or_idle(true) => Err(Turned::Gone),
+            () = gone(session) => Err(Turned::Gone),
             () = turned(&mut cut) => Err(Turned::Drained),
         }
     };
@@ -407,14 +408,14 @@ async fn deliver(
             }
             Ok(head)
         });
-    let Ok(head) = head else {
+    let Ok(mut head) = head else {
         return turn_away(session, exchange, Refusal::internal().into()).await;
     };
-    exchange.note(|record| record.status = status);
     if session.req_header().version == Version::HTTP_10 && head.remove_header("transfer-encoding").is_some() {
         // Such a client knows no chunks: the body ends with the connection.
         session.set_keepalive(None);
     }
+    exchange.note(|record| record.status = status);
     let forwarded = if session.write_response_header(head).await.is_ok() {
         let terms = Terms {
             clock: &*proxy.clock,
@@ -541,6 +542,9 @@ async fn turn_away(session: &mut Session, mut exchange: Exchange, turned: Turned
     let length = sent.as_ref().copied().unwrap_or(0);
     exchange.note(|record| record.bytes_out = length);
     exchange.finish(refusal.outcome);
+    if sent.is_ok() && !body_read && refusal.status != 408 {
+        linger(session).await;
+    }
     if sent.is_ok() && body_read { Downstream::Reusable } else { Downstream::Close }
 }
 

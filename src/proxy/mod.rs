@@ -8,6 +8,7 @@
 mod answer;
 mod attempt;
 mod body;
+mod client;
 mod exchange;
 mod forward;
 mod headers;
