@@ -2,8 +2,12 @@
 
 use clap::{Parser, Subcommand};
 
+use crate::commands::bench::BenchArgs;
 use crate::commands::check::CheckArgs;
+use crate::commands::completions::CompletionsArgs;
+use crate::commands::demo::DemoArgs;
 use crate::commands::init::InitArgs;
+use crate::commands::man::ManArgs;
 use crate::commands::nim::NimArgs;
 use crate::commands::schema::SchemaArgs;
 use crate::commands::serve::ServeArgs;
@@ -19,7 +23,11 @@ pub struct Cli {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one, for as long as the process starts")]
 pub enum Command {
+    /// See it all at once: simulated NIMs, the proxy, load, an incident and a report.
+    #[command(after_help = "Examples:\n  headway demo\n  headway demo --duration 0 --listen 127.0.0.1:0")]
+    Demo(DemoArgs),
     /// Run the proxy.
     #[command(after_help = "Example:\n  headway serve --config config/headway.yaml")]
     Serve(ServeArgs),
@@ -37,4 +45,15 @@ pub enum Command {
     /// Run one simulated NIM: OpenAI-compatible, with the timing of a continuous-batching engine.
     #[command(after_help = "Examples:\n  headway nim --profile l40s\n  headway nim --profile a100 --fault slow=3")]
     Nim(NimArgs),
+    /// Measure a server under load, with GenAI-Perf's flags and report.
+    #[command(
+        after_help = "Examples:\n  headway bench -m meta/llama-3.1-8b-instruct -u localhost:8000 --streaming --concurrency 10 --request-count 100\n  headway bench profile -m ID --streaming --request-rate 20 --goodput \"time_to_first_token:300 inter_token_latency:40\""
+    )]
+    Bench(BenchArgs),
+    /// Print a script that lets a shell complete headway's commands and flags.
+    #[command(after_help = "Example:\n  source <(headway completions bash)")]
+    Completions(CompletionsArgs),
+    /// Print the manual page.
+    #[command(after_help = "Examples:\n  headway man > headway.1\n  headway man --out man1")]
+    Man(ManArgs),
 }

@@ -84,6 +84,7 @@ fn settings(token: Option<&str>, open_metrics: bool) -> Settings {
         limits: Limits::default(),
         shutdown: Shutdown::default(),
         threads: 1,
+        trusted_proxies: Vec::new(),
         admin: Admin { address: ([127, 0, 0, 1], 0).into(), token: token.map(Into::into), open_metrics },
         telemetry: TelemetrySettings::default(),
         backends: vec![Arc::new(backend)],

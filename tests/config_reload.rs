@@ -38,8 +38,9 @@ fn start(folder: TempDir, file: &Path, watched: bool) -> Running {
     let (sender, applied) = channel();
     let sender = Mutex::new(sender);
     let loaded = load(file).unwrap_or_else(|report| panic!("{report}"));
-    let apply = move |settings| {
-        let _ = sender.lock().expect("sender").send(settings);
+    let apply = move |settings: &Arc<Settings>| {
+        let _ = sender.lock().expect("sender").send(Arc::clone(settings));
+        Ok(())
     };
     let reloader = Arc::new(Reloader::new(file, loaded, || SystemTime::UNIX_EPOCH, apply));
     let watch = watched.then(|| Watch::start(Arc::clone(&reloader)).expect("a thread"));

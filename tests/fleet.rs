@@ -1,5 +1,12 @@
 //! The fleet's background work against real sockets: health, discovery, names, ejection, TLS, generations.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking, in its helpers too"
+)]
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -139,6 +146,7 @@ fn settings(backends: Vec<Backend>) -> Arc<Settings> {
         limits: Limits::default(),
         shutdown: Shutdown::default(),
         threads: 1,
+        trusted_proxies: Vec::new(),
         admin: Admin { address: ([127, 0, 0, 1], 0).into(), token: None, open_metrics: true },
         telemetry: Telemetry::default(),
         backends: backends.into_iter().map(Arc::new).collect(),
@@ -351,4 +359,30 @@ async fn a_backends_certificate_is_verified_against_its_own_authority_and_name()
     running.becomes(1, BackendState::Ready).await;
     running.becomes(2, BackendState::Down).await;
     running.becomes(3, BackendState::Down).await;
+}
+
+#[tokio::test]
+async fn an_h2_backend_is_asked_over_h2() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let page = |request: http::Request<hyper::body::Incoming>| async move {
+        let body = match request.uri().path() {
+            "/v1/models" => MODELS,
+            _ => "",
+        };
+        assert_eq!(request.version(), http::Version::HTTP_2);
+        Ok::<_, std::convert::Infallible>(http::Response::new(http_body_util::Full::new(bytes::Bytes::from(body))))
+    };
+    let serving = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let io = hyper_util::rt::TokioIo::new(stream);
+            let service = hyper::service::service_fn(page);
+            let server = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+            tokio::spawn(async move { server.serve_connection(io, service).await });
+        }
+    });
+    let running = Running::start(vec![Backend { http2: true, ..backend("a", "127.0.0.1", port) }]);
+    running.becomes(0, BackendState::Ready).await;
+    assert_eq!(running.fleet().models(|_| None), ["m".into()]);
+    serving.abort();
 }

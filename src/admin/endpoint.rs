@@ -116,6 +116,15 @@ mod tests {
     }
 
     #[test]
+    fn every_endpoint_is_in_the_readme() {
+        for (method, path, _) in LISTED {
+            let path = path.split('?').next().unwrap();
+            let row = format!("| `{method} {path}` |");
+            assert!(include_str!("../../README.md").contains(&row), "{row}");
+        }
+    }
+
+    #[test]
     fn paths_are_exact_and_backend_names_decoded() {
         check("/metrics", Some(&Endpoint::Metrics));
         check("/metrics/", None);

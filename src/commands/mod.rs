@@ -1,7 +1,11 @@
 //! One file per command.
 
+pub mod bench;
 pub mod check;
+pub mod completions;
+pub mod demo;
 pub mod init;
+pub mod man;
 pub mod nim;
 pub mod schema;
 pub mod serve;
@@ -15,6 +19,8 @@ use crate::cli::{Cli, Command};
 pub const EXIT_CONFIG: u8 = 78;
 /// An address cannot be bound (`EX_UNAVAILABLE`).
 pub const EXIT_UNAVAILABLE: u8 = 69;
+/// Interrupted by SIGINT (128 and its number).
+pub const EXIT_INTERRUPTED: u8 = 130;
 
 /// Runs the command that the arguments name.
 ///
@@ -26,6 +32,10 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Check(args) => print(|out| check::run(&args, out)),
         Command::Init(args) => print(|out| init::run(&args, out)),
         Command::Schema(args) => print(|out| schema::run(&args, out)),
+        Command::Bench(args) => block_on(bench::run(args)),
+        Command::Demo(args) => block_on(demo::run(args)),
+        Command::Completions(args) => print(|out| completions::run(&args, out)),
+        Command::Man(args) => print(|out| man::run(&args, out)),
         Command::Nim(args) => block_on(nim::run(args)).map(|()| ExitCode::SUCCESS),
     }
 }

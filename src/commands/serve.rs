@@ -260,9 +260,10 @@ fn reloader(args: &ServeArgs, loaded: Loaded, core: &Arc<Core>) -> Arc<Reloader>
     let (weak, core_of) = (Arc::downgrade(&reloader), Arc::downgrade(core));
     reloader.on_result(move |last| {
         let Some(core) = core_of.upgrade() else { return };
-        match last.ok() {
-            true => core.telemetry.metrics().reload_succeeded(last.at),
-            false => core.telemetry.metrics().reload_failed(),
+        if last.ok() {
+            core.telemetry.metrics().reload_succeeded(last.at);
+        } else {
+            core.telemetry.metrics().reload_failed();
         }
     });
     let reload = move || match weak.upgrade().map(|reloader| reloader.reload(Trigger::Request)) {

@@ -123,6 +123,7 @@ mod tests {
     use std::sync::mpsc::channel;
     use std::time::SystemTime;
 
+    use super::super::settings::Settings;
     use super::*;
     use crate::config::load;
 
@@ -140,7 +141,10 @@ mod tests {
         fs::write(&file, TEXT).expect("file");
         let (sender, applied) = channel();
         let sender = Mutex::new(sender);
-        let apply = move |settings| drop(sender.lock().expect("sender").send(settings));
+        let apply = move |settings: &Arc<Settings>| {
+            let _ = sender.lock().expect("sender").send(Arc::clone(settings));
+            Ok(())
+        };
         let loaded = load(&file).unwrap_or_else(|report| panic!("{report}"));
         let reloader = Arc::new(Reloader::new(&file, loaded, || SystemTime::UNIX_EPOCH, apply));
         let watch = Watch::start_with(reloader, NEVER).expect("a thread");

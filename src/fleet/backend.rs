@@ -317,13 +317,6 @@ impl Shared {
         }
     }
 
-    /// Counts a request in unless the backend is full; exact under concurrency.
-    pub(super) fn take_place(&self, most: Option<u32>) -> Option<u32> {
-        let most = most.unwrap_or(u32::MAX);
-        let step = |count: u32| (count < most).then(|| count + 1);
-        self.in_flight.fetch_update(Ordering::AcqRel, Ordering::Acquire, step).ok()
-    }
-
     /// A request was chosen for this backend; answers whether it is the breaker's probe.
     pub(super) fn sent(&self) -> bool {
         self.judged().ejection.sent()

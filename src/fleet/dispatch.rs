@@ -127,20 +127,17 @@ impl Fleet {
         now: Instant,
     ) -> Result<Dispatched, NoCandidate> {
         let route = self.routes().get(route).ok_or(NoCandidate::NoSuchModel)?;
+        route.pairs.iter().for_each(|pair| pair.refresh(&route.settings().objectives, now));
+        // Every generation dispatches under this one lock, so a place that is free here is free when it is taken.
         let mut desk = self.desk();
-        // A full backend can only turn up between filtering and counting when another generation is still dispatching.
-        for _ in 0..=route.pairs.len() {
-            let passed_over = self.gather(route, request, exclude, &mut desk.candidates, now);
-            let Desk { candidates, decision, log } = &mut *desk;
-            let Some((index, reason)) = choose(route, &request.facts, candidates, decision) else {
-                return Err(passed_over.reason());
-            };
-            let names = |one: BackendIndex| self.backends().get(one.0).map(|backend| Arc::clone(backend.name()));
-            let Some(mut dispatched) = self.count_in(route, request, (index, reason), decision, now) else { continue };
-            dispatched.decision = log.add((route.name(), request.facts.input_tokens), decision, names, now);
-            return Ok(dispatched);
-        }
-        Err(NoCandidate::AllFull { retry_after: Duration::from_secs(1) })
+        let passed_over = self.gather(route, request, exclude, &mut desk.candidates, now);
+        let Desk { candidates, decision, log } = &mut *desk;
+        let chosen = choose(route, &request.facts, candidates, decision);
+        let given = chosen.and_then(|chosen| self.count_in(route, request, chosen, decision, now));
+        let mut dispatched = given.ok_or_else(|| passed_over.reason())?;
+        let names = |one: BackendIndex| self.backends().get(one.0).map(|backend| Arc::clone(backend.name()));
+        dispatched.decision = log.add((route.name(), request.facts.input_tokens), decision, names, now);
+        Ok(dispatched)
     }
 
     /// Fills in the candidates. An ejected backend is one only when the others are all down: full
@@ -158,7 +155,7 @@ impl Fleet {
             candidates.clear();
             for (backend, pair, weight) in self.backends_of(route) {
                 if weight > 0 && passed_over.lets(backend, request, exclude, wanted) {
-                    candidates.push(pair.candidate(backend, weight, &route.settings().objectives, now));
+                    candidates.push(pair.candidate(backend, weight, now));
                 }
             }
             if !candidates.is_empty() || passed_over.full || passed_over.excluded {
@@ -179,8 +176,7 @@ impl Fleet {
         let backend = Arc::clone(self.backends().get(index.0)?);
         let pair = Arc::clone(route.pair(backend.name())?);
         let endpoint = backend.shared.next_endpoint()?;
-        let others = backend.shared.take_place(backend.settings().max_in_flight)?;
-        let in_flight = count(&backend, pair, route, &request.facts, others, reason);
+        let in_flight = count(&backend, pair, route, &request.facts, reason);
         backend.shared.owes(request.facts.stream, now);
         let model_name = match backend.serves(request.model) {
             Serves::Renamed(name) => Some(name),
@@ -212,11 +208,11 @@ fn count(
     pair: Arc<Pair>,
     route: &LiveRoute,
     facts: &RequestFacts,
-    others: u32,
     reason: Reason,
 ) -> InFlight {
     let shared = &backend.shared;
     let exploring = reason == Reason::Explore;
+    let others = shared.in_flight.fetch_add(1, Ordering::AcqRel);
     route.counts.active.fetch_add(1, Ordering::AcqRel);
     pair.awaiting.fetch_add(1, Ordering::AcqRel);
     pair.exploring.fetch_add(u32::from(exploring), Ordering::AcqRel);

@@ -42,6 +42,16 @@ impl Endpoint {
         &self.peer
     }
 
+    /// Whether plain HTTP/1.1 is spoken.
+    pub fn is_plain_h1(&self) -> bool {
+        !self.peer.is_tls() && !self.is_h2()
+    }
+
+    /// Whether HTTP/2 is spoken.
+    pub fn is_h2(&self) -> bool {
+        self.peer.options.alpn.get_max_http_version() == 2
+    }
+
     /// Whether the latest active check of this address passed.
     pub fn healthy(&self) -> bool {
         self.healthy.load(Ordering::Relaxed)

@@ -66,11 +66,7 @@ impl InFlight {
         self.awaiting = false;
         lower(&self.pair.awaiting);
         lower_by(&self.backend.shared.waiting_tokens, self.input_tokens);
-        self.explored();
-    }
-
-    fn explored(&mut self) {
-        if std::mem::take(&mut self.exploring) {
+        if self.exploring {
             lower(&self.pair.exploring);
         }
     }
@@ -81,7 +77,6 @@ impl Drop for InFlight {
         if self.awaiting {
             self.answered();
         }
-        self.explored();
         if self.probe {
             self.backend.shared.probe_lost();
         }

@@ -262,14 +262,8 @@ impl Pair {
     }
 
     /// What routing may know of this pair at this instant.
-    pub(super) fn candidate(
-        &self,
-        backend: &LiveBackend,
-        weight: u32,
-        objectives: &Objectives,
-        now: Instant,
-    ) -> Candidate {
-        let seen = self.cached(objectives, now);
+    pub(super) fn candidate(&self, backend: &LiveBackend, weight: u32, now: Instant) -> Candidate {
+        let seen = *self.cache();
         let settings = backend.settings();
         Candidate {
             backend: backend.index(),
@@ -287,18 +281,26 @@ impl Pair {
         }
     }
 
-    fn cached(&self, objectives: &Objectives, now: Instant) -> Cache {
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        if cache.at.is_none_or(|at| now.saturating_duration_since(at) >= CACHED) {
-            let mut windows = self.windows();
-            let mut observed = |latency| windows.observed(latency, objectives, now);
-            *cache = Cache {
-                at: Some(now),
-                ttft: observed(Latency::TimeToFirstToken),
-                itl: observed(Latency::InterToken),
-                e2e: observed(Latency::EndToEnd),
-            };
+    /// Reads the windows anew when the quantiles have grown too old. Apart from the critical section of dispatching,
+    /// which reads the cache only; whoever comes meanwhile goes on with the old ones.
+    pub(super) fn refresh(&self, objectives: &Objectives, now: Instant) {
+        {
+            let mut cache = self.cache();
+            if cache.at.is_some_and(|at| now.saturating_duration_since(at) < CACHED) {
+                return;
+            }
+            cache.at = Some(now);
         }
-        *cache
+        let mut windows = self.windows();
+        let mut observed = |latency| windows.observed(latency, objectives, now);
+        let ttft = observed(Latency::TimeToFirstToken);
+        let itl = observed(Latency::InterToken);
+        let e2e = observed(Latency::EndToEnd);
+        drop(windows);
+        *self.cache() = Cache { at: Some(now), ttft, itl, e2e };
+    }
+
+    fn cache(&self) -> std::sync::MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,10 +6,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use pingora_core::apps::{HttpServerOptions, ServerApp};
 use pingora_core::listeners::tls::Acceptor;
-use pingora_core::protocols::Stream;
+use pingora_core::protocols::{ALPN, Ssl as _, Stream};
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::{HttpProxy, http_proxy};
 use rustls::RootCertStore;
@@ -21,7 +22,8 @@ use tokio::sync::{Notify, watch};
 
 use super::Proxy;
 use super::lifecycle::turned;
-use super::service::{ACCEPT_PAUSE, Service};
+use super::pool::KEPT_IDLE;
+use super::service::{ACCEPT_PAUSE, KEEP_ALIVE, Service};
 use super::stream::{ClientStream, Plain};
 use crate::config::settings::{Listener, ListenerTls, Settings};
 
@@ -85,6 +87,7 @@ impl Listeners {
     /// their exchanges have ended.
     pub async fn run(self, proxy: Arc<Proxy>) {
         let open = Arc::new(Open::default());
+        let sweeping = tokio::spawn(sweep(Arc::clone(&proxy)));
         let accepting: Vec<_> = self
             .bound
             .into_iter()
@@ -93,6 +96,15 @@ impl Listeners {
         for one in accepting {
             let _ = one.await;
         }
+        sweeping.abort();
+    }
+}
+
+/// Closes idle connections to backends once their time is up, whether or not another request comes.
+async fn sweep(proxy: Arc<Proxy>) {
+    loop {
+        tokio::time::sleep(KEPT_IDLE / 4).await;
+        proxy.backends.sweep(proxy.clock.now());
     }
 }
 
@@ -174,6 +186,7 @@ fn application(proxy: &Arc<Proxy>, h2c: bool) -> Arc<HttpProxy<Service>> {
     let mut app = http_proxy(&conf, Service(Arc::clone(proxy)));
     let mut options = HttpServerOptions::default();
     options.h2c = h2c;
+    options.h2_idle_timeout = Some(Duration::from_secs(KEEP_ALIVE));
     app.server_options = Some(options);
     Arc::new(app)
 }
@@ -191,7 +204,14 @@ async fn serve(
     let stream: Stream = match tls {
         None => Box::new(ClientStream::new(plain, within)),
         Some(acceptor) => match tokio::time::timeout(within, acceptor.tls_handshake(plain)).await {
-            Ok(Ok(tls)) => Box::new(ClientStream::new(tls, within)),
+            Ok(Ok(tls)) => {
+                let h2 = matches!(tls.selected_alpn_proto(), Some(ALPN::H2));
+                let mut stream = ClientStream::new(tls, within);
+                if h2 {
+                    stream.speaks_h2();
+                }
+                Box::new(stream)
+            }
             Ok(Err(_)) | Err(_) => return,
         },
     };

@@ -18,6 +18,7 @@ mod lifecycle;
 mod listener;
 mod models;
 mod panics;
+mod pool;
 mod refuse;
 mod service;
 mod stock;
@@ -35,6 +36,8 @@ use self::body::MemoryBudget;
 use self::inspect::RequestIds;
 pub use self::lifecycle::Lifecycle;
 pub use self::listener::{BindError, Listeners};
+use self::pool::Pool;
+use self::upstream::Backends;
 use crate::clock::Clock;
 use crate::fleet::Fleet;
 use crate::telemetry::Telemetry;
@@ -47,7 +50,7 @@ pub struct Proxy {
     fleet: Arc<ArcSwap<Fleet>>,
     telemetry: Arc<Telemetry>,
     clock: Arc<dyn Clock>,
-    connector: Arc<Connector>,
+    backends: Arc<Backends>,
     lifecycle: Arc<Lifecycle>,
     memory: Arc<MemoryBudget>,
     ids: RequestIds,
@@ -66,7 +69,8 @@ impl Proxy {
         let since_epoch = clock.wall().duration_since(UNIX_EPOCH).unwrap_or_default();
         #[allow(clippy::cast_possible_truncation, reason = "only the low bits vary between two starts")]
         let ids = RequestIds::new(since_epoch.as_nanos() as u64);
-        Arc::new(Self { fleet, telemetry, clock, connector, lifecycle, memory: MemoryBudget::new(), ids })
+        let backends = Arc::new(Backends { pool: Pool::default(), connector, clock: Arc::clone(&clock) });
+        Arc::new(Self { fleet, telemetry, clock, backends, lifecycle, memory: MemoryBudget::new(), ids })
     }
 }
 

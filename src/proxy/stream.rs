@@ -1,8 +1,8 @@
 //! A client's connection, as pingora sees it: one write per event, and a deadline on request heads.
 //!
-//! pingora's own stream brings a 64 KiB read buffer per connection and no deadline on a whole head, only on each read.
-//! This one buffers nothing it reads, gathers small writes until they are flushed, hands an event's chunk to the
-//! socket in one vectored write, and gives up on a head that does not become complete in time.
+//! pingora's own stream zeroes a 64 KiB read buffer per connection, and has no deadline on a whole head, only on each
+//! read. [`Plain`] buffers nothing it reads, gathers small writes until they are flushed, and hands an event's chunk to
+//! the socket in one vectored write; [`ClientStream`] gives up on a head that does not become complete in time.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -39,13 +39,35 @@ const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 #[derive(Debug)]
 pub(super) struct Plain {
     tcp: TcpStream,
+    gathered: Vec<u8>,
     digest: Arc<SocketDigest>,
 }
 
 impl Plain {
     pub(super) fn new(tcp: TcpStream) -> Self {
         let digest = Arc::new(SocketDigest::from_raw_fd(tcp.as_raw_fd()));
-        Self { tcp, digest }
+        Self { tcp, gathered: Vec::new(), digest }
+    }
+
+    /// Whether an idle connection is still good: open, and nothing said out of turn.
+    pub(super) fn is_quiet(&self) -> bool {
+        let mut byte = [0];
+        matches!(self.tcp.try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.gathered.is_empty() {
+            let written = ready!(Pin::new(&mut self.tcp).poll_write(cx, &self.gathered))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.gathered.drain(..written);
+        }
+        // The allocation goes with its content: an idle connection holds none.
+        if self.gathered.capacity() > 0 {
+            self.gathered = Vec::new();
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -57,7 +79,13 @@ impl AsyncRead for Plain {
 
 impl AsyncWrite for Plain {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().tcp).poll_write(cx, buf)
+        let this = self.get_mut();
+        if this.gathered.len() + buf.len() > GATHERED {
+            ready!(this.poll_drain(cx))?;
+            return Pin::new(&mut this.tcp).poll_write(cx, buf);
+        }
+        this.gathered.extend_from_slice(buf);
+        Poll::Ready(Ok(buf.len()))
     }
 
     fn poll_write_vectored(
@@ -65,19 +93,23 @@ impl AsyncWrite for Plain {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().tcp).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        ready!(this.poll_drain(cx))?;
+        Pin::new(&mut this.tcp).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_drain(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_shutdown(cx)
+        let this = self.get_mut();
+        ready!(this.poll_drain(cx))?;
+        Pin::new(&mut this.tcp).poll_shutdown(cx)
     }
 }
 
@@ -131,13 +163,14 @@ impl Peek for Plain {
     }
 }
 
-/// A connection with gathered writes and a deadline on heads; `S` is plain TCP or TLS over it.
+/// A client's connection with a deadline on heads; `S` is plain TCP or TLS over it.
 pub(super) struct ClientStream<S> {
     inner: S,
-    gathered: Vec<u8>,
     phase: AtomicU8,
     within: Duration,
     deadline: Option<Pin<Box<Sleep>>>,
+    /// Bytes of HTTP/2's preface still to come; 0 on a connection that speaks HTTP/1.1.
+    preface: usize,
 }
 
 /// Nothing is due: a body or a response is under way.
@@ -152,7 +185,13 @@ const OVERDUE: u8 = 3;
 impl<S> ClientStream<S> {
     /// A fresh connection: its first head must be complete `within` that time.
     pub(super) fn new(inner: S, within: Duration) -> Self {
-        Self { inner, gathered: Vec::new(), phase: AtomicU8::new(HEAD), within, deadline: None }
+        Self { inner, phase: AtomicU8::new(HEAD), within, deadline: None, preface: 0 }
+    }
+
+    /// The connection speaks HTTP/2: what must come in time is the preface, since heads come one per stream, and
+    /// nothing says to the connection when one is complete.
+    pub(super) fn speaks_h2(&mut self) {
+        self.preface = H2_PREFACE.len();
     }
 
     /// The head is complete.
@@ -218,24 +257,11 @@ impl<S: IO> ClientStream<S> {
             return false;
         }
         self.phase.store(OVERDUE, Ordering::Relaxed);
-        let _ = Pin::new(&mut self.inner).poll_write(cx, TOO_SLOW);
-        let _ = Pin::new(&mut self.inner).poll_flush(cx);
+        if self.preface == 0 {
+            let _ = Pin::new(&mut self.inner).poll_write(cx, TOO_SLOW);
+            let _ = Pin::new(&mut self.inner).poll_flush(cx);
+        }
         true
-    }
-
-    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.gathered.is_empty() {
-            let written = ready!(Pin::new(&mut self.inner).poll_write(cx, &self.gathered))?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.gathered.drain(..written);
-        }
-        // The allocation goes with its content: an idle connection holds none.
-        if self.gathered.capacity() > 0 {
-            self.gathered = Vec::new();
-        }
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -245,7 +271,14 @@ impl<S: IO> AsyncRead for ClientStream<S> {
         if this.head_overdue(cx) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
+        let before = buf.filled().len();
         ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
+        if this.preface > 0 {
+            this.preface = this.preface.saturating_sub(buf.filled().len() - before);
+            if this.preface == 0 {
+                this.head_complete();
+            }
+        }
         if this.phase.load(Ordering::Relaxed) == IDLE {
             this.phase.store(HEAD, Ordering::Relaxed);
         }
@@ -255,13 +288,7 @@ impl<S: IO> AsyncRead for ClientStream<S> {
 
 impl<S: IO> AsyncWrite for ClientStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        if this.gathered.len() + buf.len() > GATHERED {
-            ready!(this.poll_drain(cx))?;
-            return Pin::new(&mut this.inner).poll_write(cx, buf);
-        }
-        this.gathered.extend_from_slice(buf);
-        Poll::Ready(Ok(buf.len()))
+        Pin::new(&mut self.get_mut().inner).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -269,9 +296,7 @@ impl<S: IO> AsyncWrite for ClientStream<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        ready!(this.poll_drain(cx))?;
-        Pin::new(&mut this.inner).poll_write_vectored(cx, bufs)
+        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -279,15 +304,11 @@ impl<S: IO> AsyncWrite for ClientStream<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        ready!(this.poll_drain(cx))?;
-        Pin::new(&mut this.inner).poll_flush(cx)
+        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        ready!(this.poll_drain(cx))?;
-        Pin::new(&mut this.inner).poll_shutdown(cx)
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
     }
 }
 
@@ -340,6 +361,16 @@ impl<S: IO> GetSocketDigest for ClientStream<S> {
 #[async_trait]
 impl<S: IO> Peek for ClientStream<S> {
     async fn try_peek(&mut self, buf: &mut [u8]) -> io::Result<bool> {
-        self.inner.try_peek(buf).await
+        let within = self.within;
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(within)));
+        let peeked = tokio::select! {
+            biased;
+            peeked = self.inner.try_peek(buf) => peeked?,
+            () = deadline.as_mut() => return Err(io::ErrorKind::TimedOut.into()),
+        };
+        if peeked && buf == H2_PREFACE {
+            self.speaks_h2();
+        }
+        Ok(peeked)
     }
 }

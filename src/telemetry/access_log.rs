@@ -166,6 +166,14 @@ mod tests {
     }
 
     #[test]
+    fn every_field_is_explained_in_the_readme() {
+        let read: serde_json::Value = serde_json::from_str(testing::COMPLETE_LINE).expect("JSON");
+        for field in read.as_object().expect("an object").keys() {
+            assert!(include_str!("../../README.md").contains(&format!("`{field}`")), "{field} is not explained");
+        }
+    }
+
+    #[test]
     fn a_refused_request_shows_what_is_defined_and_nothing_else() {
         assert_eq!(line(&testing::refused()), testing::REFUSED_LINE);
     }

@@ -30,6 +30,7 @@ pub(super) fn settings() -> Settings {
         limits: Limits::default(),
         shutdown: Shutdown::default(),
         threads: 1,
+        trusted_proxies: Vec::new(),
         admin: Admin { address: ([127, 0, 0, 1], 0).into(), token: None, open_metrics: true },
         telemetry: Telemetry::default(),
         backends: vec![backend("fast"), backend("cheap")],

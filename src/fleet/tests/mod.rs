@@ -64,6 +64,7 @@ fn settings(backends: Vec<Backend>, routes: Vec<Route>) -> Arc<Settings> {
         limits: Limits::default(),
         shutdown: Shutdown::default(),
         threads: 1,
+        trusted_proxies: Vec::new(),
         admin: Admin { address: ([127, 0, 0, 1], 0).into(), token: None, open_metrics: true },
         telemetry: Telemetry::default(),
         backends: backends.into_iter().map(Arc::new).collect(),

@@ -295,9 +295,9 @@ impl Progress {
         if let Some(usage) = reading.usage {
             // The messages dialect states its counts in parts; elsewhere the last one is the whole.
             if self.api == Api::Messages {
-                self.usage.update(usage)
+                self.usage.update(usage);
             } else {
-                self.usage = usage
+                self.usage = usage;
             }
             if before == 0 && self.timeline.content == 1 {
                 self.first_event_tokens = usage.output_tokens;

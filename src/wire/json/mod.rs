@@ -131,9 +131,9 @@ impl<'a> Scanner<'a> {
     ) -> Result<bool, E> {
         let is_object = self.peek()? == Kind::Object;
         if is_object {
-            self.object(member)?
+            self.object(member)?;
         } else {
-            self.skip()?
+            self.skip()?;
         }
         Ok(is_object)
     }
@@ -145,9 +145,9 @@ impl<'a> Scanner<'a> {
     ) -> Result<bool, E> {
         let is_array = self.peek()? == Kind::Array;
         if is_array {
-            self.array(element)?
+            self.array(element)?;
         } else {
-            self.skip()?
+            self.skip()?;
         }
         Ok(is_array)
     }
@@ -184,7 +184,26 @@ impl<'a> Scanner<'a> {
     }
 
     /// Steps over one value of any kind, checking its form.
+    #[inline]
     pub fn skip(&mut self) -> Result<(), Malformed> {
+        match self.space() {
+            Some(b'"') => self.string().map(|_| ()),
+            Some(b'n') => self.literal(b"null"),
+            Some(b'{' | b'[') => self.skip_nested(),
+            _ => self.skip_other(),
+        }
+    }
+
+    fn skip_other(&mut self) -> Result<(), Malformed> {
+        match self.byte() {
+            Some(b't') => self.literal(b"true"),
+            Some(b'f') => self.literal(b"false"),
+            _ => self.number(),
+        }
+    }
+
+    /// Steps over an object or an array, without recursion.
+    fn skip_nested(&mut self) -> Result<(), Malformed> {
         // One bit per open level: set for an object. As deep as `DEPTH`, so it always fits.
         let mut objects: u128 = 0;
         let outer = self.depth;
@@ -213,9 +232,7 @@ impl<'a> Scanner<'a> {
                     }
                 }
                 Some(b'n') => self.literal(b"null")?,
-                Some(b't') => self.literal(b"true")?,
-                Some(b'f') => self.literal(b"false")?,
-                _ => self.number()?,
+                _ => self.skip_other()?,
             }
             if self.after_value(&mut objects, outer)? {
                 return Ok(());
@@ -228,7 +245,7 @@ impl<'a> Scanner<'a> {
         if self.space().is_none() { Ok(()) } else { Err(self.malformed()) }
     }
 
-    /// Closes what ends after a value inside [`skip`](Self::skip); true when the value that was asked for is over.
+    /// Closes what ends after a value inside [`skip_nested`](Self::skip_nested); true when the value that was asked for is over.
     fn after_value(&mut self, objects: &mut u128, outer: u32) -> Result<bool, Malformed> {
         loop {
             if self.depth == outer {
@@ -304,6 +321,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// A string, from its opening quote.
+    #[inline]
     fn string(&mut self) -> Result<Text<'a>, Malformed> {
         self.at += 1;
         let start = self.at;
@@ -362,6 +380,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
+    #[inline]
     fn literal(&mut self, word: &[u8]) -> Result<(), Malformed> {
         if self.bytes.get(self.at..).is_some_and(|rest| rest.starts_with(word)) {
             self.at += word.len();

@@ -1,0 +1,376 @@
+//! One measured request.
+//!
+//! The clock starts just before the connection is taken, so a new connection counts in the time to first token, as in
+//! AIPerf; its share is in [`RequestRecord::connect`]. Every later stamp is that of a socket read, and what it means is
+//! decided by [`StreamReader`] alone.
+
+use std::borrow::Cow;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use tokio_rustls::TlsConnector;
+
+use super::connection::{ConnectError, Connection};
+use super::record::{Phase, RequestRecord};
+use super::target::Target;
+use crate::clock::Clock;
+use crate::measure::exchange::Latencies;
+use crate::measure::outcome::Outcome;
+use crate::measure::reader::StreamReader;
+use crate::wire::answer::read_answer;
+use crate::wire::{Api, FinishReason, Usage};
+
+/// Idle connections that are kept.
+const MOST_IDLE: usize = 4096;
+/// The longest answer that is read when it is not streamed.
+const LONGEST_ANSWER: usize = 64 << 20;
+/// The name of the backend, where the proxy under test tells it.
+const BACKEND_HEADER: &str = "x-headway-backend";
+
+/// How a client is to be.
+#[derive(Debug, Clone)]
+pub struct ClientOptions {
+    /// Where requests go.
+    pub target: Target,
+    /// Headers on every request.
+    pub headers: HeaderMap,
+    /// How long connecting may take, TLS included.
+    pub connect_timeout: Duration,
+    /// How long a whole request may take.
+    pub request_timeout: Duration,
+    /// Certificates to trust beside the public ones.
+    pub extra_roots: Vec<CertificateDer<'static>>,
+}
+
+impl ClientOptions {
+    /// A client of that server with no headers of its own and generous timeouts.
+    #[must_use]
+    pub fn new(target: Target) -> Self {
+        Self {
+            target,
+            headers: HeaderMap::new(),
+            connect_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(600),
+            extra_roots: Vec::new(),
+        }
+    }
+}
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The certificates cannot be used.
+    #[error("cannot trust the certificates: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The file of certificates cannot be read.
+    #[error("cannot read certificates from {file}: {why}")]
+    Certificates {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// Reads a PEM file of certificates to trust.
+///
+/// # Errors
+/// When it cannot be read or has none.
+pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ClientError> {
+    let wrong = |why: String| ClientError::Certificates { file: path.display().to_string(), why };
+    let read = CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?;
+    let certificates: Vec<_> = read.collect::<Result<_, _>>().map_err(|error| wrong(error.to_string()))?;
+    if certificates.is_empty() { Err(wrong("there is none in it".to_owned())) } else { Ok(certificates) }
+}
+
+/// One request to be sent.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// Its place in the schedule.
+    pub index: u64,
+    /// The `x-request-id` to send: unique, so that records can be joined with the server's.
+    pub request_id: String,
+    /// Which part of the run it belongs to.
+    pub phase: Phase,
+    /// What kind of traffic it is.
+    pub label: &'static str,
+    /// The API it speaks.
+    pub api: Api,
+    /// Whether a streamed answer is asked for.
+    pub stream: bool,
+    /// Its body.
+    pub body: Bytes,
+    /// Prompt tokens that are meant.
+    pub input_tokens: u32,
+    /// Headers of its own.
+    pub headers: HeaderMap,
+}
+
+/// Sends requests and measures their answers; keeps connections open between them.
+pub struct Client {
+    options: ClientOptions,
+    tls: Option<TlsConnector>,
+    clock: Arc<dyn Clock>,
+    idle: Mutex<Vec<Connection>>,
+}
+
+/// Why a request failed, as the reports name it.
+type ErrorClass = Cow<'static, str>;
+
+/// What is learned while a request is under way.
+struct Progress {
+    status: u16,
+    connect: Duration,
+    backend: Option<String>,
+    reader: Option<StreamReader>,
+    unary: Option<(Latencies, Usage, Option<FinishReason>)>,
+}
+
+impl Client {
+    /// A client without open connections.
+    ///
+    /// # Errors
+    /// When the certificates cannot be used.
+    pub fn new(options: ClientOptions, clock: Arc<dyn Clock>) -> Result<Self, ClientError> {
+        let tls = if options.target.tls { Some(connector(&options.extra_roots)?) } else { None };
+        Ok(Self { options, tls, clock, idle: Mutex::new(Vec::new()) })
+    }
+
+    /// Sends one request and reads its answer to the end. `run_start` is what the record's offset counts from.
+    pub async fn measure(&self, call: Call, run_start: Instant) -> RequestRecord {
+        let (started, start) = (self.clock.wall(), self.clock.now());
+        let mut progress = Progress { status: 0, connect: Duration::ZERO, backend: None, reader: None, unary: None };
+        let done = tokio::time::timeout(self.options.request_timeout, self.exchange(&call, start, &mut progress)).await;
+        let error = done.unwrap_or(Err(Cow::Borrowed("timeout"))).err();
+        let end = self.clock.now();
+        let mut record = RequestRecord {
+            index: call.index,
+            request_id: call.request_id,
+            phase: call.phase,
+            label: call.label,
+            started,
+            offset: start.saturating_duration_since(run_start),
+            lag: Duration::ZERO,
+            connect: progress.connect,
+            duration: end.saturating_duration_since(start),
+            status: progress.status,
+            error,
+            latencies: Latencies::default(),
+            gaps: None,
+            usage: Usage::default(),
+            finish_reason: None,
+            planned_input: call.input_tokens,
+            content_responses: 0,
+            backend: progress.backend,
+        };
+        if let Some(reader) = progress.reader {
+            record.latencies = reader.latencies();
+            record.usage = reader.usage();
+            record.finish_reason = reader.finish_reason();
+            record.content_responses = reader.content_responses();
+            record.gaps = reader.into_gaps();
+        } else if let Some((latencies, usage, finish_reason)) = progress.unary {
+            (record.latencies, record.usage, record.finish_reason) = (latencies, usage, finish_reason);
+        }
+        record
+    }
+
+    async fn exchange(&self, call: &Call, start: Instant, progress: &mut Progress) -> Result<(), ErrorClass> {
+        let (mut connection, response) = self.answered(call, start, progress).await?;
+        progress.status = response.status().as_u16();
+        progress.backend =
+            response.headers().get(BACKEND_HEADER).and_then(|name| name.to_str().ok()).map(str::to_owned);
+        if !response.status().is_success() {
+            let class = http_class(response.status());
+            // The rest of an error's body only matters for keeping the connection.
+            if read_whole(&mut connection, response.into_body()).await.is_ok() {
+                self.put_back(connection).await;
+            }
+            return Err(class);
+        }
+        let event_stream = response
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .is_some_and(|value| value.starts_with("text/event-stream"));
+        if call.stream && event_stream {
+            let reader = progress.reader.insert(StreamReader::new(call.api, start));
+            let clean = self.read_stream(&mut connection, response, reader).await;
+            if clean {
+                self.put_back(connection).await;
+            }
+            return stream_end(reader);
+        }
+        let (body, at) = read_whole(&mut connection, response.into_body()).await?;
+        self.put_back(connection).await;
+        let at = at.unwrap_or_else(|| self.clock.now());
+        progress.unary = Some(read_unary(call.api, &body, at.saturating_duration_since(start))?);
+        // An answer that was to be streamed and was not has no token times: it cannot count as measured.
+        if call.stream { Err(Cow::Borrowed("not_streamed")) } else { Ok(()) }
+    }
+
+    /// The head of the answer; a connection that was kept open and turns out to be closed is replaced once.
+    async fn answered(
+        &self,
+        call: &Call,
+        start: Instant,
+        progress: &mut Progress,
+    ) -> Result<(Connection, Response<Incoming>), ErrorClass> {
+        let class = Cow::Borrowed("connect");
+        if let Some(mut connection) = self.take().await {
+            match connection.send(self.request(call)).await {
+                Ok(response) => return Ok((connection, response)),
+                Err(error) if error.is_timeout() || error.is_parse() => return Err(class),
+                Err(_) => {}
+            }
+        }
+        let opening = Connection::open(&self.options.target, self.tls.as_ref(), &self.clock);
+        let opened = tokio::time::timeout(self.options.connect_timeout, opening).await;
+        progress.connect = self.clock.now().saturating_duration_since(start);
+        let mut connection = match opened {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => return Err(connect_class(&error)),
+            Err(_) => return Err(class),
+        };
+        match connection.send(self.request(call)).await {
+            Ok(response) => Ok((connection, response)),
+            Err(_) => Err(class),
+        }
+    }
+
+    fn request(&self, call: &Call) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(call.body.clone()));
+        *request.method_mut() = Method::POST;
+        if let Ok(path) = self.options.target.path.parse() {
+            *request.uri_mut() = path;
+        }
+        let headers = request.headers_mut();
+        let mut set = |name: HeaderName, value: &str| {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                headers.insert(name, value);
+            }
+        };
+        set(header::HOST, &self.options.target.authority());
+        set(header::CONTENT_TYPE, "application/json");
+        set(header::ACCEPT, if call.stream { "text/event-stream" } else { "application/json" });
+        set(header::USER_AGENT, concat!("headway-bench/", env!("CARGO_PKG_VERSION")));
+        set(HeaderName::from_static("x-request-id"), &call.request_id);
+        for (name, value) in self.options.headers.iter().chain(&call.headers) {
+            headers.insert(name, value.clone());
+        }
+        request
+    }
+
+    /// Reads a stream to its end; whether the body ended cleanly.
+    async fn read_stream(
+        &self,
+        connection: &mut Connection,
+        response: Response<Incoming>,
+        reader: &mut StreamReader,
+    ) -> bool {
+        let mut body = response.into_body();
+        loop {
+            match connection.frame(&mut body).await {
+                Some((Ok(frame), at)) => {
+                    if let Some(bytes) = frame.data_ref() {
+                        reader.observe(bytes, at);
+                    }
+                }
+                ended => {
+                    let clean = ended.is_none();
+                    reader.finish(clean, self.clock.now());
+                    return clean;
+                }
+            }
+        }
+    }
+
+    /// An open connection that can take a request.
+    async fn take(&self) -> Option<Connection> {
+        loop {
+            let mut connection = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+            if connection.reusable().await {
+                return Some(connection);
+            }
+        }
+    }
+
+    async fn put_back(&self, mut connection: Connection) {
+        if connection.reusable().await {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            if idle.len() < MOST_IDLE {
+                idle.push(connection);
+            }
+        }
+    }
+}
+
+fn connector(extra: &[CertificateDer<'static>]) -> Result<TlsConnector, rustls::Error> {
+    let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    for certificate in extra {
+        roots.add(certificate.clone())?;
+    }
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+/// A whole body, and the time of the read that completed it.
+async fn read_whole(connection: &mut Connection, mut body: Incoming) -> Result<(Vec<u8>, Option<Instant>), ErrorClass> {
+    let (mut whole, mut last) = (Vec::new(), None);
+    while let Some((frame, at)) = connection.frame(&mut body).await {
+        let frame = frame.map_err(|_| Cow::Borrowed("truncated"))?;
+        let Some(bytes) = frame.data_ref() else { continue };
+        if whole.len() + bytes.len() > LONGEST_ANSWER {
+            return Err(Cow::Borrowed("too_large"));
+        }
+        whole.extend_from_slice(bytes);
+        last = Some(at);
+    }
+    Ok((whole, last))
+}
+
+fn read_unary(
+    api: Api,
+    body: &[u8],
+    latency: Duration,
+) -> Result<(Latencies, Usage, Option<FinishReason>), ErrorClass> {
+    let answer = read_answer(api, body).map_err(|_| Cow::Borrowed("malformed"))?;
+    if answer.error.is_some() {
+        return Err(Cow::Borrowed("error_in_body"));
+    }
+    if !answer.content && answer.finish_reason.is_none() {
+        return Err(Cow::Borrowed("empty"));
+    }
+    let latencies = Latencies { end_to_end: Some(latency), ..Latencies::default() };
+    Ok((latencies, answer.usage, answer.finish_reason))
+}
+
+/// The classes of the measurement reference, section 3.
+fn stream_end(reader: &StreamReader) -> Result<(), ErrorClass> {
+    match reader.ended() {
+        // An immediate end of text is an answer, but not one that can be timed.
+        Some(Outcome::Complete) => Ok(()),
+        Some(Outcome::UpstreamError) => Err(Cow::Borrowed("stream_error")),
+        Some(Outcome::Empty) => Err(Cow::Borrowed("empty")),
+        _ => Err(Cow::Borrowed("truncated")),
+    }
+}
+
+fn http_class(status: StatusCode) -> ErrorClass {
+    Cow::Owned(format!("http_{}", status.as_u16()))
+}
+
+fn connect_class(error: &ConnectError) -> ErrorClass {
+    tracing::debug!(%error, "cannot connect");
+    Cow::Borrowed("connect")
+}

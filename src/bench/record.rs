@@ -1,0 +1,237 @@
+//! What is known of one request once it has ended.
+
+use std::borrow::Cow;
+use std::time::{Duration, SystemTime};
+
+use crate::measure::exchange::Latencies;
+use crate::measure::gaps::GapHistogram;
+use crate::wire::{FinishReason, Usage};
+
+/// Which part of a run a request belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Before the measurement: sent, recorded, not reported.
+    Warmup,
+    /// Measured.
+    Profiling,
+}
+
+impl Phase {
+    /// The name in the per-request records, as AIPerf writes it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Warmup => "warmup",
+            Self::Profiling => "profiling",
+        }
+    }
+}
+
+/// One request and its answer, as the client saw them.
+#[derive(Debug, Clone)]
+pub struct RequestRecord {
+    /// Its place in the schedule.
+    pub index: u64,
+    /// The `x-request-id` it was sent with.
+    pub request_id: String,
+    /// Which part of the run it belongs to.
+    pub phase: Phase,
+    /// What kind of traffic it is, where a run has several.
+    pub label: &'static str,
+    /// Wall-clock time at which it was sent.
+    pub started: SystemTime,
+    /// From the run's start to its own.
+    pub offset: Duration,
+    /// How much later than planned it was sent; the generator is the bottleneck when this grows.
+    pub lag: Duration,
+    /// What getting a connection took; zero for one that was open.
+    pub connect: Duration,
+    /// From its start to the end of its answer, however it ended.
+    pub duration: Duration,
+    /// The status of the answer; 0 when there was none.
+    pub status: u16,
+    /// The error class when it failed: `connect`, `timeout`, `http_503`, `stream_error`, `truncated`, `empty`.
+    pub error: Option<Cow<'static, str>>,
+    /// The latencies; only those of a request that did not fail are reported.
+    pub latencies: Latencies,
+    /// Every gap between content responses; the collector takes it out.
+    pub gaps: Option<Box<GapHistogram>>,
+    /// Token counts as the server states them.
+    pub usage: Usage,
+    /// Why the model stopped.
+    pub finish_reason: Option<FinishReason>,
+    /// Prompt tokens that were meant, for servers that state none.
+    pub planned_input: u32,
+    /// Content responses in the stream.
+    pub content_responses: u64,
+    /// The `x-headway-backend` of the answer.
+    pub backend: Option<String>,
+}
+
+/// What a request is measured by, in the reports' words and units.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Metric {
+    /// TTFT, ms.
+    TimeToFirstToken,
+    /// TTFO, ms.
+    TimeToFirstOutputToken,
+    /// TTST, ms.
+    TimeToSecondToken,
+    /// The whole answer, ms.
+    RequestLatency,
+    /// ITL, ms.
+    InterTokenLatency,
+    /// 1 / ITL, tokens per second.
+    OutputTokenThroughputPerUser,
+    /// Output tokens.
+    OutputSequenceLength,
+    /// Input tokens.
+    InputSequenceLength,
+}
+
+impl Metric {
+    /// Every metric, in the order of GenAI-Perf's table.
+    pub const ALL: [Self; 8] = [
+        Self::TimeToFirstToken,
+        Self::TimeToFirstOutputToken,
+        Self::TimeToSecondToken,
+        Self::RequestLatency,
+        Self::InterTokenLatency,
+        Self::OutputTokenThroughputPerUser,
+        Self::OutputSequenceLength,
+        Self::InputSequenceLength,
+    ];
+
+    /// AIPerf's tag, which is GenAI-Perf's JSON key too.
+    #[must_use]
+    pub fn tag(self) -> &'static str {
+        match self {
+            Self::TimeToFirstToken => "time_to_first_token",
+            Self::TimeToFirstOutputToken => "time_to_first_output_token",
+            Self::TimeToSecondToken => "time_to_second_token",
+            Self::RequestLatency => "request_latency",
+            Self::InterTokenLatency => "inter_token_latency",
+            Self::OutputTokenThroughputPerUser => "output_token_throughput_per_user",
+            Self::OutputSequenceLength => "output_sequence_length",
+            Self::InputSequenceLength => "input_sequence_length",
+        }
+    }
+
+    /// The name in tables.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::TimeToFirstToken => "Time To First Token",
+            Self::TimeToFirstOutputToken => "Time To First Output Token",
+            Self::TimeToSecondToken => "Time To Second Token",
+            Self::RequestLatency => "Request Latency",
+            Self::InterTokenLatency => "Inter Token Latency",
+            Self::OutputTokenThroughputPerUser => "Output Token Throughput Per User",
+            Self::OutputSequenceLength => "Output Sequence Length",
+            Self::InputSequenceLength => "Input Sequence Length",
+        }
+    }
+
+    /// The unit.
+    #[must_use]
+    pub fn unit(self) -> &'static str {
+        match self {
+            Self::OutputTokenThroughputPerUser => "tokens/sec/user",
+            Self::OutputSequenceLength | Self::InputSequenceLength => "tokens",
+            _ => "ms",
+        }
+    }
+
+    /// Whether more is better, so that a bound is a floor.
+    #[must_use]
+    pub fn larger_is_better(self) -> bool {
+        matches!(self, Self::OutputTokenThroughputPerUser | Self::OutputSequenceLength)
+    }
+
+    /// The metric of that tag.
+    #[must_use]
+    pub fn named(tag: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|metric| metric.tag() == tag)
+    }
+
+    /// All tags, for messages.
+    #[must_use]
+    pub fn names() -> String {
+        Self::ALL.map(Self::tag).join(", ")
+    }
+}
+
+impl RequestRecord {
+    /// Whether it counts in the statistics: answered to its end, without an error.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        self.error.is_none()
+    }
+
+    /// One metric in its unit; `None` where it is not defined.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss, reason = "token counts are far below 2^53")]
+    pub fn metric(&self, metric: Metric) -> Option<f64> {
+        let ms = |latency: Option<Duration>| latency.map(|latency| latency.as_secs_f64() * 1e3);
+        match metric {
+            Metric::TimeToFirstToken => ms(self.latencies.first_token),
+            Metric::TimeToFirstOutputToken => ms(self.latencies.first_output),
+            Metric::TimeToSecondToken => ms(self.latencies.second_token),
+            Metric::RequestLatency => ms(self.latencies.end_to_end),
+            Metric::InterTokenLatency => ms(self.latencies.inter_token),
+            Metric::OutputTokenThroughputPerUser => {
+                self.latencies.inter_token.map(|latency| latency.as_secs_f64()).filter(|itl| *itl > 0.0).map(f64::recip)
+            }
+            Metric::OutputSequenceLength => self.usage.output_tokens.map(|tokens| tokens as f64),
+            Metric::InputSequenceLength => Some(self.input_tokens() as f64),
+        }
+    }
+
+    /// Prompt tokens as the server counted them, else as they were meant.
+    #[must_use]
+    pub fn input_tokens(&self) -> u64 {
+        self.usage.input_tokens.unwrap_or(u64::from(self.planned_input))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! Records with round numbers.
+
+    use super::*;
+
+    /// A completed request of that TTFT and ITL in milliseconds, and so many output tokens.
+    pub(crate) fn record(ttft: u64, itl: u64, tokens: u64) -> RequestRecord {
+        let ms = Duration::from_millis;
+        let end_to_end = ms(ttft + itl * tokens.saturating_sub(1));
+        let many = tokens > 1;
+        RequestRecord {
+            index: 0,
+            request_id: "r-0".to_owned(),
+            phase: Phase::Profiling,
+            label: "",
+            started: SystemTime::UNIX_EPOCH,
+            offset: Duration::ZERO,
+            lag: Duration::ZERO,
+            connect: Duration::ZERO,
+            duration: end_to_end,
+            status: 200,
+            error: None,
+            latencies: Latencies {
+                first_byte: Some(ms(ttft)),
+                first_token: Some(ms(ttft)),
+                first_output: Some(ms(ttft)),
+                second_token: many.then_some(ms(itl)),
+                inter_token: many.then_some(ms(itl)),
+                end_to_end: Some(end_to_end),
+                longest_stall: many.then_some(ms(itl)),
+            },
+            gaps: None,
+            usage: Usage { input_tokens: Some(200), output_tokens: Some(tokens), ..Usage::default() },
+            finish_reason: Some(FinishReason::Length),
+            planned_input: 200,
+            content_responses: tokens,
+            backend: None,
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Reports for programs: GenAI-Perf's JSON and CSV, and one JSON line per request.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::time::UNIX_EPOCH;
+
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+use serde_json::{Value, json};
+
+use super::console::shown;
+use super::{Report, number};
+use crate::bench::record::{Metric, RequestRecord};
+use crate::bench::statistics::{PERCENTILES, Summary};
+
+/// `profile_export_genai_perf.json`: GenAI-Perf's keys in its order, then headway's own.
+///
+/// # Errors
+/// None that a report can cause.
+pub fn json(report: &Report, input_config: &Value) -> serde_json::Result<String> {
+    let mut text = serde_json::to_string_pretty(&Export { report, input_config })?;
+    text.push('\n');
+    Ok(text)
+}
+
+struct Export<'a> {
+    report: &'a Report,
+    input_config: &'a Value,
+}
+
+impl Serialize for Export<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let report = self.report;
+        let mut map = serializer.serialize_map(None)?;
+        let metric = |map: &mut S::SerializeMap, metric: Metric| match report.summary(metric) {
+            Some(summary) => map.serialize_entry(metric.tag(), &Statistics { unit: metric.unit(), summary }),
+            None => Ok(()),
+        };
+        map.serialize_entry("request_throughput", &aggregate("requests/sec", report.request_throughput()))?;
+        metric(&mut map, Metric::RequestLatency)?;
+        if let Some(goodput) = report.goodput() {
+            map.serialize_entry("request_goodput", &aggregate("requests/sec", goodput))?;
+        }
+        map.serialize_entry("request_count", &aggregate("count", to_float(report.valid())))?;
+        metric(&mut map, Metric::TimeToFirstToken)?;
+        metric(&mut map, Metric::TimeToSecondToken)?;
+        metric(&mut map, Metric::InterTokenLatency)?;
+        map.serialize_entry("output_token_throughput", &aggregate("tokens/sec", report.output_token_throughput()))?;
+        metric(&mut map, Metric::OutputTokenThroughputPerUser)?;
+        metric(&mut map, Metric::OutputSequenceLength)?;
+        metric(&mut map, Metric::InputSequenceLength)?;
+        metric(&mut map, Metric::TimeToFirstOutputToken)?;
+        if let Some(good) = report.good() {
+            map.serialize_entry("good_request_count", &aggregate("requests", to_float(good)))?;
+        }
+        if let Some(fraction) = report.good_fraction() {
+            map.serialize_entry("good_request_fraction", &aggregate("ratio", fraction))?;
+        }
+        map.serialize_entry("error_request_count", &aggregate("requests", to_float(report.error_count())))?;
+        map.serialize_entry("errors", report.errors())?;
+        map.serialize_entry("benchmark_duration", &aggregate("sec", report.duration()))?;
+        map.serialize_entry("total_osl", &aggregate("tokens", to_float(report.output_tokens())))?;
+        map.serialize_entry("total_isl", &aggregate("tokens", to_float(report.input_tokens())))?;
+        map.serialize_entry("longest_send_lag", &aggregate("ms", report.longest_lag().as_secs_f64() * 1e3))?;
+        map.serialize_entry("input_config", self.input_config)?;
+        map.end()
+    }
+}
+
+#[derive(Serialize)]
+struct Aggregate {
+    unit: &'static str,
+    avg: f64,
+}
+
+fn aggregate(unit: &'static str, avg: f64) -> Aggregate {
+    Aggregate { unit, avg }
+}
+
+struct Statistics<'a> {
+    unit: &'static str,
+    summary: &'a Summary,
+}
+
+impl Serialize for Statistics<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let summary = self.summary;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("unit", self.unit)?;
+        map.serialize_entry("avg", &summary.avg)?;
+        for (percent, value) in PERCENTILES.iter().zip(summary.percentiles) {
+            map.serialize_entry(&format!("p{percent}"), &value)?;
+        }
+        map.serialize_entry("min", &summary.min)?;
+        map.serialize_entry("max", &summary.max)?;
+        map.serialize_entry("std", &summary.std)?;
+        map.end()
+    }
+}
+
+/// `profile_export_genai_perf.csv`.
+#[must_use]
+pub fn csv(report: &Report) -> String {
+    let mut text = String::from("Metric,avg,min,max,p99,p95,p90,p75,p50,p25,p10,p5,p1\n");
+    for metric in shown() {
+        let Some(summary) = report.summary(metric) else { continue };
+        let ends = [summary.avg, summary.min, summary.max];
+        let values = ends.into_iter().chain(summary.percentiles.into_iter().rev()).map(cell);
+        let _ = writeln!(text, "{} ({}),{}", metric.title(), metric.unit(), values.collect::<Vec<_>>().join(","));
+    }
+    text.push_str("\nMetric,Value\n");
+    for (name, unit, value) in report.aggregates() {
+        let _ = writeln!(text, "{name} ({unit}),{}", cell(value));
+    }
+    text
+}
+
+/// A number with commas is quoted.
+fn cell(value: f64) -> String {
+    let text = number(value);
+    if text.contains(',') { format!("\"{text}\"") } else { text }
+}
+
+/// One request as a JSON line: `profile_export.jsonl`.
+#[derive(Debug)]
+struct RecordLine<'a>(&'a RequestRecord);
+
+impl RecordLine<'_> {
+    fn value(&self) -> Value {
+        let record = self.0;
+        let unix = record.started.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+        let mut metrics = serde_json::Map::new();
+        for metric in Metric::ALL {
+            if let Some(value) = record.metric(metric) {
+                metrics.insert(metric.tag().to_owned(), json!({"value": value, "unit": metric.unit()}));
+            }
+        }
+        json!({
+            "x_request_id": record.request_id,
+            "session_num": record.index,
+            "benchmark_phase": record.phase.as_str(),
+            "label": (!record.label.is_empty()).then_some(record.label),
+            "request_start_ns": u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX),
+            "offset_ms": ms(record.offset),
+            "send_lag_ms": ms(record.lag),
+            "connect_ms": ms(record.connect),
+            "duration_ms": ms(record.duration),
+            "status": record.status,
+            "error": record.error.as_deref(),
+            "backend": record.backend,
+            "finish_reason": record.finish_reason.map(crate::wire::FinishReason::as_str),
+            "content_responses": record.content_responses,
+            "longest_stall_ms": record.latencies.longest_stall.map(ms),
+            "metrics": metrics,
+        })
+    }
+}
+
+/// Writes one request as a line.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write_json_line(writer: &mut impl Write, record: &RequestRecord) -> io::Result<()> {
+    serde_json::to_writer(&mut *writer, &RecordLine(record).value())?;
+    writer.write_all(b"\n")
+}
+
+#[allow(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
+fn to_float(count: u64) -> f64 {
+    count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Collector;
+    use super::*;
+    use crate::bench::record::testing::record;
+
+    fn report() -> Report {
+        let mut collector = Collector::new(None);
+        collector.add(&record(200, 20, 101));
+        collector.add(&record(300, 20, 101));
+        collector.report()
+    }
+
+    #[test]
+    fn the_json_has_genai_perfs_keys_in_its_order() {
+        let text = json(&report(), &json!({"model": "m"})).expect("a report");
+        let keys = ["request_throughput", "request_latency", "request_count", "time_to_first_token"];
+        let places: Vec<_> = keys.iter().map(|key| text.find(&format!("\"{key}\"")).expect(key)).collect();
+        assert!(places.is_sorted(), "{text}");
+        let value: Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(value["time_to_first_token"]["unit"], "ms");
+        assert_eq!(value["time_to_first_token"]["avg"], 250.0);
+        assert_eq!(value["time_to_first_token"]["p50"], 250.0);
+        assert_eq!(value["time_to_first_token"]["std"], 50.0);
+        assert_eq!(value["request_count"], json!({"unit": "count", "avg": 2.0}));
+        assert_eq!(value["input_config"]["model"], "m");
+    }
+
+    #[test]
+    fn the_csv_has_two_blocks_and_quotes_thousands() {
+        let text = csv(&report());
+        let mut lines = text.lines();
+        assert_eq!(lines.next(), Some("Metric,avg,min,max,p99,p95,p90,p75,p50,p25,p10,p5,p1"));
+        let ttft = "Time To First Token (ms),250.00,200.00,300.00,299.00,295.00,290.00,275.00,250.00,225.00,210.00,205.00,201.00";
+        assert_eq!(lines.next(), Some(ttft));
+        assert!(text.contains("Request Latency (ms),\"2,250.00\",\"2,200.00\""), "{text}");
+        assert!(text.contains("\n\nMetric,Value\nOutput Token Throughput (tokens/sec),87.83\n"), "{text}");
+    }
+
+    #[test]
+    fn a_request_is_one_line() {
+        let mut line = Vec::new();
+        write_json_line(&mut line, &record(200, 20, 101)).expect("memory");
+        let value: Value = serde_json::from_slice(&line).expect("JSON");
+        assert_eq!(value["metrics"]["inter_token_latency"], json!({"value": 20.0, "unit": "ms"}));
+        assert_eq!((&value["benchmark_phase"], &value["error"]), (&json!("profiling"), &Value::Null));
+        assert_eq!(line.iter().position(|byte| *byte == b'\n'), Some(line.len() - 1));
+    }
+}

@@ -1,0 +1,130 @@
+//! Idle plain connections to backends, kept for the next request.
+//!
+//! pingora's own pool serves TLS and HTTP/2. Plain HTTP/1.1, which model servers mostly speak, has this one, because
+//! pingora's stream zeroes a 64 KiB buffer for each connection: measured per stream, that buffer was most of the proxy's
+//! memory.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use pingora_core::protocols::Stream;
+
+use super::stream::Plain;
+
+/// How long an idle connection is kept: shorter than uvicorn's own 5 s, so that the backend seldom closes it first.
+pub(super) const KEPT_IDLE: Duration = Duration::from_secs(4);
+
+/// Most idle connections kept for one address.
+const MOST_PER_ADDRESS: usize = 1024;
+
+/// The idle connections of one data path.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    idle: Mutex<HashMap<SocketAddr, VecDeque<Idle>>>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    stream: Box<Plain>,
+    since: Instant,
+}
+
+impl Pool {
+    /// The connection that was used last and is still good.
+    pub(super) fn take(&self, address: SocketAddr, now: Instant) -> Option<Box<Plain>> {
+        let mut idle = self.lock();
+        let queue = idle.get_mut(&address)?;
+        while let Some(Idle { stream, since }) = queue.pop_back() {
+            if now.saturating_duration_since(since) < KEPT_IDLE && stream.is_quiet() {
+                return Some(stream);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection whose response is complete.
+    pub(super) fn put(&self, address: SocketAddr, stream: Stream, now: Instant) {
+        let Ok(stream) = stream.into_any().downcast::<Plain>() else { return };
+        let mut idle = self.lock();
+        let queue = idle.entry(address).or_default();
+        if queue.len() >= MOST_PER_ADDRESS {
+            queue.pop_front();
+        }
+        queue.push_back(Idle { stream, since: now });
+    }
+
+    /// Closes what has been idle for too long, and forgets addresses without connections.
+    pub(super) fn sweep(&self, now: Instant) {
+        self.lock().retain(|_, queue| {
+            while queue.front().is_some_and(|idle| now.saturating_duration_since(idle.since) >= KEPT_IDLE) {
+                queue.pop_front();
+            }
+            !queue.is_empty()
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, VecDeque<Idle>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::clock::{Clock, ManualClock};
+
+    async fn pair() -> (Box<Plain>, TcpStream, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (Box::new(Plain::new(near.unwrap())), far.unwrap().0, address)
+    }
+
+    #[tokio::test]
+    async fn a_good_connection_is_given_again_and_an_old_one_is_not() {
+        let (clock, pool) = (ManualClock::new(), Pool::default());
+        let (stream, _far, address) = pair().await;
+        pool.put(address, stream, clock.now());
+        let stream = pool.take(address, clock.now()).expect("it is there");
+        assert!(pool.take(address, clock.now()).is_none());
+        pool.put(address, stream, clock.now());
+        clock.advance(KEPT_IDLE);
+        assert!(pool.take(address, clock.now()).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_spoke_or_closed_is_not_given() {
+        let (clock, pool) = (ManualClock::new(), Pool::default());
+        for speaks in [true, false] {
+            let (stream, mut far, address) = pair().await;
+            if speaks {
+                far.write_all(b"408").await.unwrap();
+            } else {
+                drop(far);
+            }
+            // Readiness comes from the runtime's own poll.
+            while stream.is_quiet() {
+                tokio::task::yield_now().await;
+            }
+            pool.put(address, stream, clock.now());
+            assert!(pool.take(address, clock.now()).is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn sweeping_closes_what_is_old() {
+        let (clock, pool) = (ManualClock::new(), Pool::default());
+        let (stream, _far, address) = pair().await;
+        pool.put(address, stream, clock.now());
+        pool.sweep(clock.now());
+        assert_eq!(pool.lock().len(), 1);
+        clock.advance(KEPT_IDLE);
+        pool.sweep(clock.now());
+        assert_eq!(pool.lock().len(), 0);
+    }
+}
