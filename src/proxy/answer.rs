@@ -99,7 +99,9 @@ impl Reading {
     pub(super) fn has_token(&self) -> bool {
         match self {
             Self::Stream { reader, .. } => reader.first_token_at().is_some() || reader.finish_seen(),
-            Self::Whole(_) | Self::Opaque { .. } => false,
+            Self::Whole(_) => false,
+            // Its tokens cannot be seen; waiting for them would be waiting for the end.
+            Self::Opaque { first_byte, .. } => first_byte.is_some(),
         }
     }
 
@@ -115,7 +117,10 @@ impl Reading {
     /// Whether the API's own end was seen: whatever happens to the connection now is no failure.
     pub(super) fn done_seen(&self) -> bool {
         match self {
-            Self::Stream { reader, .. } => reader.done_seen() && reader.error().is_none(),
+            Self::Stream { reader, .. } => {
+                let answered = reader.content_responses() > 0 || reader.finish_reason().is_some();
+                reader.done_seen() && reader.error().is_none() && (answered || !reader.done_marker_seen())
+            }
             Self::Whole(_) | Self::Opaque { .. } => false,
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::StatusCode;
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::Proxy;
@@ -149,7 +150,14 @@ async fn once(call: &Call<'_>, fresh: bool) -> Result<Box<Answer>, Broken> {
         return Err(broken(&upstream));
     }
     let sent = clock.now();
-    let Ok(head) = upstream.read_head().await else { return Err(broken(&upstream)) };
+    let head = match upstream.read_head().await {
+        Ok(head) => head,
+        Err(mut error) => {
+            // Only a connection that died in silence had been dead before; nonsense is an answer.
+            error.retry.decide_reuse(upstream.reused);
+            return Err(if error.retry() { broken(&upstream) } else { Failure::reset().into() });
+        }
+    };
     let now = clock.now();
     (call.progressed)(now);
     let kind = headers::body_kind(&head);
@@ -198,8 +206,14 @@ async fn until_shown(call: &Call<'_>, mut answer: Box<Answer>) -> Result<Box<Ans
             Some(more) => held += more,
             None => return concluded(answer),
         }
-        if let (false, Some(error)) = (answer.reading.has_token(), stream_error(&answer.reading)) {
-            return Err(Failure::error_object(&error));
+        if let (false, false, Some(error)) =
+            (answer.rejected, answer.reading.has_token(), stream_error(&answer.reading))
+        {
+            if rejects(&error).is_none() {
+                return Err(Failure::error_object(&error));
+            }
+            answer.rejected = true;
+            return Ok(answer);
         }
         if answer.reading.has_token() || held > HELD {
             return Ok(answer);
@@ -237,11 +251,22 @@ async fn read_held(call: &Call<'_>, answer: &mut Answer) -> Option<usize> {
     }
 }
 
+/// The status of an error inside a 200 that says that the request itself is wrong: another backend would say the same,
+/// and the client should read why.
+fn rejects(error: &StreamError) -> Option<u16> {
+    error.status().filter(|status| (400..500).contains(status) && *status != 429)
+}
+
 /// The body ended before anything was shown: a short answer, or a failure that nobody saw.
-fn concluded(answer: Box<Answer>) -> Result<Box<Answer>, Failure> {
+fn concluded(mut answer: Box<Answer>) -> Result<Box<Answer>, Failure> {
     let clean = answer.ended == Some(true);
     if let Some(error) = answer.reading.error().filter(|_| !answer.rejected) {
-        return Err(Failure::error_object(&error));
+        let status = rejects(&error).and_then(|status| StatusCode::from_u16(status).ok()).filter(|_| clean);
+        let Some(status) = status else { return Err(Failure::error_object(&error)) };
+        answer.rejected = true;
+        if answer.kind == BodyKind::Whole {
+            let _ = answer.head.set_status(status);
+        }
     }
     if answer.rejected && clean {
         return Ok(answer);

@@ -83,7 +83,7 @@ pub(super) async fn read(
             format!("the request body is larger than {}", format_size(limits.body)),
         ))
     };
-    if declared_length(session).is_some_and(|length| length > limits.body) {
+    if declared_too_large(session, limits) {
         return Err(too_large());
     }
     let started = clock.now();
@@ -122,6 +122,11 @@ fn failed(error: &pingora_core::Error) -> BodyError {
         ConnectionClosed | ReadError | ReadTimedout | pingora_core::ErrorType::H2Error => BodyError::ClientGone,
         _ => BodyError::Refused(Refusal::bad_request(400, "malformed_body", "the request body's framing is broken")),
     }
+}
+
+/// Whether the client itself says that its body is larger than it may be.
+pub(super) fn declared_too_large(session: &Session, limits: &Limits) -> bool {
+    declared_length(session).is_some_and(|length| length > limits.body)
 }
 
 fn declared_length(session: &Session) -> Option<u64> {

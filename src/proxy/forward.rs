@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::Sleep;
 
 use super::answer::Answer;
+use super::client::gone;
 use super::lifecycle::turned;
 use crate::clock::Clock;
 use crate::config::settings::Timeouts;
@@ -133,7 +134,7 @@ impl<'a> Pump<'a> {
                     self.take(read, now);
                     self.take_what_is_there(now).await;
                 }
-                _ = session.read_body_or_idle(true) => return Err(Stop::ClientGone),
+                () = gone(session) => return Err(Stop::ClientGone),
                 () = timer.as_mut() => self.check_deadlines(timer.as_mut())?,
                 () = turned(&mut cut) => return Err(Stop::Drained),
             }
@@ -275,7 +276,7 @@ impl<'a> Pump<'a> {
         let outcome = match stop {
             // What the API calls the end has been sent: nothing after it can make the answer worse.
             _ if self.answer.reading.done_seen() && self.all_written() => Outcome::Complete,
-            None if self.answer.rejected => Outcome::BackendRejected,
+            None if self.answer.rejected && self.answer.ended == Some(true) => Outcome::BackendRejected,
             None => self.answer.reading.outcome(self.answer.ended == Some(true)),
             Some(Stop::ClientGone) => Outcome::ClientCancelled,
             Some(Stop::ClientStalled) => Outcome::ClientStalled,

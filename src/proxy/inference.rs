@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::Version;
 use http::header::HeaderValue;
 use pingora_core::protocols::http::server::Session;
 use pingora_http::RequestHeader;
@@ -12,6 +13,7 @@ use super::Proxy;
 use super::answer::Answer;
 use super::attempt::{Call, Failure, attempt};
 use super::body::{self, BodyError, Held};
+use super::client::{gone, linger};
 use super::exchange::Exchange;
 use super::forward::{Forwarded, Terms, forward};
 use super::headers::{self, Added};
@@ -63,8 +65,7 @@ struct Understood {
     asked_for_usage: bool,
     client: RequestHeader,
     traceparent: Option<HeaderValue>,
-    forwarded_for: Option<String>,
-    secure: bool,
+    forwarded: inspect::Forwarded,
 }
 
 impl Understood {
@@ -106,7 +107,7 @@ pub(super) async fn serve(
         tokio::select! {
             biased;
             won = tries => won,
-            _ = session.read_body_or_idle(true) => Err(Turned::Gone),
+            () = gone(session) => Err(Turned::Gone),
             () = turned(&mut cut) => Err(Turned::Drained),
         }
     };
@@ -131,7 +132,8 @@ async fn understand(
 ) -> Result<Understood, Turned> {
     let settings = Arc::clone(exchange.fleet.settings());
     exchange.note(|record| record.api = Some(api));
-    if inspect::expects_continue(&session.req_header().headers) && !session.is_http2() {
+    let waits = inspect::expects_continue(&session.req_header().headers) && !session.is_http2();
+    if waits && !body::declared_too_large(session, &settings.limits) {
         session.write_continue_response().await.map_err(|_| Turned::Gone)?;
     }
     let whole =
@@ -153,7 +155,7 @@ async fn understand(
     let route = find_route(exchange, &client, &model)?;
     continuable(&settings, route, &reading)?;
     let facts = facts(exchange, &settings, route, &client, &reading, &model);
-    let usage = if reading.stream { reading.ask_for_usage() } else { None };
+    let usage = if reading.stream && api.has_choices() { reading.ask_for_usage() } else { None };
     let outgoing = match &usage {
         Some(edit) => Bytes::from(splice(&whole.bytes, std::slice::from_ref(edit))),
         None => whole.bytes.clone(),
@@ -167,8 +169,7 @@ async fn understand(
         facts,
         outgoing,
         asked_for_usage: usage.is_some(),
-        forwarded_for: forwarded_for(session, &settings, &client),
-        secure: session.digest().is_some_and(|digest| digest.ssl_digest.is_some()),
+        forwarded: inspect::forwarded(session, &settings, &client.headers),
         traceparent,
         client,
         reading,
@@ -223,14 +224,6 @@ fn facts(
         stream: reading.stream,
         objectives,
     }
-}
-
-/// `X-Forwarded-For` is rebuilt; what the client sent of it counts only when it is a trusted proxy.
-fn forwarded_for(session: &Session, settings: &Settings, client: &RequestHeader) -> Option<String> {
-    let address = inspect::client_address(session)?;
-    let trusted = settings.trusted_proxies.iter().any(|network| network.contains(address));
-    let before = client.headers.get("x-forwarded-for").and_then(|value| value.to_str().ok()).filter(|_| trusted);
-    Some(before.map_or_else(|| address.to_string(), |before| format!("{before}, {address}")))
 }
 
 /// Tries backends until one may be shown to the client.
@@ -296,8 +289,8 @@ async fn try_backend(
     let added = Added {
         request_id: &exchange.request_id(),
         traceparent: request.traceparent.as_ref(),
-        forwarded_for: request.forwarded_for.as_deref(),
-        forwarded_proto: if request.secure { "https" } else { "http" },
+        forwarded_for: request.forwarded.client.as_deref(),
+        forwarded_proto: request.forwarded.proto,
     };
     let head = headers::upstream_head(&request.client, backend.settings(), body.len(), &added)
         .map_err(|_| Refusal::internal())?;
@@ -424,9 +417,13 @@ async fn deliver(
             }
             Ok(head)
         });
-    let Ok(head) = head else {
+    let Ok(mut head) = head else {
         return turn_away(session, exchange, Refusal::internal().into()).await;
     };
+    if session.req_header().version == Version::HTTP_10 && head.remove_header("transfer-encoding").is_some() {
+        // Such a client knows no chunks: the body ends with the connection.
+        session.set_keepalive(None);
+    }
     exchange.note(|record| record.status = status);
     let mut forwarded = if session.write_response_header(head).await.is_ok() {
         let terms = Terms {
@@ -567,6 +564,9 @@ async fn turn_away(session: &mut Session, mut exchange: Exchange, turned: Turned
     let length = sent.as_ref().copied().unwrap_or(0);
     exchange.note(|record| record.bytes_out = length);
     exchange.finish(refusal.outcome);
+    if sent.is_ok() && !body_read && refusal.status != 408 {
+        linger(session).await;
+    }
     if sent.is_ok() && body_read { Downstream::Reusable } else { Downstream::Close }
 }
 

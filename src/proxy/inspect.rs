@@ -10,7 +10,7 @@ use pingora_core::protocols::http::server::Session;
 use pingora_http::RequestHeader;
 
 use super::refuse::Refusal;
-use crate::config::settings::{ClientSlo, Limits, Route};
+use crate::config::settings::{ClientSlo, Limits, Route, Settings};
 use crate::measure::objective::{Latency, Objective, Objectives};
 use crate::units::{Quantile, format_size};
 use crate::wire::Api;
@@ -131,6 +131,32 @@ fn harmless(id: &str) -> bool {
 /// The client's address, as the connection says it.
 pub(super) fn client_address(session: &Session) -> Option<IpAddr> {
     Some(session.client_addr()?.as_inet()?.ip())
+}
+
+/// Who asks, and over what, as a backend is told.
+pub(super) struct Forwarded {
+    /// `X-Forwarded-For`.
+    pub(super) client: Option<String>,
+    /// `X-Forwarded-Proto`.
+    pub(super) proto: &'static str,
+}
+
+/// `X-Forwarded-*` are rebuilt; what the client sent of them counts only when it is a trusted proxy.
+pub(super) fn forwarded(session: &Session, settings: &Settings, headers: &HeaderMap) -> Forwarded {
+    let secure = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+    let proto = if secure { "https" } else { "http" };
+    let Some(address) = client_address(session) else { return Forwarded { client: None, proto } };
+    let trusted = settings.trusted_proxies.iter().any(|network| network.contains(address));
+    let sent = |name| headers.get_all(name).iter().filter(|_| trusted).filter_map(|value| value.to_str().ok());
+    let hops: Vec<&str> = sent("x-forwarded-for").collect();
+    let own = address.to_string();
+    let client = hops.into_iter().chain([own.as_str()]).collect::<Vec<_>>().join(", ");
+    let proto = match sent("x-forwarded-proto").next() {
+        Some(sent) if sent.eq_ignore_ascii_case("https") => "https",
+        Some(sent) if sent.eq_ignore_ascii_case("http") => "http",
+        _ => proto,
+    };
+    Forwarded { client: Some(client), proto }
 }
 
 /// The route's objectives, tightened by `x-slo-*` as far as the route lets a client.

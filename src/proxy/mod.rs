@@ -8,6 +8,7 @@
 mod answer;
 mod attempt;
 mod body;
+mod client;
 mod exchange;
 mod forward;
 mod headers;
@@ -33,10 +34,10 @@ use pingora_core::connectors::http::Connector;
 
 use self::body::MemoryBudget;
 use self::inspect::RequestIds;
-use self::pool::Pool;
-use self::upstream::Backends;
 pub use self::lifecycle::Lifecycle;
 pub use self::listener::{BindError, Listeners};
+use self::pool::Pool;
+use self::upstream::Backends;
 use crate::clock::Clock;
 use crate::fleet::Fleet;
 use crate::telemetry::Telemetry;

@@ -120,9 +120,10 @@ impl Refusal {
             _ => ("upstream_error", format!("backend {backend} answered with an error")),
         };
         let mut refusal = Self::new(status, kind, upstream_code(outcome), outcome, message);
-        refusal.retry_after = wait;
+        // Of a wait that is too long to be told, the client hears that it should not ask again.
+        refusal.retry_after = wait.filter(|wait| *wait <= LONGEST_WAIT);
         // headway's own second try is spent: at most one layer retries.
-        refusal.should_retry = Some(wait.is_some());
+        refusal.should_retry = Some(refusal.retry_after.is_some());
         refusal
     }
 

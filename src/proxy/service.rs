@@ -11,6 +11,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use super::Proxy;
+use super::client::linger;
 use super::exchange::Exchange;
 use super::inference::{self, Downstream};
 use super::inspect::{self, Plan};
@@ -73,6 +74,9 @@ async fn refuse(
     let sent = inference::respond(session, &exchange.request_id(), refusal, no_body).await;
     exchange.note(|record| record.bytes_out = sent.as_ref().copied().unwrap_or(0));
     exchange.finish(refusal.outcome);
+    if sent.is_ok() && !no_body {
+        linger(session).await;
+    }
     if sent.is_ok() && no_body { Downstream::Reusable } else { Downstream::Close }
 }
 

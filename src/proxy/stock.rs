@@ -66,12 +66,13 @@ impl Stock {
     pub(super) fn upstream_head(&self, session: &Session, upstream: &mut RequestHeader) -> Result<()> {
         let client = session.req_header();
         let traceparent = client.headers.get("traceparent").filter(|value| headers::trace_id(value).is_some());
-        let forwarded_for = inspect::client_address(&session.downstream_session).map(|address| address.to_string());
+        let settings = self.exchange.fleet.settings();
+        let forwarded = inspect::forwarded(&session.downstream_session, settings, &client.headers);
         let added = Added {
             request_id: &self.exchange.request_id(),
             traceparent,
-            forwarded_for: forwarded_for.as_deref(),
-            forwarded_proto: "http",
+            forwarded_for: forwarded.client.as_deref(),
+            forwarded_proto: forwarded.proto,
         };
         let clean = headers::upstream_head(client, self.dispatched.backend.settings(), 0, &added)?;
         let framing: Vec<_> = ["content-length", "transfer-encoding"]

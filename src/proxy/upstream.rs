@@ -49,7 +49,8 @@ impl Backends {
         let (stream, reused) = match kept {
             Some(stream) => (stream, true),
             None => {
-                let tcp = TcpStream::connect(endpoint.address()).await.or_err(ErrorType::ConnectError, "to a backend")?;
+                let tcp =
+                    TcpStream::connect(endpoint.address()).await.or_err(ErrorType::ConnectError, "to a backend")?;
                 let _ = tcp.set_nodelay(true);
                 (Box::new(Plain::new(tcp)), false)
             }

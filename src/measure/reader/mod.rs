@@ -38,6 +38,8 @@ pub struct StreamReader {
     progress: Progress,
     marks: Vec<EventMark>,
     ended: Option<Outcome>,
+    /// The body ended within an event.
+    cut: bool,
 }
 
 /// What the events said so far.
@@ -81,6 +83,7 @@ impl StreamReader {
             },
             marks: Vec::new(),
             ended: None,
+            cut: false,
         }
     }
 
@@ -104,6 +107,7 @@ impl StreamReader {
         if self.ended.is_some() {
             return;
         }
+        self.cut = !self.decoder.at_event_boundary();
         let Self { decoder, progress, .. } = self;
         decoder.finish(|event| {
             progress.event(&event, now);
@@ -181,7 +185,7 @@ impl StreamReader {
     /// Whether the bytes so far end between two events.
     #[must_use]
     pub fn at_event_boundary(&self) -> bool {
-        self.decoder.at_event_boundary()
+        !self.cut && self.decoder.at_event_boundary()
     }
 
     /// The client does not keep up: gaps from now on are neither measured nor counted.

@@ -1,0 +1,24 @@
+//! The proxy on real sockets: what clients see, what backends see, what the record says.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod answers;
+mod commit;
+mod failover;
+mod headers;
+mod midstream;
+mod oddities;
+mod privacy;
+mod refusals;
+mod simulated;
+mod transparency;
+mod usage;
