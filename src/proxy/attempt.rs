@@ -49,8 +49,8 @@ pub(super) struct Call<'a> {
 pub(super) struct Failure {
     pub(super) outcome: Outcome,
     pub(super) blame: Blame,
-    /// What it is among the causes that may be retried.
-    pub(super) cause: RetryCause,
+    /// What it is among the causes that may be retried, if it is any.
+    pub(super) cause: Option<RetryCause>,
     /// The status that tells the client.
     pub(super) status: u16,
     /// The backend's own `Retry-After`.
@@ -58,12 +58,17 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    fn new(outcome: Outcome, cause: RetryCause, status: u16) -> Self {
+    fn new(outcome: Outcome, cause: impl Into<Option<RetryCause>>, status: u16) -> Self {
+        let cause = cause.into();
         Self { outcome, blame: outcome.blame(), cause, status, wait: None }
     }
 
     fn reset() -> Self {
         Self::new(Outcome::Truncated, RetryCause::Reset, 502)
+    }
+
+    fn total() -> Self {
+        Self::new(Outcome::TotalTimeout, None, 504)
     }
 
     fn connect() -> Self {
@@ -99,8 +104,13 @@ impl From<Failure> for Broken {
     }
 }
 
-/// Tries the backend, within the first-token timer when the answer is streamed.
-pub(super) async fn attempt(call: Call<'_>) -> Result<Box<Answer>, Failure> {
+/// Tries the backend until `total_deadline`, and within the first-token timer when the answer is streamed.
+pub(super) async fn attempt(call: Call<'_>, total_deadline: Instant) -> Result<Box<Answer>, Failure> {
+    let tried = tokio::time::timeout_at(total_deadline.into(), before_first_token(call)).await;
+    tried.unwrap_or_else(|_| Err(Failure::total()))
+}
+
+async fn before_first_token(call: Call<'_>) -> Result<Box<Answer>, Failure> {
     if !call.stream {
         return with_fresh_connections(&call).await;
     }

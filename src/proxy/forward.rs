@@ -88,6 +88,8 @@ struct Pump<'a> {
     bytes_out: u64,
     backpressure: Duration,
     backpressured: bool,
+    /// Whether the client has taken a part of a write and not yet the rest.
+    mid_write: bool,
 }
 
 impl<'a> Pump<'a> {
@@ -103,6 +105,7 @@ impl<'a> Pump<'a> {
             bytes_out: 0,
             backpressure: Duration::ZERO,
             backpressured: false,
+            mid_write: false,
         }
     }
 
@@ -115,6 +118,13 @@ impl<'a> Pump<'a> {
             }
             if self.answer.ended.is_some() {
                 return Ok(());
+            }
+            // A backend that always has more would keep the select from ever looking at its other branches.
+            if self.last_read >= self.terms.total_deadline {
+                return Err(Stop::Timeout(Outcome::TotalTimeout));
+            }
+            if *cut.borrow() {
+                return Err(Stop::Drained);
             }
             tokio::select! {
                 biased;
@@ -194,8 +204,12 @@ impl<'a> Pump<'a> {
         let mut write = pin!(session.write_response_body(bytes, false));
         let written = match poll_once(write.as_mut()).await {
             Some(written) => written,
-            None => self.write_slowly(write).await?,
+            None => {
+                self.mid_write = true;
+                self.write_slowly(write).await?
+            }
         };
+        self.mid_write = false;
         match written {
             Ok(()) => self.bytes_out += length,
             Err(_) => return Err(Stop::ClientGone),
@@ -207,6 +221,7 @@ impl<'a> Pump<'a> {
         let pending_since = self.terms.clock.now();
         let mut cut = self.terms.cut.clone();
         let mut stalled = pin!(tokio::time::sleep(self.terms.write_idle));
+        let mut total = pin!(tokio::time::sleep_until(self.terms.total_deadline.into()));
         let result = loop {
             let full = self.queued >= QUEUED;
             if full && !self.backpressured {
@@ -221,6 +236,7 @@ impl<'a> Pump<'a> {
                     self.take(read, now);
                 }
                 () = stalled.as_mut() => break Err(Stop::ClientStalled),
+                () = total.as_mut() => break Err(Stop::Timeout(Outcome::TotalTimeout)),
                 () = turned(&mut cut) => break Err(Stop::Drained),
             }
         };
@@ -250,10 +266,15 @@ impl<'a> Pump<'a> {
         Ok(())
     }
 
+    /// Whether the client's connection has taken everything that was read.
+    fn all_written(&self) -> bool {
+        self.queue.is_empty() && !self.mid_write
+    }
+
     fn conclude(&self, stop: Option<&Stop>) -> Forwarded {
         let outcome = match stop {
             // What the API calls the end has been sent: nothing after it can make the answer worse.
-            _ if self.answer.reading.done_seen() && self.queue.is_empty() => Outcome::Complete,
+            _ if self.answer.reading.done_seen() && self.all_written() => Outcome::Complete,
             None if self.answer.rejected => Outcome::BackendRejected,
             None => self.answer.reading.outcome(self.answer.ended == Some(true)),
             Some(Stop::ClientGone) => Outcome::ClientCancelled,
@@ -266,9 +287,10 @@ impl<'a> Pump<'a> {
             bytes_out: self.bytes_out,
             backpressure: self.backpressure,
             backpressured: self.backpressured,
-            client_there: !matches!(stop, Some(Stop::ClientGone | Stop::ClientStalled)),
+            // Nothing can follow half a write.
+            client_there: !matches!(stop, Some(Stop::ClientGone | Stop::ClientStalled)) && !self.mid_write,
             clean: self.answer.ended == Some(true),
-            at_event_boundary: self.queue.is_empty() && self.answer.reading.at_event_boundary(),
+            at_event_boundary: self.all_written() && self.answer.reading.at_event_boundary(),
         }
     }
 }

@@ -102,13 +102,10 @@ pub(super) async fn serve(
     let mut cut = proxy.lifecycle.cutting();
     let won = {
         // On the heap, so that a stream does not carry the room for its tries to its end.
-        let tries = Box::pin(win(proxy, &mut exchange, &understood, route));
-        let tries = tokio::time::timeout_at(total_deadline.into(), tries);
+        let tries = Box::pin(win(proxy, &mut exchange, &understood, route, total_deadline));
         tokio::select! {
             biased;
-            won = tries => won.unwrap_or_else(|_| {
-                Err(Refusal::upstream(Outcome::TotalTimeout, 504, "", None).into())
-            }),
+            won = tries => won,
             _ = session.read_body_or_idle(true) => Err(Turned::Gone),
             () = turned(&mut cut) => Err(Turned::Drained),
         }
@@ -237,7 +234,13 @@ fn forwarded_for(session: &Session, settings: &Settings, client: &RequestHeader)
 }
 
 /// Tries backends until one may be shown to the client.
-async fn win(proxy: &Arc<Proxy>, exchange: &mut Exchange, request: &Understood, route: &Route) -> Result<Won, Turned> {
+async fn win(
+    proxy: &Arc<Proxy>,
+    exchange: &mut Exchange,
+    request: &Understood,
+    route: &Route,
+    total_deadline: Instant,
+) -> Result<Won, Turned> {
     let mut excluded: Vec<BackendIndex> = Vec::new();
     let mut last: Option<Refusal> = None;
     let mut permit = None;
@@ -249,12 +252,13 @@ async fn win(proxy: &Arc<Proxy>, exchange: &mut Exchange, request: &Understood, 
             Err(reason) => return Err(last.unwrap_or_else(|| no_candidate(&reason, &request.model)).into()),
         };
         let index = dispatched.index;
-        let failure = match try_backend(proxy, exchange, request, route, dispatched).await? {
+        let failure = match try_backend(proxy, exchange, request, route, dispatched, total_deadline).await? {
             Ok(won) => return Ok(won),
             Err(failed) => failed,
         };
         let tries = u32::try_from(excluded.len()).unwrap_or(u32::MAX).saturating_add(1);
-        let may = route.retry.causes.contains(&failure.cause) && tries < route.retry.attempts;
+        let may =
+            failure.cause.is_some_and(|cause| route.retry.causes.contains(&cause)) && tries < route.retry.attempts;
         let backend = exchange.fleet.backends().get(index.0).map(|backend| Arc::clone(backend.name()));
         let refusal =
             Refusal::upstream(failure.outcome, failure.status, backend.as_deref().unwrap_or(""), failure.wait);
@@ -276,6 +280,7 @@ async fn try_backend(
     request: &Understood,
     route: &Route,
     dispatched: Dispatched,
+    total_deadline: Instant,
 ) -> Result<Result<Won, Failure>, Turned> {
     let Dispatched { backend, endpoint, mut in_flight, summary, model_name, .. } = dispatched;
     let began = proxy.clock.now();
@@ -311,7 +316,7 @@ async fn try_backend(
     in_flight.sent(began);
     let mut pending =
         PendingAttempt { exchange, backend: Arc::clone(&name), profile: profile.clone(), began, proxy, done: false };
-    let result = attempt(call).await;
+    let result = attempt(call, total_deadline).await;
     let now = proxy.clock.now();
     match result {
         Ok(answer) => {
@@ -423,7 +428,7 @@ async fn deliver(
         return turn_away(session, exchange, Refusal::internal().into()).await;
     };
     exchange.note(|record| record.status = status);
-    let forwarded = if session.write_response_header(head).await.is_ok() {
+    let mut forwarded = if session.write_response_header(head).await.is_ok() {
         let terms = Terms {
             clock: &*proxy.clock,
             timeouts: route.timeouts,
@@ -448,7 +453,14 @@ async fn deliver(
             at_event_boundary: false,
         }
     };
-    let downstream = end_downstream(session, &forwarded, &won.backend).await;
+    // The last bytes, too, wait for a client that does not read, but no longer than any others.
+    let ending = end_downstream(session, &forwarded, &won.backend);
+    let downstream = tokio::time::timeout(settings.limits.write_idle, ending).await.unwrap_or_else(|_| {
+        if forwarded.outcome == Outcome::Complete {
+            forwarded.outcome = Outcome::ClientStalled;
+        }
+        Downstream::Close
+    });
     settle(proxy, exchange, won, forwarded, prompt).await;
     downstream
 }

@@ -6,10 +6,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use pingora_core::apps::{HttpServerOptions, ServerApp};
 use pingora_core::listeners::tls::Acceptor;
-use pingora_core::protocols::Stream;
+use pingora_core::protocols::{ALPN, Ssl as _, Stream};
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::{HttpProxy, http_proxy};
 use rustls::RootCertStore;
@@ -22,7 +23,7 @@ use tokio::sync::{Notify, watch};
 use super::Proxy;
 use super::lifecycle::turned;
 use super::pool::KEPT_IDLE;
-use super::service::{ACCEPT_PAUSE, Service};
+use super::service::{ACCEPT_PAUSE, KEEP_ALIVE, Service};
 use super::stream::{ClientStream, Plain};
 use crate::config::settings::{Listener, ListenerTls, Settings};
 
@@ -185,6 +186,7 @@ fn application(proxy: &Arc<Proxy>, h2c: bool) -> Arc<HttpProxy<Service>> {
     let mut app = http_proxy(&conf, Service(Arc::clone(proxy)));
     let mut options = HttpServerOptions::default();
     options.h2c = h2c;
+    options.h2_idle_timeout = Some(Duration::from_secs(KEEP_ALIVE));
     app.server_options = Some(options);
     Arc::new(app)
 }
@@ -202,7 +204,14 @@ async fn serve(
     let stream: Stream = match tls {
         None => Box::new(ClientStream::new(plain, within)),
         Some(acceptor) => match tokio::time::timeout(within, acceptor.tls_handshake(plain)).await {
-            Ok(Ok(tls)) => Box::new(ClientStream::new(tls, within)),
+            Ok(Ok(tls)) => {
+                let h2 = matches!(tls.selected_alpn_proto(), Some(ALPN::H2));
+                let mut stream = ClientStream::new(tls, within);
+                if h2 {
+                    stream.speaks_h2();
+                }
+                Box::new(stream)
+            }
             Ok(Err(_)) | Err(_) => return,
         },
     };

@@ -20,7 +20,7 @@ use super::stock::Stock;
 use super::{models, stream};
 
 /// How long an idle client connection is kept, in seconds.
-const KEEP_ALIVE: u64 = 75;
+pub(super) const KEEP_ALIVE: u64 = 75;
 
 /// Says, as an error, that the connection must be closed and that everything else is done.
 const CLOSE: ErrorType = ErrorType::new("headway closes this connection");

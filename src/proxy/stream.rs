@@ -169,6 +169,8 @@ pub(super) struct ClientStream<S> {
     phase: AtomicU8,
     within: Duration,
     deadline: Option<Pin<Box<Sleep>>>,
+    /// Bytes of HTTP/2's preface still to come; 0 on a connection that speaks HTTP/1.1.
+    preface: usize,
 }
 
 /// Nothing is due: a body or a response is under way.
@@ -183,7 +185,13 @@ const OVERDUE: u8 = 3;
 impl<S> ClientStream<S> {
     /// A fresh connection: its first head must be complete `within` that time.
     pub(super) fn new(inner: S, within: Duration) -> Self {
-        Self { inner, phase: AtomicU8::new(HEAD), within, deadline: None }
+        Self { inner, phase: AtomicU8::new(HEAD), within, deadline: None, preface: 0 }
+    }
+
+    /// The connection speaks HTTP/2: what must come in time is the preface, since heads come one per stream, and
+    /// nothing says to the connection when one is complete.
+    pub(super) fn speaks_h2(&mut self) {
+        self.preface = H2_PREFACE.len();
     }
 
     /// The head is complete.
@@ -249,8 +257,10 @@ impl<S: IO> ClientStream<S> {
             return false;
         }
         self.phase.store(OVERDUE, Ordering::Relaxed);
-        let _ = Pin::new(&mut self.inner).poll_write(cx, TOO_SLOW);
-        let _ = Pin::new(&mut self.inner).poll_flush(cx);
+        if self.preface == 0 {
+            let _ = Pin::new(&mut self.inner).poll_write(cx, TOO_SLOW);
+            let _ = Pin::new(&mut self.inner).poll_flush(cx);
+        }
         true
     }
 }
@@ -261,7 +271,14 @@ impl<S: IO> AsyncRead for ClientStream<S> {
         if this.head_overdue(cx) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
+        let before = buf.filled().len();
         ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
+        if this.preface > 0 {
+            this.preface = this.preface.saturating_sub(buf.filled().len() - before);
+            if this.preface == 0 {
+                this.head_complete();
+            }
+        }
         if this.phase.load(Ordering::Relaxed) == IDLE {
             this.phase.store(HEAD, Ordering::Relaxed);
         }
@@ -344,6 +361,16 @@ impl<S: IO> GetSocketDigest for ClientStream<S> {
 #[async_trait]
 impl<S: IO> Peek for ClientStream<S> {
     async fn try_peek(&mut self, buf: &mut [u8]) -> io::Result<bool> {
-        self.inner.try_peek(buf).await
+        let within = self.within;
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(within)));
+        let peeked = tokio::select! {
+            biased;
+            peeked = self.inner.try_peek(buf) => peeked?,
+            () = deadline.as_mut() => return Err(io::ErrorKind::TimedOut.into()),
+        };
+        if peeked && buf == H2_PREFACE {
+            self.speaks_h2();
+        }
+        Ok(peeked)
     }
 }

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 pub use files::{csv, json, write_json_line};
 
-use super::goodput::Goodput;
-use super::record::{Metric, Phase, RequestRecord};
-use super::statistics::Summary;
+use crate::bench::goodput::Goodput;
+use crate::bench::record::{Metric, Phase, RequestRecord};
+use crate::bench::statistics::Summary;
 use crate::measure::gaps::GapHistogram;
 
 /// Records kept for the exact percentiles of one report; beyond it, further ones only count.
@@ -238,8 +238,8 @@ pub fn number(value: f64) -> String {
 #[cfg(test)]
 #[allow(clippy::cast_precision_loss, reason = "small numbers")]
 mod tests {
-    use super::super::record::testing::record;
     use super::*;
+    use crate::bench::record::testing::record;
 
     #[track_caller]
     fn near(found: f64, expected: f64) {

@@ -130,9 +130,10 @@ impl Live {
             return format!("{:.0} s · {what} · Ctrl-C ends it\n", at.as_secs_f64());
         };
         let share = (at.as_secs_f64() / duration.as_secs_f64()).clamp(0.0, 1.0);
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 40")]
-        let done = (share * 40.0).round() as usize;
-        let bar = format!("{}{}", "█".repeat(done), "░".repeat(40 - done));
+        // Short enough that the line fits into 80 columns: one that wraps would not be taken away whole.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 24")]
+        let done = (share * 24.0).round() as usize;
+        let bar = format!("{}{}", "█".repeat(done), "░".repeat(24_usize.saturating_sub(done)));
         format!("{bar} {:.0} of {:.0} s · {what}\n", at.as_secs_f64(), duration.as_secs_f64())
     }
 }
