@@ -136,7 +136,9 @@ async fn every_failure_has_its_class() {
         let classes: Vec<_> = records.iter().map(|record| record.error.as_deref()).collect();
         assert_eq!(classes, [Some(class), Some(class)], "{fault:?}");
         let mut collector = Collector::new(None);
-        records.iter().for_each(|record| collector.add(record));
+        for record in &records {
+            collector.add(record);
+        }
         assert_eq!((collector.report().valid(), collector.report().error_count()), (0, 2));
     }
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");

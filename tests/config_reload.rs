@@ -70,7 +70,8 @@ impl Running {
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => panic!("`{expected}` never applied"),
             }
         }
-        assert_eq!(profile(&self.reloader.current()), expected);
+        // What was applied becomes current right after.
+        until(|| (profile(&self.reloader.current()) == expected).then_some(()));
     }
 
     /// Waits until a reload was refused, and holds that nothing changed.
@@ -84,16 +85,21 @@ impl Running {
 
     #[track_caller]
     fn last_when(&self, condition: impl Fn(&LastReload) -> bool) -> Arc<LastReload> {
-        let (_never, wait) = channel::<()>();
-        for _ in 0..2_000 {
-            let last = self.reloader.last();
-            if condition(&last) {
-                return last;
-            }
-            let _ = wait.recv_timeout(Duration::from_millis(10));
-        }
-        panic!("it never happened")
+        until(|| Some(self.reloader.last()).filter(|last| condition(last)))
     }
+}
+
+/// Waits until there is something.
+#[track_caller]
+fn until<T>(condition: impl Fn() -> Option<T>) -> T {
+    let (_never, wait) = channel::<()>();
+    for _ in 0..2_000 {
+        if let Some(found) = condition() {
+            return found;
+        }
+        let _ = wait.recv_timeout(Duration::from_millis(10));
+    }
+    panic!("it never happened")
 }
 
 #[test]

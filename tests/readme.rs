@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
+use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
@@ -40,7 +41,7 @@ fn metrics_table() -> String {
             Kind::Gauge => "gauge",
             Kind::Histogram => "histogram",
         };
-        table += &format!("| `{}` | {kind} | {} | {} |\n", family.name, family.labels.join(", "), family.help);
+        writeln!(table, "| `{}` | {kind} | {} | {} |", family.name, family.labels.join(", "), family.help).unwrap();
     }
     table
 }
