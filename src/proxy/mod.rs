@@ -9,6 +9,7 @@ mod answer;
 mod attempt;
 mod body;
 mod client;
+mod deliver;
 mod exchange;
 mod forward;
 mod headers;
@@ -23,7 +24,9 @@ mod refuse;
 mod service;
 mod stock;
 mod stream;
+mod understand;
 mod upstream;
+mod win;
 
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;

@@ -145,5 +145,5 @@ fn outcome_of(error: &Error) -> Outcome {
 }
 
 fn refusal(reason: &NoCandidate) -> Refusal {
-    super::inference::no_candidate(reason, "")
+    super::win::no_candidate(reason, "")
 }

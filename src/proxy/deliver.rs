@@ -1,0 +1,160 @@
+//! From an answer that may be shown to its record: head, body, the end it deserves.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::Version;
+use pingora_core::protocols::http::server::Session;
+use pingora_http::ResponseHeader;
+
+use super::Proxy;
+use super::exchange::Exchange;
+use super::forward::{Forwarded, Terms, forward};
+use super::headers;
+use super::inference::{Downstream, turn_away};
+use super::refuse::{Refusal, upstream_code};
+use super::win::Won;
+use crate::config::settings::{Route, Settings};
+use crate::measure::exchange::Attempt;
+use crate::measure::outcome::Outcome;
+use crate::wire::error::error_event;
+
+/// Sends the answer to its end, and what the end calls for.
+pub(super) async fn deliver(
+    proxy: &Arc<Proxy>,
+    session: &mut Session,
+    mut exchange: Exchange,
+    mut won: Won,
+    route: &Route,
+    settings: &Settings,
+    total_deadline: Instant,
+) -> Downstream {
+    let id = exchange.request_id();
+    let status = won.answer.head.status.as_u16();
+    let head =
+        headers::downstream_head(&won.answer.head, won.answer.kind, session.is_http2(), &id).and_then(|mut head| {
+            if route.expose {
+                expose(&mut head, &exchange, &won)?;
+            }
+            Ok(head)
+        });
+    let Ok(mut head) = head else {
+        return turn_away(session, exchange, Refusal::internal().into()).await;
+    };
+    if session.req_header().version == Version::HTTP_10 && head.remove_header("transfer-encoding").is_some() {
+        // Such a client knows no chunks: the body ends with the connection.
+        session.set_keepalive(None);
+    }
+    exchange.note(|record| record.status = status);
+    let mut forwarded = if session.write_response_header(head).await.is_ok() {
+        let terms = Terms {
+            clock: &*proxy.clock,
+            timeouts: route.timeouts,
+            total_deadline,
+            write_idle: settings.limits.write_idle,
+            cut: proxy.lifecycle.cutting(),
+        };
+        let had_token = won.answer.reading.first_token_at().is_some();
+        let forwarded = forward(session, &mut won.answer, &mut won.in_flight, &terms).await;
+        if let (false, Some(at)) = (had_token, won.answer.reading.first_token_at()) {
+            won.in_flight.first_token(at);
+        }
+        forwarded
+    } else {
+        Forwarded {
+            outcome: Outcome::ClientCancelled,
+            bytes_out: 0,
+            backpressure: Duration::ZERO,
+            backpressured: false,
+            client_there: false,
+            clean: false,
+            at_event_boundary: false,
+        }
+    };
+    // The last bytes, too, wait for a client that does not read, but no longer than any others.
+    let ending = end_downstream(session, &forwarded, &won.backend);
+    let downstream = tokio::time::timeout(settings.limits.write_idle, ending).await.unwrap_or_else(|_| {
+        if forwarded.outcome == Outcome::Complete {
+            forwarded.outcome = Outcome::ClientStalled;
+        }
+        Downstream::Close
+    });
+    settle(proxy, exchange, won, forwarded).await;
+    downstream
+}
+
+fn expose(head: &mut ResponseHeader, exchange: &Exchange, won: &Won) -> pingora_core::Result<()> {
+    head.insert_header("x-headway-backend", &*won.backend)?;
+    if let Some(reason) = exchange.decision_reason() {
+        head.insert_header("x-headway-decision", reason)?;
+    }
+    let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+    let timing = format!(
+        "connect;dur={:.3}, ttfb;dur={:.3}, proxy;dur={:.3}",
+        ms(won.answer.connect),
+        ms(won.answer.backend_wait),
+        ms(exchange.overhead()),
+    );
+    head.insert_header("server-timing", timing)
+}
+
+/// Ends the response the way it deserves: cleanly, with an error event, or broken off.
+async fn end_downstream(session: &mut Session, forwarded: &Forwarded, backend: &str) -> Downstream {
+    if !forwarded.client_there {
+        return Downstream::Close;
+    }
+    let told = matches!(forwarded.outcome, Outcome::UpstreamError) && forwarded.clean;
+    if told || matches!(forwarded.outcome, Outcome::Complete | Outcome::BackendRejected) {
+        // An error event of the backend's own has told the client already.
+        let clean = session.finish_body().await.is_ok();
+        return if clean { Downstream::Reusable } else { Downstream::Close };
+    }
+    if forwarded.at_event_boundary && forwarded.outcome != Outcome::UpstreamError {
+        let refusal = Refusal::upstream(forwarded.outcome, 502, backend, None);
+        let code = match forwarded.outcome {
+            Outcome::Drained => "drained",
+            outcome => upstream_code(outcome),
+        };
+        let event = error_event(&refusal.message, refusal.kind, None, Some(code));
+        let _ = session.write_response_body(Bytes::from(event), false).await;
+        if session.is_http2() {
+            // A reset overtakes data that its connection has not sent yet.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    session.shutdown().await;
+    Downstream::Close
+}
+
+/// Tells everyone how it ended, and gives the connection back.
+async fn settle(proxy: &Arc<Proxy>, mut exchange: Exchange, won: Won, forwarded: Forwarded) {
+    let Won { answer, in_flight, backend, profile, prompt } = won;
+    let now = proxy.clock.now();
+    let blame = forwarded.outcome.blame();
+    let started = exchange.started;
+    let mut input_tokens = None;
+    exchange.note(|record| {
+        answer.reading.report(record, started);
+        input_tokens = record.usage.input_tokens;
+        record.bytes_out = forwarded.bytes_out;
+        record.phases.connect = answer.connect;
+        record.phases.backend_wait = answer.backend_wait;
+        record.phases.backpressure = forwarded.backpressure;
+        record.phases.backpressured = forwarded.backpressured;
+        record.attempts.push(Attempt {
+            backend,
+            profile,
+            outcome: forwarded.outcome,
+            blame,
+            duration: now.saturating_duration_since(answer.began),
+            first_token: answer.reading.first_token_at().map(|at| at.saturating_duration_since(answer.began)),
+        });
+    });
+    in_flight.ended(blame, now);
+    if let Some(tokens) = input_tokens {
+        exchange.fleet.learn_prompt_size(&prompt.0, prompt.1, tokens);
+    }
+    exchange.finish(forwarded.outcome);
+    answer.upstream.release().await;
+}

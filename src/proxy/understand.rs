@@ -1,0 +1,149 @@
+//! What a request asks, of whom: its whole body, its reading, its route.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::HeaderValue;
+use pingora_core::protocols::http::server::Session;
+use pingora_http::RequestHeader;
+
+use super::Proxy;
+use super::body::{self, BodyError, Held};
+use super::exchange::Exchange;
+use super::headers;
+use super::inference::Turned;
+use super::inspect;
+use super::refuse::Refusal;
+use crate::config::settings::Settings;
+use crate::fleet::{Needs, RouteMatchResult};
+use crate::route::snapshot::RequestFacts;
+use crate::wire::Api;
+use crate::wire::request::{RequestReading, splice};
+
+/// A request that is understood.
+pub(super) struct Understood {
+    pub(super) api: Api,
+    pub(super) reading: RequestReading,
+    pub(super) model: String,
+    pub(super) body: Bytes,
+    _held: Held,
+    pub(super) route: usize,
+    pub(super) facts: RequestFacts,
+    /// The body as it goes to a backend that knows the model by the client's name for it.
+    pub(super) outgoing: Bytes,
+    pub(super) asked_for_usage: bool,
+    pub(super) client: RequestHeader,
+    pub(super) traceparent: Option<HeaderValue>,
+    pub(super) forwarded: inspect::Forwarded,
+}
+
+impl Understood {
+    pub(super) fn needs(&self) -> Needs {
+        let features = self.reading.features;
+        Needs { tools: features.tools, vision: features.vision, structured_output: features.structured_output }
+    }
+}
+
+/// Reads the body and finds out what is asked, of which route.
+pub(super) async fn understand(
+    proxy: &Arc<Proxy>,
+    session: &mut Session,
+    exchange: &mut Exchange,
+    api: Api,
+    path_model: Option<String>,
+) -> Result<Understood, Turned> {
+    let settings = Arc::clone(exchange.fleet.settings());
+    exchange.note(|record| record.api = Some(api));
+    let waits = inspect::expects_continue(&session.req_header().headers) && !session.is_http2();
+    if waits && !body::declared_too_large(session, &settings.limits) {
+        session.write_continue_response().await.map_err(|_| Turned::Gone)?;
+    }
+    let whole =
+        body::read(session, &settings.limits, &proxy.memory, &*proxy.clock).await.map_err(|error| match error {
+            BodyError::Refused(refusal) => refusal.into(),
+            BodyError::ClientGone => Turned::Gone,
+        })?;
+    exchange.request_complete(proxy.clock.now());
+    exchange.note(|record| record.bytes_in = whole.bytes.len() as u64);
+
+    let reading = RequestReading::read(api, &whole.bytes)
+        .map_err(|error| Refusal::bad_request(400, "invalid_body", error.to_string()).about(error.param()))?;
+    exchange.note(|record| (record.stream, record.choices) = (reading.stream, reading.choices));
+    let Some(model) = path_model.or_else(|| reading.model.clone()) else {
+        let message = "the request names no model";
+        return Err(Refusal::bad_request(400, "model_missing", message).about(Some("model")).into());
+    };
+    let client = session.req_header().clone();
+    let route = find_route(exchange, &client, &model)?;
+    continuable(&settings, route, &reading)?;
+    let facts = facts(exchange, &settings, route, &client, &reading, &model);
+    let usage = if reading.stream && api.has_choices() { reading.ask_for_usage() } else { None };
+    let outgoing = match &usage {
+        Some(edit) => Bytes::from(splice(&whole.bytes, std::slice::from_ref(edit))),
+        None => whole.bytes.clone(),
+    };
+    let traceparent = client.headers.get("traceparent").filter(|value| headers::trace_id(value).is_some()).cloned();
+    exchange.note(|record| record.trace_id = traceparent.as_ref().and_then(headers::trace_id));
+    Ok(Understood {
+        api,
+        model,
+        route,
+        facts,
+        outgoing,
+        asked_for_usage: usage.is_some(),
+        forwarded: inspect::forwarded(session, &settings, &client.headers),
+        traceparent,
+        client,
+        reading,
+        body: whole.bytes,
+        _held: whole.held,
+    })
+}
+
+fn find_route(exchange: &mut Exchange, client: &RequestHeader, model: &str) -> Result<usize, Refusal> {
+    let fleet = Arc::clone(&exchange.fleet);
+    let known = fleet.serves_model(model);
+    exchange.note(|record| record.model = known);
+    let field = |name: &str| client.headers.get(name).and_then(|value| value.to_str().ok());
+    let route = match fleet.match_route(client.uri.path(), field, Some(model)) {
+        RouteMatchResult::Found(route) => route,
+        RouteMatchResult::NoSuchModel => return Err(Refusal::unknown_model(model)),
+        RouteMatchResult::NoRoute => return Err(Refusal::not_found(true)),
+    };
+    exchange.route = Some(route);
+    let name = fleet.settings().routes.get(route).map(|route| Arc::clone(&route.name));
+    exchange.note(|record| record.route = name);
+    Ok(route)
+}
+
+/// A stored response is known to the backend that made it alone, and nothing says which one that was.
+fn continuable(settings: &Settings, route: usize, reading: &RequestReading) -> Result<(), Refusal> {
+    let several = settings.routes.get(route).is_some_and(|route| route.backends.len() > 1);
+    if reading.previous_response_id.is_none() || !several {
+        return Ok(());
+    }
+    let message = "this route has several backends, and only the one that made the response knows it; \
+                   send the whole conversation instead";
+    Err(Refusal::bad_request(400, "previous_response_unknown", message).about(Some("previous_response_id")))
+}
+
+fn facts(
+    exchange: &Exchange,
+    settings: &Settings,
+    route: usize,
+    client: &RequestHeader,
+    reading: &RequestReading,
+    model: &str,
+) -> RequestFacts {
+    let objectives = settings
+        .routes
+        .get(route)
+        .map(|route| inspect::effective_objectives(route, &client.headers))
+        .unwrap_or_default();
+    RequestFacts {
+        input_tokens: exchange.fleet.estimate_tokens(model, reading.prompt_bytes),
+        max_tokens: reading.max_tokens,
+        stream: reading.stream,
+        objectives,
+    }
+}

@@ -1,0 +1,203 @@
+//! Tries backends, one or two, until one has an answer that the client may be shown.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::Proxy;
+use super::answer::Answer;
+use super::attempt::{Call, Failure, attempt};
+use super::exchange::Exchange;
+use super::headers::{self, Added};
+use super::inference::Turned;
+use super::refuse::Refusal;
+use super::understand::Understood;
+use crate::config::settings::Route;
+use crate::fleet::{Dispatched, InFlight, NoCandidate, Request};
+use crate::measure::exchange::Attempt;
+use crate::measure::outcome::{Blame, Outcome};
+use crate::route::snapshot::BackendIndex;
+use crate::wire::request::{Edit, splice};
+
+/// An answer the client may be shown, and whom it comes from.
+pub(super) struct Won {
+    pub(super) answer: Box<Answer>,
+    pub(super) in_flight: InFlight,
+    pub(super) backend: Arc<str>,
+    pub(super) profile: Option<Arc<str>>,
+    /// The model as the client named it, and the bytes of its prompt: what usage teaches about token counts.
+    pub(super) prompt: (String, u64),
+}
+
+/// Tries backends until one may be shown to the client.
+pub(super) async fn win(
+    proxy: &Arc<Proxy>,
+    exchange: &mut Exchange,
+    request: &Understood,
+    route: &Route,
+    total_deadline: Instant,
+) -> Result<Won, Turned> {
+    let mut excluded: Vec<BackendIndex> = Vec::new();
+    let mut last: Option<Refusal> = None;
+    let mut permit = None;
+    loop {
+        let now = proxy.clock.now();
+        let asked = Request { model: &request.model, facts: request.facts, needs: request.needs() };
+        let dispatched = match exchange.fleet.dispatch(request.route, &asked, &excluded, now) {
+            Ok(dispatched) => dispatched,
+            Err(reason) => return Err(last.unwrap_or_else(|| no_candidate(&reason, &request.model)).into()),
+        };
+        let index = dispatched.index;
+        let failure = match try_backend(proxy, exchange, request, route, dispatched, total_deadline).await? {
+            Ok(won) => return Ok(won),
+            Err(failed) => failed,
+        };
+        let tries = u32::try_from(excluded.len()).unwrap_or(u32::MAX).saturating_add(1);
+        let may =
+            failure.cause.is_some_and(|cause| route.retry.causes.contains(&cause)) && tries < route.retry.attempts;
+        let backend = exchange.fleet.backends().get(index.0).map(|backend| Arc::clone(backend.name()));
+        let refusal =
+            Refusal::upstream(failure.outcome, failure.status, backend.as_deref().unwrap_or(""), failure.wait);
+        if may && permit.is_none() {
+            permit = exchange.fleet.retry_permit(request.route);
+        }
+        if !may || permit.is_none() {
+            return Err(refusal.into());
+        }
+        last = Some(refusal);
+        excluded.push(index);
+    }
+}
+
+/// One try; its end is told to the backend's guard and to the record.
+async fn try_backend(
+    proxy: &Arc<Proxy>,
+    exchange: &mut Exchange,
+    request: &Understood,
+    route: &Route,
+    dispatched: Dispatched,
+    total_deadline: Instant,
+) -> Result<Result<Won, Failure>, Turned> {
+    let Dispatched { backend, endpoint, mut in_flight, summary, model_name, .. } = dispatched;
+    let began = proxy.clock.now();
+    let started = exchange.started;
+    exchange.note(|record| {
+        record.decision = Some(summary);
+        if record.attempts.is_empty() {
+            record.phases.overhead = began.saturating_duration_since(started);
+        }
+    });
+    let (name, profile) = (Arc::clone(backend.name()), backend.settings().profile.clone());
+    let body = outgoing_body(request, model_name.as_deref());
+    let added = Added {
+        request_id: &exchange.request_id(),
+        traceparent: request.traceparent.as_ref(),
+        forwarded_for: request.forwarded.client.as_deref(),
+        forwarded_proto: request.forwarded.proto,
+    };
+    let head = headers::upstream_head(&request.client, backend.settings(), body.len(), &added)
+        .map_err(|_| Refusal::internal())?;
+    let call = Call {
+        proxy,
+        route,
+        endpoint: &endpoint,
+        head,
+        body,
+        api: request.api,
+        stream: request.reading.stream,
+        asked_for_usage: request.asked_for_usage,
+        started,
+        progressed: &|now| in_flight.progressed(now),
+    };
+    in_flight.sent(began);
+    let mut pending =
+        PendingAttempt { exchange, backend: Arc::clone(&name), profile: profile.clone(), began, proxy, done: false };
+    let result = attempt(call, total_deadline).await;
+    let now = proxy.clock.now();
+    match result {
+        Ok(answer) => {
+            pending.done = true;
+            if let Some(at) = answer.reading.first_token_at() {
+                in_flight.first_token(at);
+            }
+            let prompt = (request.model.clone(), request.reading.prompt_bytes);
+            Ok(Ok(Won { answer, in_flight, backend: name, profile, prompt }))
+        }
+        Err(failure) => {
+            pending.ended(failure.outcome, failure.blame, now);
+            in_flight.ended(failure.blame, now);
+            Ok(Err(failure))
+        }
+    }
+}
+
+/// Notes a try in the record even when its task is dropped in the middle: the client left.
+struct PendingAttempt<'a> {
+    exchange: &'a mut Exchange,
+    backend: Arc<str>,
+    profile: Option<Arc<str>>,
+    began: Instant,
+    proxy: &'a Arc<Proxy>,
+    done: bool,
+}
+
+impl PendingAttempt<'_> {
+    fn ended(&mut self, outcome: Outcome, blame: Blame, now: Instant) {
+        self.done = true;
+        self.exchange.attempted(Attempt {
+            backend: Arc::clone(&self.backend),
+            profile: self.profile.clone(),
+            outcome,
+            blame,
+            duration: now.saturating_duration_since(self.began),
+            first_token: None,
+        });
+    }
+}
+
+impl Drop for PendingAttempt<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.ended(Outcome::ClientCancelled, Blame::Neutral, self.proxy.clock.now());
+        }
+    }
+}
+
+/// The client's bytes, with the usage wish and the backend's own name for the model spliced in where needed.
+fn outgoing_body(request: &Understood, model_name: Option<&str>) -> Bytes {
+    let Some(rename) = model_name.and_then(|name| request.reading.rename(name)) else {
+        return request.outgoing.clone();
+    };
+    let usage = if request.asked_for_usage { request.reading.ask_for_usage() } else { None };
+    let edits: Vec<Edit> = usage.into_iter().chain([rename]).collect();
+    Bytes::from(splice(&request.body, &edits))
+}
+
+pub(super) fn no_candidate(reason: &NoCandidate, model: &str) -> Refusal {
+    match reason {
+        NoCandidate::NoSuchModel => Refusal::unknown_model(model),
+        NoCandidate::Loading { retry_after } => {
+            Refusal::unavailable("model_loading", "the model is still loading", *retry_after)
+        }
+        NoCandidate::NoneHealthy { retry_after } => {
+            Refusal::unavailable("no_healthy_backend", "no backend for this model is healthy", *retry_after)
+        }
+        NoCandidate::AllFull { retry_after } => {
+            Refusal::overloaded("every backend for this model is full", *retry_after)
+        }
+        NoCandidate::Excluded => {
+            let message = "no other backend for this model is healthy";
+            Refusal::unavailable("no_healthy_backend", message, Duration::from_secs(1))
+        }
+        NoCandidate::TooLong { limit } => Refusal::bad_request(
+            400,
+            "context_length_exceeded",
+            format!("prompt and max_tokens together exceed the {limit} tokens that any backend takes"),
+        )
+        .about(Some("max_tokens")),
+        NoCandidate::MissingFeature(feature) => {
+            Refusal::bad_request(400, "unsupported_feature", format!("no backend for this model supports {feature}"))
+        }
+    }
+}
