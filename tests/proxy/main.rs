@@ -20,5 +20,6 @@ mod oddities;
 mod privacy;
 mod refusals;
 mod simulated;
+mod stock;
 mod transparency;
 mod usage;

@@ -1,0 +1,85 @@
+//! Paths that a route names and headway does not understand.
+
+use headway::measure::outcome::Outcome;
+
+use crate::support::backend::{Scripted, Step, send};
+use crate::support::client::End;
+use crate::support::headway::{Headway, Setup};
+use crate::support::texts::{LAST, chunk, post, post_with, with_fields};
+
+const PATH: &str = "/v1/audio/speech";
+
+async fn before(backend: &Scripted) -> Headway {
+    let setup = Setup::default().backend("a", backend, "api_key: backend-key");
+    setup.route(&format!("match: {{ paths: [{PATH}] }}")).start().await
+}
+
+#[tokio::test]
+async fn a_named_path_is_carried_with_clean_heads() {
+    let backend = Scripted::start(with_fields("200 OK", "x-own: 1\r\n", "sound")).await;
+    let headway = before(&backend).await;
+    let fields =
+        "authorization: Bearer client-key\r\ncookie: a=b\r\nx-forwarded-for: 6.6.6.6\r\nx-request-id: mine\r\n";
+    let mut client = headway.connect().await;
+    for _ in 0..2 {
+        client.send(post_with(&format!("{PATH}?voice=a"), fields, "text")).await;
+        let reply = client.reply().await;
+        assert_eq!((reply.status, reply.text().as_str(), reply.end), (200, "sound", End::Clean));
+        assert_eq!(reply.field("x-request-id").as_deref(), Some("mine"));
+    }
+    let seen = backend.seen().remove(0);
+    assert!(seen.head.starts_with(&format!("POST {PATH}?voice=a HTTP/1.1\r\n")), "{}", seen.head);
+    assert_eq!((seen.body.as_slice(), seen.field("authorization").as_str()), (&b"text"[..], "Bearer backend-key"));
+    assert_eq!((seen.field("x-forwarded-for").as_str(), seen.fields("cookie").len()), ("127.0.0.1", 0));
+    for record in headway.records(2).await {
+        assert_eq!((record.outcome, record.status, record.attempts.len()), (Outcome::Complete, 200, 1));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_in_chunks_arrives_whole() {
+    let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+    let backend = Scripted::start(vec![send(head), send(chunk("so")), send(chunk("und")), send(LAST)]).await;
+    let reply = before(&backend).await.post(PATH, "text").await;
+    assert_eq!((reply.text().as_str(), reply.end), ("sound", End::Clean));
+}
+
+#[tokio::test]
+async fn what_fails_is_told_as_anywhere_else() {
+    let backend = Scripted::start(vec![Step::Close]).await;
+    let headway = before(&backend).await;
+    let reply = headway.post(PATH, "text").await;
+    assert_eq!((reply.status, &*reply.error_code()), (502, "upstream_disconnected"));
+    assert_eq!(backend.count(), 1, "nothing is retried");
+    assert_eq!(headway.record().await.outcome, Outcome::Truncated);
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_not_whole() {
+    let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+    let backend = Scripted::start(vec![send(head), send(chunk("so")), Step::Close]).await;
+    let headway = before(&backend).await;
+    let reply = headway.post(PATH, "text").await;
+    assert_ne!(reply.end, End::Clean);
+    assert_eq!(headway.record().await.outcome, Outcome::Truncated);
+}
+
+#[tokio::test]
+async fn a_backend_that_is_gone_is_told() {
+    let mut backend = Scripted::start(Vec::new()).await;
+    let headway = before(&backend).await;
+    backend.die().await;
+    let reply = headway.exchange(post(PATH, "text")).await;
+    assert_eq!((reply.status, &*reply.error_code()), (502, "upstream_connect_failed"));
+    assert_eq!(headway.record().await.outcome, Outcome::ConnectFailed);
+}
+
+#[tokio::test]
+async fn paths_beside_it_stay_closed() {
+    let backend = Scripted::start(with_fields("200 OK", "", "{}")).await;
+    let headway = before(&backend).await;
+    for path in ["/v1/audio", "/v1/audio/speech/x", "/v1/audio/speech/../../secret", "/v1/audio/transcriptions"] {
+        assert_eq!(headway.post(path, "text").await.status, 404, "{path}");
+    }
+    assert_eq!(backend.count(), 0);
+}
