@@ -95,22 +95,31 @@ class Failures(unittest.TestCase):
         self.assertEqual(caught.exception.code, "not_found")
 
     def test_a_backend_that_breaks_before_its_first_token(self):
-        for model in ("error-first", "empty"):
-            with self.subTest(model), self.assertRaises(openai.APIStatusError) as caught:
+        for model, code in (("error-first", "upstream_error"), ("empty", "upstream_empty")):
+            with self.subTest(model), self.assertRaises(openai.InternalServerError) as caught:
                 list(chat(model, stream=True))
-            self.assertGreaterEqual(caught.exception.status_code, 500)
+            self.assertEqual((caught.exception.status_code, caught.exception.code), (502, code))
 
-    def test_a_backend_that_refuses_or_cannot_be_reached(self):
-        for model in ("refusing", "unreachable"):
-            with self.subTest(model), self.assertRaises(openai.APIStatusError) as caught:
-                chat(model)
-            self.assertGreaterEqual(caught.exception.status_code, 429)
-            self.assertTrue(caught.exception.code)
+    def test_a_backend_that_refuses(self):
+        self.expect(503, "upstream_error", openai.InternalServerError, model="refusing")
+
+    def test_a_backend_that_cannot_be_reached(self):
+        with self.assertRaises(openai.InternalServerError) as caught:
+            chat("unreachable")
+        seen = (caught.exception.status_code, caught.exception.code)
+        # Which of the two depends on whether a health check came first.
+        self.assertIn(seen, ((502, "upstream_connect_failed"), (503, "no_healthy_backend")))
 
     def test_a_stream_that_breaks_is_never_a_whole_one(self):
         for model in ("error-in-the-middle", "cut-short"):
-            with self.subTest(model), self.assertRaises((openai.APIError, openai.APIConnectionError)):
+            with self.subTest(model), self.assertRaises(openai.APIError) as caught:
                 list(chat(model, stream=True))
+            self.assertNotIsInstance(caught.exception, openai.APIStatusError)
+
+    def test_a_stream_that_is_cut_short_says_so(self):
+        with self.assertRaises(openai.APIError) as caught:
+            list(chat("cut-short", stream=True))
+        self.assertEqual(caught.exception.code, "upstream_disconnected")
 
 
 if __name__ == "__main__":
