@@ -1,7 +1,7 @@
 //! The backend of the comparison: a few lines of HTTP/1.1 that answer as vLLM does.
 //!
-//! `max_tokens` of the request is the number of events; `x-gap-us` in the prompt's place is not needed, since the model
-//! name carries the pace: `json` answers at once, `sse-GAP` streams with that many microseconds between events.
+//! The model's name carries the pace: `json` answers at once, `sse-GAP` streams `max_tokens` events with that many
+//! microseconds between them.
 
 use std::net::SocketAddr;
 use std::sync::OnceLock;
@@ -91,10 +91,9 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> std::io::
     loop {
         if let Some(end) = memchr::memmem::find(buffer, b"\r\n\r\n") {
             let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
-            let lines = head.lines().map(str::to_ascii_lowercase);
+            let mut lines = head.lines().map(str::to_ascii_lowercase);
             let length: usize = lines
-                .filter_map(|line| line.strip_prefix("content-length: ").and_then(|text| text.trim().parse().ok()))
-                .next()
+                .find_map(|line| line.strip_prefix("content-length: ").and_then(|text| text.trim().parse().ok()))
                 .unwrap_or(0);
             let whole = end + 4 + length;
             if buffer.len() >= whole {

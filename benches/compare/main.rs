@@ -6,6 +6,14 @@
 //!
 //! `-- --rounds N --quick` change its length; `-- --only headway,nginx` its subjects.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::unchecked_time_subtraction,
+    reason = "a benchmark that cannot go on says where and ends; its report is what it prints"
+)]
+
 mod backend;
 mod client;
 mod process;

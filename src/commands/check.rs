@@ -6,10 +6,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
+use super::EXIT_CONFIG;
 use crate::config::{self, Diagnostic, Environment, NoEnvironment, SystemEnvironment};
-
-/// Exit code of a configuration that cannot be used (`EX_CONFIG`).
-pub const EXIT_CONFIG: u8 = 78;
 
 /// What to check, and how to say it.
 #[derive(Debug, Args)]

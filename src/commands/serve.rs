@@ -234,6 +234,7 @@ async fn serve(args: &ServeArgs, loaded: Loaded) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(if error.is::<BindError>() { EXIT_UNAVAILABLE } else { 1 }));
         }
     };
+    server.core.telemetry.metrics().reload_succeeded(server.core.clock.wall());
     let reloader = reloader(args, loaded, &server.core);
     let _watch = Watch::start(Arc::clone(&reloader))
         .inspect_err(|error| tracing::warn!(%error, "the configuration file is not watched; SIGHUP still reloads it"));

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use pingora_http::ResponseHeader;
 
 use super::headers::BodyKind;
 use super::upstream::Upstream;
@@ -139,6 +138,7 @@ impl Reading {
     pub(super) fn outcome(&self, clean: bool) -> Outcome {
         match self {
             Self::Stream { reader, .. } => reader.ended().unwrap_or(Outcome::Truncated),
+            Self::Whole(whole) if clean && whole.first_byte.is_none() => Outcome::Empty,
             Self::Whole(whole) if clean => match whole.read() {
                 Some(answer) if answer.error.is_some() => Outcome::UpstreamError,
                 _ => Outcome::Complete,
@@ -200,8 +200,8 @@ impl Reading {
 pub(super) struct Answer {
     /// Where the rest of it comes from.
     pub(super) upstream: Upstream,
-    /// Its head.
-    pub(super) head: ResponseHeader,
+    /// The status it is shown with.
+    pub(super) status: u16,
     /// Whether it is an event stream.
     pub(super) kind: BodyKind,
     /// What was understood of it.

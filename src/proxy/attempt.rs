@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::StatusCode;
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::Proxy;
@@ -140,9 +139,8 @@ async fn once(call: &Call<'_>, fresh: bool) -> Result<Box<Answer>, Broken> {
     let clock = &call.proxy.clock;
     let began = clock.now();
     let connecting = Upstream::connect(&call.proxy.backends, call.endpoint, fresh);
-    let mut upstream = match tokio::time::timeout(call.route.timeouts.connect, connecting).await {
-        Ok(Ok(upstream)) => upstream,
-        Ok(Err(_)) | Err(_) => return Err(Failure::connect().into()),
+    let Ok(Ok(mut upstream)) = tokio::time::timeout(call.route.timeouts.connect, connecting).await else {
+        return Err(Failure::connect().into());
     };
     let connected = clock.now();
     let broken = |upstream: &Upstream| if upstream.reused { Broken::Stale } else { Failure::reset().into() };
@@ -150,22 +148,20 @@ async fn once(call: &Call<'_>, fresh: bool) -> Result<Box<Answer>, Broken> {
         return Err(broken(&upstream));
     }
     let sent = clock.now();
-    let head = match upstream.read_head().await {
-        Ok(head) => head,
-        Err(mut error) => {
-            // Only a connection that died in silence had been dead before; nonsense is an answer.
-            error.retry.decide_reuse(upstream.reused);
-            return Err(if error.retry() { broken(&upstream) } else { Failure::reset().into() });
-        }
-    };
+    if let Err(mut error) = upstream.read_head().await {
+        // Only a connection that died in silence had been dead before; nonsense is an answer.
+        error.retry.decide_reuse(upstream.reused);
+        return Err(if error.retry() { broken(&upstream) } else { Failure::reset().into() });
+    }
     let now = clock.now();
     (call.progressed)(now);
-    let kind = headers::body_kind(&head);
+    let Some(head) = upstream.head() else { return Err(Failure::reset().into()) };
+    let (kind, status) = (headers::body_kind(head), head.status.as_u16());
     let answer = Answer {
-        upstream,
         kind,
-        reading: reading(call, &head, kind),
-        head,
+        reading: reading(call, head, kind),
+        status,
+        upstream,
         held: Vec::new(),
         ended: None,
         rejected: false,
@@ -189,7 +185,7 @@ fn reading(call: &Call<'_>, head: &ResponseHeader, kind: BodyKind) -> Reading {
 
 /// Reads until the answer may be shown, or fails.
 async fn until_shown(call: &Call<'_>, mut answer: Box<Answer>) -> Result<Box<Answer>, Failure> {
-    match answer.head.status.as_u16() {
+    match answer.status {
         200..=299 => {}
         status @ (400..=428 | 430..=499) => {
             answer.rejected = true;
@@ -261,11 +257,11 @@ fn rejects(error: &StreamError) -> Option<u16> {
 fn concluded(mut answer: Box<Answer>) -> Result<Box<Answer>, Failure> {
     let clean = answer.ended == Some(true);
     if let Some(error) = answer.reading.error().filter(|_| !answer.rejected) {
-        let status = rejects(&error).and_then(|status| StatusCode::from_u16(status).ok()).filter(|_| clean);
+        let status = rejects(&error).filter(|_| clean);
         let Some(status) = status else { return Err(Failure::error_object(&error)) };
         answer.rejected = true;
         if answer.kind == BodyKind::Whole {
-            let _ = answer.head.set_status(status);
+            answer.status = status;
         }
     }
     if answer.rejected && clean {
@@ -280,7 +276,7 @@ fn concluded(mut answer: Box<Answer>) -> Result<Box<Answer>, Failure> {
 
 /// The backend answered with a status that is a failure: 429, 5xx, a redirect.
 async fn refused(call: &Call<'_>, mut answer: Box<Answer>, status: u16) -> Failure {
-    let wait = retry_after(&answer.head);
+    let wait = answer.upstream.head().and_then(retry_after);
     let mut body = Vec::new();
     // The body may say that a queue is full, and reading it lets the connection serve again.
     while let Ok(Some(bytes)) = answer.upstream.read_body().await {

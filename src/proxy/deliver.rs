@@ -30,16 +30,8 @@ pub(super) async fn deliver(
     settings: &Settings,
     total_deadline: Instant,
 ) -> Downstream {
-    let id = exchange.request_id();
-    let status = won.answer.head.status.as_u16();
-    let head =
-        headers::downstream_head(&won.answer.head, won.answer.kind, session.is_http2(), &id).and_then(|mut head| {
-            if route.expose {
-                expose(&mut head, &exchange, &won)?;
-            }
-            Ok(head)
-        });
-    let Ok(mut head) = head else {
+    let status = won.answer.status;
+    let Ok(mut head) = response_head(&won, &exchange, route, session.is_http2()) else {
         return turn_away(session, exchange, Refusal::internal().into()).await;
     };
     if session.req_header().version == Version::HTTP_10 && head.remove_header("transfer-encoding").is_some() {
@@ -82,6 +74,22 @@ pub(super) async fn deliver(
     });
     settle(proxy, exchange, won, forwarded).await;
     downstream
+}
+
+/// The backend's head as the client gets it.
+fn response_head(
+    won: &Won,
+    exchange: &Exchange,
+    route: &Route,
+    client_is_h2: bool,
+) -> pingora_core::Result<Box<ResponseHeader>> {
+    let upstream = won.answer.upstream.head().ok_or_else(|| pingora_core::Error::new_str("an answer has a head"))?;
+    let mut head = headers::downstream_head(upstream, won.answer.kind, client_is_h2, &exchange.request_id())?;
+    head.set_status(won.answer.status)?;
+    if route.expose {
+        expose(&mut head, exchange, won)?;
+    }
+    Ok(head)
 }
 
 fn expose(head: &mut ResponseHeader, exchange: &Exchange, won: &Won) -> pingora_core::Result<()> {

@@ -31,6 +31,7 @@ const ONE_WRITE: usize = 16 * 1024;
 
 /// How forwarding ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "four independent facts, each named where it is read")]
 pub(super) struct Forwarded {
     pub(super) outcome: Outcome,
     /// Body bytes handed to the client's connection.
@@ -203,12 +204,11 @@ impl<'a> Pump<'a> {
     async fn write(&mut self, session: &mut Session, bytes: Bytes) -> Result<(), Stop> {
         let length = bytes.len() as u64;
         let mut write = pin!(session.write_response_body(bytes, false));
-        let written = match poll_once(write.as_mut()).await {
-            Some(written) => written,
-            None => {
-                self.mid_write = true;
-                self.write_slowly(write).await?
-            }
+        let written = if let Some(written) = poll_once(write.as_mut()).await {
+            written
+        } else {
+            self.mid_write = true;
+            self.write_slowly(write).await?
         };
         self.mid_write = false;
         match written {

@@ -251,7 +251,7 @@ mod tests {
         head
     }
 
-    fn added<'a>(traceparent: Option<&'a HeaderValue>) -> Added<'a> {
+    fn added(traceparent: Option<&HeaderValue>) -> Added<'_> {
         Added { request_id: "r-1", traceparent, forwarded_for: Some("127.0.0.1"), forwarded_proto: "http" }
     }
 

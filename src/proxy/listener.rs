@@ -203,7 +203,8 @@ async fn serve(
     let plain = Plain::new(tcp);
     let stream: Stream = match tls {
         None => Box::new(ClientStream::new(plain, within)),
-        Some(acceptor) => match tokio::time::timeout(within, acceptor.tls_handshake(plain)).await {
+        // On the heap: the room that a handshake takes would stay with its connection.
+        Some(acceptor) => match tokio::time::timeout(within, Box::pin(acceptor.tls_handshake(plain))).await {
             Ok(Ok(tls)) => {
                 let h2 = matches!(tls.selected_alpn_proto(), Some(ALPN::H2));
                 let mut stream = ClientStream::new(tls, within);

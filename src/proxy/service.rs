@@ -32,7 +32,7 @@ pub(super) struct Service(pub(super) Arc<Proxy>);
 /// What pingora carries from hook to hook; empty for requests that our own loop serves.
 #[derive(Default)]
 pub(super) struct Context {
-    stock: Option<Stock>,
+    stock: Option<Box<Stock>>,
 }
 
 /// What is to become of a request after our own code has seen it.
@@ -40,7 +40,7 @@ enum Next {
     /// The response is sent, or given up.
     Over(Downstream),
     /// pingora's stock proxy goes on.
-    Stock(Stock),
+    Stock(Box<Stock>),
 }
 
 impl Service {
@@ -55,7 +55,7 @@ impl Service {
             Ok(Plan::Inference { api, model }) => Next::Over(inference::serve(proxy, down, exchange, api, model).await),
             Ok(Plan::Models) => Next::Over(models::serve(down, exchange).await),
             Ok(Plan::Other) => match Stock::dispatch(&mut exchange, down.req_header(), now) {
-                Ok(dispatched) => Next::Stock(dispatched.with(exchange)),
+                Ok(dispatched) => Next::Stock(Box::new(dispatched.with(exchange))),
                 Err(refusal) => Next::Over(refuse(down, exchange, &refusal).await),
             },
             Err(refusal) => Next::Over(refuse(down, exchange, &refusal).await),

@@ -15,7 +15,7 @@ use super::inspect;
 use super::refuse::Refusal;
 use crate::fleet::{Dispatched, Needs, NoCandidate, Request, RouteMatchResult};
 use crate::measure::exchange::Attempt;
-use crate::measure::outcome::Outcome;
+use crate::measure::outcome::{Blame, Outcome};
 use crate::route::snapshot::RequestFacts;
 
 /// A backend that was picked for a stock exchange.
@@ -112,6 +112,8 @@ impl Stock {
             (None, None, _) => Outcome::Complete,
         };
         let Dispatched { backend, in_flight, summary, .. } = dispatched;
+        // Back-pressure is no fault; a 503's body, which may say that it is one, is not read here.
+        let blame = if matches!(status, 429 | 503) { Blame::Neutral } else { outcome.blame() };
         exchange.note(|record| {
             record.status = status;
             record.bytes_in = session.body_bytes_read() as u64;
@@ -122,12 +124,12 @@ impl Stock {
                 backend: Arc::clone(backend.name()),
                 profile: backend.settings().profile.clone(),
                 outcome,
-                blame: outcome.blame(),
+                blame,
                 duration: now.saturating_duration_since(began),
                 first_token: None,
             });
         });
-        in_flight.ended(outcome.blame(), now);
+        in_flight.ended(blame, now);
         exchange.finish(outcome);
     }
 }

@@ -46,16 +46,12 @@ impl Backends {
 
     async fn connect_plain(&self, endpoint: &Endpoint, fresh: bool) -> Result<(HttpSession, bool)> {
         let kept = if fresh { None } else { self.pool.take(endpoint.address(), self.clock.now()) };
-        let (stream, reused) = match kept {
-            Some(stream) => (stream, true),
-            None => {
-                let tcp =
-                    TcpStream::connect(endpoint.address()).await.or_err(ErrorType::ConnectError, "to a backend")?;
-                let _ = tcp.set_nodelay(true);
-                (Box::new(Plain::new(tcp)), false)
-            }
-        };
-        Ok((HttpSession::H1(SessionV1::new(stream)), reused))
+        if let Some(stream) = kept {
+            return Ok((HttpSession::H1(SessionV1::new(stream)), true));
+        }
+        let tcp = TcpStream::connect(endpoint.address()).await.or_err(ErrorType::ConnectError, "to a backend")?;
+        let _ = tcp.set_nodelay(true);
+        Ok((HttpSession::H1(SessionV1::new(Box::new(Plain::new(tcp)))), false))
     }
 
     async fn release(&self, endpoint: &Endpoint, session: HttpSession) {
@@ -109,17 +105,22 @@ impl Upstream {
     }
 
     /// Waits for the response's head.
-    pub(super) async fn read_head(&mut self) -> Result<ResponseHeader> {
+    pub(super) async fn read_head(&mut self) -> Result<()> {
         let session = self.session()?;
         for _ in 0..INFORMATIONAL {
             session.read_response_header().await?;
             match session.response_header() {
                 Some(head) if head.status.is_informational() => {}
-                Some(head) => return Ok(head.clone()),
+                Some(_) => return Ok(()),
                 None => return Err(Error::new_up(ErrorType::InvalidHTTPHeader)),
             }
         }
         Err(Error::new_up(ErrorType::InvalidHTTPHeader))
+    }
+
+    /// The response's head, once it was read.
+    pub(super) fn head(&self) -> Option<&ResponseHeader> {
+        self.session.as_ref()?.response_header()
     }
 
     /// The next piece of the body; `None` at its end.
