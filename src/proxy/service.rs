@@ -55,7 +55,11 @@ impl Service {
             Ok(Plan::Inference { api, model }) => Next::Over(inference::serve(proxy, down, exchange, api, model).await),
             Ok(Plan::Models) => Next::Over(models::serve(down, exchange).await),
             Ok(Plan::Other) => match Stock::dispatch(&mut exchange, down.req_header(), now) {
-                Ok(dispatched) => Next::Stock(Box::new(dispatched.with(exchange))),
+                Ok(dispatched) => {
+                    let stock = dispatched.with(exchange);
+                    stock.bound(down);
+                    Next::Stock(Box::new(stock))
+                }
                 Err(refusal) => Next::Over(refuse(down, exchange, &refusal).await),
             },
             Err(refusal) => Next::Over(refuse(down, exchange, &refusal).await),
@@ -116,7 +120,7 @@ impl ProxyHttp for Service {
 
     async fn upstream_peer(&self, _: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
         let stock = ctx.stock.as_ref().ok_or_else(|| Error::new_in(CLOSE))?;
-        Ok(Box::new(stock.peer().clone()))
+        Ok(Box::new(stock.peer()))
     }
 
     async fn upstream_request_filter(

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use pingora_core::protocols::http::server::Session as Downstream;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -54,8 +55,21 @@ impl Stock {
         fleet.dispatch(route, &request, &[], now).map(Picked).map_err(|reason| refusal(&reason))
     }
 
-    pub(super) fn peer(&self) -> &HttpPeer {
-        self.dispatched.endpoint.peer()
+    /// The backend, which may be silent for as long as the route's requests may take in all.
+    pub(super) fn peer(&self) -> HttpPeer {
+        let mut peer = self.dispatched.endpoint.peer().clone();
+        let settings = self.exchange.fleet.settings();
+        let total = self.exchange.route.and_then(|route| settings.routes.get(route)).map(|route| route.timeouts.total);
+        peer.options.read_timeout = total;
+        peer.options.write_timeout = total;
+        peer
+    }
+
+    /// The client may pause no longer than on the paths that headway understands.
+    pub(super) fn bound(&self, session: &mut Downstream) {
+        let limits = &self.exchange.fleet.settings().limits;
+        session.set_read_timeout(Some(limits.body_idle));
+        session.set_write_timeout(Some(limits.write_idle));
     }
 
     pub(super) fn request_id(&self) -> Arc<str> {
@@ -97,7 +111,11 @@ impl Stock {
     pub(super) fn failed(&mut self, error: &Error) -> Refusal {
         let outcome = outcome_of(error);
         self.failure = Some(outcome);
-        Refusal::upstream(outcome, 502, self.dispatched.backend.name(), None)
+        if outcome == Outcome::RejectedRequest {
+            return Refusal::bad_request(408, "request_timeout", "the request body did not arrive in time");
+        }
+        let status = if outcome == Outcome::TotalTimeout { 504 } else { 502 };
+        Refusal::upstream(outcome, status, self.dispatched.backend.name(), None)
     }
 
     /// Writes the record.
@@ -135,8 +153,13 @@ impl Stock {
 }
 
 fn outcome_of(error: &Error) -> Outcome {
-    use pingora_core::ErrorType::{ConnectError, ConnectNoRoute, ConnectRefused, ConnectTimedout, TLSHandshakeFailure};
+    use pingora_core::ErrorType::{
+        ConnectError, ConnectNoRoute, ConnectRefused, ConnectTimedout, ReadTimedout, TLSHandshakeFailure, WriteTimedout,
+    };
     match (error.esource(), error.etype()) {
+        (ErrorSource::Downstream, WriteTimedout) => Outcome::ClientStalled,
+        (ErrorSource::Downstream, ReadTimedout) => Outcome::RejectedRequest,
+        (ErrorSource::Upstream, ReadTimedout | WriteTimedout) => Outcome::TotalTimeout,
         (ErrorSource::Downstream, _) => Outcome::ClientCancelled,
         (_, ConnectError | ConnectNoRoute | ConnectRefused | ConnectTimedout | TLSHandshakeFailure) => {
             Outcome::ConnectFailed

@@ -166,7 +166,7 @@ impl Client {
                 let mut stream = connection.send(id, whole).await;
                 if stage == Stage::MidBody {
                     // More than the first window holds: the rest goes only once headway has begun to read.
-                    stream.send_part(&[b' '; 100_000]).await;
+                    stream.send_part(&vec![b' '; 100_000]).await;
                 }
                 Self::H2(connection, Some(stream))
             }

@@ -1,12 +1,14 @@
 //! How headway lives with its clients and backends, over real sockets: who leaves, who is slow, who is told to stop.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail so")]
+#![allow(clippy::float_cmp, clippy::format_push_string, reason = "counters are whole; the text is short")]
 
 #[path = "../life_support/mod.rs"]
 mod support;
 
 mod aborts;
 mod panics;
+mod pass_through;
 mod reload;
 mod shutdown;
 mod slow;

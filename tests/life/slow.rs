@@ -32,7 +32,7 @@ async fn a_slow_upload_moves_only_the_upload() {
     }
     assert!(read_reply(&mut client).await.whole);
     let record = headway.record("r").await;
-    assert!(record.phases.upload >= SLOW - Duration::from_millis(50), "{:?}", record.phases);
+    assert!(record.phases.upload >= SLOW.mul_f64(0.9), "{:?}", record.phases);
     assert!(record.phases.backend_wait < QUICK && !record.phases.backpressured, "{:?}", record.phases);
     assert!(record.latencies.first_token.expect("a token") < QUICK, "{:?}", record.latencies);
 }
@@ -90,7 +90,7 @@ async fn reading_goes_on_while_a_client_pauses_shortly() {
     let record = headway.record("r").await;
     assert!(!record.phases.backpressured && record.phases.backpressure >= SLOW, "{:?}", record.phases);
     let (first, last) = (record.latencies.first_token.unwrap(), record.latencies.end_to_end.unwrap());
-    assert!(last - first < SLOW, "the last token was read when it came: {:?}", record.latencies);
+    assert!(last < first + SLOW, "the last token was read when it came: {:?}", record.latencies);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

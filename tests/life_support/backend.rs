@@ -248,7 +248,7 @@ async fn answer(
     }
     let id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or("").to_owned();
     let guard = Guard(Arc::clone(&ledger), id.clone());
-    let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     ledger.note(&id, |seen| (seen.requests, seen.body) = (seen.requests + 1, body));
     match script {
         Script::Silent => {

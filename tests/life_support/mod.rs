@@ -29,10 +29,8 @@ pub(crate) fn now() -> Instant {
 pub(crate) fn patiently<T>(what: impl Into<String>, future: impl Future<Output = T>) -> impl Future<Output = T> {
     let (what, caller) = (what.into(), std::panic::Location::caller());
     async move {
-        match tokio::time::timeout(PATIENCE, future).await {
-            Ok(value) => value,
-            Err(_) => panic!("waited in vain for {what}, at {caller}"),
-        }
+        let waited = tokio::time::timeout(PATIENCE, future).await;
+        waited.unwrap_or_else(|_| panic!("waited in vain for {what}, at {caller}"))
     }
 }
 
@@ -54,10 +52,10 @@ pub(crate) fn config(backends: &[String], route: &str, rest: &str) -> String {
     }
     text.push_str("admin: { address: 127.0.0.1:0 }\nthreads: 2\nbackends:\n");
     for backend in backends {
-        text.push_str(&format!("  - {{ {backend} }}\n"));
+        text += &format!("  - {{ {backend} }}\n");
     }
     let names: Vec<_> = backends.iter().filter_map(|text| text.split([',', ' ']).nth(1)).collect();
-    text.push_str(&format!("routes:\n  - {{ name: all, backends: [{}]{route} }}\n{rest}\n", names.join(", ")));
+    text += &format!("routes:\n  - {{ name: all, backends: [{}]{route} }}\n{rest}\n", names.join(", "));
     text
 }
 
