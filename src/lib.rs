@@ -14,10 +14,10 @@
 //!
 //! # Invariants
 //!
-//! 1. `wire`, `measure`, `route`, `engine`, `nim` have no IO, no locks, no `async`, no clock.
+//! 1. `wire`, `measure`, `route`, `engine` have no IO, no locks, no `async`, no clock.
 //! 2. Only [`clock`] reads the machine clock; everything else takes `now` as an argument.
 //! 3. Only [`fleet`] and `config::reload` hold shared mutable state; `telemetry` holds counters.
-//! 4. Only `config::file` and `admin::view` derive serde for configuration and API; domain types do not.
+//! 4. serde stays at the edges (admin views, reports, logs, the simulator); domain types do not derive it.
 //! 5. The proxy forwards the backend's bytes unchanged (the one exception, a usage chunk the client did not ask for, is
 //!    removed whole, in doubt not at all). Measuring may be wrong without a client ever noticing: observing returns
 //!    nothing.
@@ -36,7 +36,6 @@ pub mod units;
 
 pub mod engine;
 pub mod measure;
-pub mod nim;
 pub mod route;
 pub mod wire;
 

@@ -13,12 +13,11 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("random", &[]),
     ("units", &[]),
     ("wire", &[]),
-    ("nim", &["units"]),
     ("measure", &["units", "wire"]),
     ("route", &["units", "measure"]),
     ("engine", &["units"]),
-    ("config", &["units", "measure", "route", "engine", "nim"]),
-    ("fleet", &["clock", "units", "wire", "nim", "measure", "route", "config"]),
+    ("config", &["units", "measure", "route", "engine"]),
+    ("fleet", &["clock", "units", "wire", "measure", "route", "config"]),
     ("telemetry", &["clock", "units", "wire", "measure", "route", "config"]),
     ("proxy", &["clock", "units", "wire", "measure", "route", "config", "fleet", "telemetry"]),
     ("admin", &["clock", "units", "measure", "route", "config", "fleet", "telemetry"]),
@@ -31,7 +30,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
 /// Modules that wire the others together.
 const FREE: &[&str] = &["commands", "lib", "main"];
 
-const PURE: &[&str] = &["wire", "measure", "route", "engine", "nim"];
+const PURE: &[&str] = &["wire", "measure", "route", "engine"];
 
 /// IO, locks, `async`, threads and clocks, as they show in source text.
 const IMPURE: &[&str] = &[

@@ -156,6 +156,14 @@ impl Reading {
         }
     }
 
+    /// Events that could not be read: too large, or no JSON.
+    pub(super) fn unread(&self) -> u64 {
+        match self {
+            Self::Stream { reader, .. } => reader.skipped_events() + reader.malformed_events(),
+            Self::Whole(_) | Self::Opaque { .. } => 0,
+        }
+    }
+
     /// When the first token came.
     pub(super) fn first_token_at(&self) -> Option<Instant> {
         match self {

@@ -39,7 +39,8 @@ pub(super) async fn deliver(
         session.set_keepalive(None);
     }
     exchange.note(|record| record.status = status);
-    let mut forwarded = if session.write_response_header(head).await.is_ok() {
+    let writing = tokio::time::timeout(settings.limits.write_idle, session.write_response_header(head));
+    let mut forwarded = if matches!(writing.await, Ok(Ok(()))) {
         let terms = Terms {
             clock: &*proxy.clock,
             timeouts: route.timeouts,
@@ -160,6 +161,9 @@ async fn settle(proxy: &Arc<Proxy>, mut exchange: Exchange, won: Won, forwarded:
         });
     });
     in_flight.ended(blame, now);
+    if answer.reading.unread() > 0 {
+        proxy.telemetry.metrics().parse_skipped(answer.reading.unread());
+    }
     if let Some(tokens) = input_tokens {
         exchange.fleet.learn_prompt_size(&prompt.0, prompt.1, tokens);
     }

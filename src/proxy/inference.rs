@@ -110,6 +110,9 @@ pub(super) async fn turn_away(session: &mut Session, mut exchange: Exchange, tur
     if sent.is_ok() && body_read { Downstream::Reusable } else { Downstream::Close }
 }
 
+/// How long a client may leave a refusal, or a list of models, unread.
+pub(super) const REFUSAL_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Writes a refusal; says how long its body is.
 pub(super) async fn respond(
     session: &mut Session,
@@ -122,6 +125,7 @@ pub(super) async fn respond(
     }
     let body = Bytes::from(refusal.body());
     let length = body.len() as u64;
+    session.set_write_timeout(Some(REFUSAL_PATIENCE));
     session.write_response_header(refusal.head(request_id, body.len())?).await?;
     session.write_response_body(body, true).await?;
     session.finish_body().await?;

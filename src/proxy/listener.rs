@@ -116,6 +116,9 @@ async fn bind(listener: &Listener) -> Result<Bound, BindError> {
     Ok(Bound { tcp, tls, h2c: listener.h2c })
 }
 
+/// How often a full listener looks whether its bound was raised.
+const ROOM_CHECK: Duration = Duration::from_secs(1);
+
 /// Connections that are open, over all listeners.
 #[derive(Debug, Default)]
 struct Open {
@@ -139,7 +142,8 @@ impl Open {
             if self.count.load(Ordering::Relaxed) < proxy.fleet.load().settings().limits.connections {
                 return;
             }
-            closed.await;
+            // A reload may raise the bound, and nothing tells of that here.
+            let _ = tokio::time::timeout(ROOM_CHECK, closed).await;
         }
     }
 }

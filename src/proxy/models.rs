@@ -8,7 +8,7 @@ use pingora_core::protocols::http::server::Session;
 use pingora_http::ResponseHeader;
 
 use super::exchange::Exchange;
-use super::inference::Downstream;
+use super::inference::{Downstream, REFUSAL_PATIENCE};
 use crate::measure::outcome::Outcome;
 
 /// Answers with OpenAI's list of models.
@@ -29,6 +29,7 @@ async fn write(session: &mut Session, request_id: &str, body: Bytes) -> pingora_
     head.insert_header("content-type", "application/json")?;
     head.insert_header("content-length", body.len().to_string())?;
     head.insert_header("x-request-id", request_id)?;
+    session.set_write_timeout(Some(REFUSAL_PATIENCE));
     session.write_response_header(Box::new(head)).await?;
     if session.req_header().method != Method::HEAD {
         session.write_response_body(body, true).await?;

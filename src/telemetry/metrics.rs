@@ -105,8 +105,8 @@ impl Metrics {
     }
 
     /// A part of an answer was forwarded without being read.
-    pub fn parse_skipped(&self) {
-        self.counters.parse_skipped.fetch_add(1, Ordering::Relaxed);
+    pub fn parse_skipped(&self, events: u64) {
+        self.counters.parse_skipped.fetch_add(events, Ordering::Relaxed);
     }
 
     /// Where the access log counts the lines it had to drop.

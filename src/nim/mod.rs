@@ -1,1 +1,0 @@
-//! NIM profile names and what they say. Pure.
