@@ -28,7 +28,8 @@ pub(crate) async fn start() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("its address");
     tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
+        loop {
+            let (stream, _) = listener.accept().await.expect("a connection");
             let _ = stream.set_nodelay(true);
             tokio::spawn(async move {
                 let _ = serve(stream).await;
@@ -76,7 +77,11 @@ async fn stream_events(stream: &mut TcpStream, events: usize, gap: Duration) -> 
     let mut ticks = tokio::time::interval(gap.max(Duration::from_micros(1)));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     for event in 0..events {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            // Held streams are left by their clients, not ended: without this their sockets would add up.
+            () = left(stream) => return Ok(()),
+        }
         let finish = if event + 1 == events { "\"stop\"" } else { "null" };
         let data = format!(
             "data: {{\"id\":\"chatcmpl-2f7c1c1d5a2b4d0f\",\"object\":\"chat.completion.chunk\",\"created\":1795308785,\"model\":\"meta/llama-3.1-8b-instruct\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"t{:016}\"}},\"logprobs\":null,\"finish_reason\":{finish},\"token_ids\":null}}],\"kv_transfer_params\":null}}\n\n",
@@ -85,6 +90,11 @@ async fn stream_events(stream: &mut TcpStream, events: usize, gap: Duration) -> 
         stream.write_all(format!("{:x}\r\n{data}\r\n", data.len()).as_bytes()).await?;
     }
     stream.write_all(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n").await
+}
+
+/// Waits until the other side closes; it says nothing while it is answered.
+async fn left(stream: &TcpStream) {
+    let _ = stream.readable().await;
 }
 
 async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> std::io::Result<Option<(String, String)>> {
