@@ -86,10 +86,13 @@ impl SseDecoder {
     pub fn finish(&mut self, mut sink: impl FnMut(SseEvent<'_>)) {
         if self.block_open {
             self.close(&[], 0, &mut |boundary: Boundary<'_>| boundary.event.into_iter().for_each(&mut sink));
+            // It was delivered, but its blank line never came: whatever is written behind it becomes a part of it.
+            self.block_open = true;
         }
     }
 
-    /// Whether the bytes so far end between two events: another one could be written here.
+    /// Whether the bytes so far end between two events: another one could be written here. Holds after
+    /// [`finish`](Self::finish), too.
     #[must_use]
     pub fn at_event_boundary(&self) -> bool {
         !self.block_open
@@ -248,6 +251,7 @@ mod tests {
         let between = decoder.at_event_boundary();
         decoder.finish(|event| events.push(owned(&event)));
         decoder.finish(|_| panic!("finished twice"));
+        assert_eq!(decoder.at_event_boundary(), between, "the end of the body ends no event");
         (events, decoder.comments(), between)
     }
 
