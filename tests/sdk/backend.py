@@ -120,7 +120,7 @@ SCRIPTS = {
     "cut-between-events": Streamed(*TOKENS, CUT),
     "cut-within-event": Streamed(*TOKENS, HALF, CUT),
     "ended-early": Streamed(*TOKENS, END),
-    "ended-within-event": Streamed(*TOKENS, HALF, 0.05, END),
+    "ended-within-event": Streamed(*TOKENS, HALF, END),
     "stalling": Streamed(*TOKENS, STALL),
     "forever": Forever(),
     "429-wait-1": Whole(429, error("rate_limit_exceeded"), retry_after=1),
