@@ -248,7 +248,7 @@ fn live_route(route: &Arc<Route>, backends: &[Arc<LiveBackend>], old: Option<&Fl
         .name
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    let counts = counts.unwrap_or_else(|| Arc::new(RouteCounts::new(seed, now)));
+    let counts = counts.unwrap_or_else(|| Arc::new(RouteCounts::new(seed)));
     Arc::new(LiveRoute::new(Arc::clone(route), pairs, counts))
 }
 
