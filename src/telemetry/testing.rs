@@ -81,9 +81,10 @@ pub(super) fn route(name: &str, backends: &[usize], objectives: Objectives) -> A
 
 /// A streamed chat that failed over from `fast` to `cheap` and has every field.
 pub(super) fn complete() -> ExchangeRecord {
-    let attempt = |backend: &str, outcome: Outcome, blame, duration, first_token| Attempt {
+    let attempt = |backend: &str, reason, outcome: Outcome, blame, duration, first_token| Attempt {
         backend: backend.into(),
         profile: Some("vllm-a100-bf16-tp1-throughput".into()),
+        reason: Some(reason),
         outcome,
         blame,
         duration,
@@ -97,8 +98,15 @@ pub(super) fn complete() -> ExchangeRecord {
         api: Some(Api::Chat),
         model: Some("meta/llama-3.1-8b-instruct".into()),
         attempts: vec![
-            attempt("fast", Outcome::ConnectFailed, Blame::Fault, Duration::from_micros(1_500), None),
-            attempt("cheap", Outcome::Complete, Blame::Success, millis(2_000), Some(millis(120))),
+            attempt("fast", "explore", Outcome::ConnectFailed, Blame::Fault, Duration::from_micros(1_500), None),
+            attempt(
+                "cheap",
+                "cheapest_within_slo",
+                Outcome::Complete,
+                Blame::Success,
+                millis(2_000),
+                Some(millis(120)),
+            ),
         ],
         status: 200,
         outcome: Outcome::Complete,
