@@ -118,7 +118,7 @@ impl Fleet {
         &self.routes
     }
 
-    /// Learns from an ended exchange: windows, and good and total counters. To be called once per exchange.
+    /// Learns from an ended exchange what its route and backends are like. To be called once per exchange.
     pub fn record(&self, record: &ExchangeRecord, now: Instant) {
         let name = record.route.as_ref();
         if let Some(route) = name.and_then(|name| self.routes.iter().find(|route| route.name() == name)) {
