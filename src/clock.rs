@@ -6,6 +6,9 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
+/// How long every accept loop rests after an accept that failed: out of descriptors, it would fail again at once.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// Where the time comes from.
 pub trait Clock: Send + Sync {
     /// The monotonic instant; every duration is a difference of two of these.

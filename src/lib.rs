@@ -4,9 +4,9 @@
 //! proxy and the load generator share one definition of "time to first token", and what is simulated is what is served.
 //!
 //! ```text
-//! request ─▶ inspect ─▶ RequestFacts ┐
-//! fleet.snapshot() ─▶ FleetSnapshot ─┴▶ Policy::choose ─▶ Decision ─▶ attempt(s) on a backend
-//! backend bytes ─▶ SseDecoder ─▶ ChunkKind ─▶ Timeline ─▶ ExchangeRecord ─▶ fleet, metrics, log, API
+//! request ─▶ inspect, understand ─▶ RequestFacts ─┐
+//! Fleet::dispatch gathers ─▶ [Candidate] ─────────┴▶ Policy::choose ─▶ Decision ─▶ attempt(s) on a backend
+//! backend bytes ─▶ StreamReader (SseDecoder ─▶ ChunkReading ─▶ Timeline) ─▶ ExchangeRecord ─▶ fleet, metrics, log, API
 //! ```
 //!
 //! Two things leave an exchange: progress (dispatched, first token, tokens, ended) to [`fleet`], through the in-flight
@@ -16,7 +16,9 @@
 //!
 //! 1. `wire`, `measure`, `route`, `engine` have no IO, no locks, no `async`, no clock.
 //! 2. Only [`clock`] reads the machine clock; everything else takes `now` as an argument.
-//! 3. Only [`fleet`] and `config::reload` hold shared mutable state; `telemetry` holds counters.
+//! 3. What requests share and change lies in few places: [`fleet`] (what is counted and learned), [`telemetry`] (counters,
+//!    the latest exchanges), [`config::Reloader`] (the settings in force), and in [`proxy`] the pool of idle connections,
+//!    the memory budget, the places of listeners and the life of the process. The simulator and the load generator have state of their own.
 //! 4. serde stays at the edges (admin views, reports, logs, the simulator); domain types do not derive it.
 //! 5. The proxy forwards the backend's bytes unchanged (the one exception, a usage chunk the client did not ask for, is
 //!    removed whole, in doubt not at all). Measuring may be wrong without a client ever noticing: observing returns
@@ -28,7 +30,23 @@
 //!
 //! # Modules, in reading order
 //!
-//! Imports point downward only; siblings never import each other (`tests/architecture.rs` holds the table).
+//! Imports point downward only; `tests/architecture.rs` holds the table of who may import whom.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`units`], [`clock`], [`random`] | durations, sizes and shares; the time; seeded random numbers |
+//! | [`wire`] | what the APIs look like: requests, chunks, answers, errors |
+//! | [`measure`] | from bytes and instants to latencies, outcomes and the record of an exchange |
+//! | [`route`] | policies, prices and ejection |
+//! | [`engine`] | the model of an inference engine that the simulator runs |
+//! | [`config`] | the file, its mistakes, reloading |
+//! | [`fleet`] | backends and routes, alive: dispatching, health, what was learned |
+//! | [`telemetry`] | metrics and logs |
+//! | [`proxy`] | the data path |
+//! | [`admin`] | the admin listener |
+//! | [`nim_simulator`] | a NIM without a GPU |
+//! | [`mod@bench`] | the load generator |
+//! | [`cli`], [`commands`] | the command line, and what wires all of this together |
 
 pub mod clock;
 pub mod random;

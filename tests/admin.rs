@@ -103,6 +103,7 @@ fn exchange(request_id: &str) -> ExchangeRecord {
         attempts: vec![Attempt {
             backend: "h100".into(),
             profile: None,
+            reason: None,
             outcome: Outcome::Complete,
             blame: Blame::Success,
             duration: Duration::from_millis(900),

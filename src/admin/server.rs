@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::{Services, answer};
+use crate::clock::ACCEPT_PAUSE;
 
 /// Most connections at once; further ones wait in the kernel's queue.
 const CONNECTIONS: usize = 64;
@@ -24,8 +25,6 @@ const BUFFER_BYTES: usize = 64 << 10;
 const LIFE: Duration = Duration::from_secs(300);
 /// For the last answer of a connection that has lived its time.
 const FAREWELL: Duration = Duration::from_secs(30);
-/// Rest after an accept that failed: out of descriptors, it would fail again at once.
-const ACCEPT_REST: Duration = Duration::from_millis(100);
 
 /// Serves on a thread and runtime of its own, until `shutdown` turns true or its sender is gone.
 ///
@@ -59,7 +58,7 @@ pub async fn serve(listener: TcpListener, services: Services, mut shutdown: watc
                 Ok((stream, _)) => drop(tokio::spawn(connection(stream, place, Arc::clone(&services)))),
                 Err(error) => {
                     tracing::warn!(%error, "the admin listener cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_REST).await;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }

@@ -23,6 +23,7 @@ pub(super) fn live_figures(services: &Services, fleet: &Fleet) -> LiveFigures {
     let figures = |backend: &Arc<LiveBackend>| BackendFigures {
         name: Arc::clone(backend.name()),
         in_flight: backend.in_flight().into(),
+        waiting_tokens: backend.waiting_tokens(),
         state: backend.state().as_str(),
     };
     LiveFigures {

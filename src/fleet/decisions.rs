@@ -34,14 +34,14 @@ pub(super) struct DecisionLog {
 }
 
 impl DecisionLog {
-    /// Remembers a decision; answers its number.
+    /// Remembers a decision.
     pub(super) fn add(
         &mut self,
         (route, input_tokens): (&Arc<str>, u64),
         decision: &Decision,
         name: impl Fn(BackendIndex) -> Option<Arc<str>>,
         now: Instant,
-    ) -> u64 {
+    ) {
         let place = usize::try_from(self.made % REMEMBERED as u64).unwrap_or_default();
         self.made += 1;
         let named = decision.candidates.iter().filter_map(|one| Some((name(one.backend)?, *one)));
@@ -54,13 +54,12 @@ impl DecisionLog {
                 input_tokens,
                 candidates: named.collect(),
             });
-            return self.made;
+            return;
         };
         (old.number, old.at, old.chosen, old.input_tokens) = (self.made, now, decision.chosen, input_tokens);
         old.route.clone_from(route);
         old.candidates.clear();
         old.candidates.extend(named);
-        self.made
     }
 
     /// Oldest first.

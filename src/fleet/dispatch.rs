@@ -55,8 +55,6 @@ pub struct Dispatched {
     pub in_flight: InFlight,
     /// Why this backend.
     pub summary: DecisionSummary,
-    /// The decision's number in [`Fleet::decisions`].
-    pub decision: u64,
     /// What this backend calls the model, when that is something else than the client's word.
     pub model_name: Option<Arc<str>>,
 }
@@ -134,9 +132,9 @@ impl Fleet {
         let Desk { candidates, decision, log } = &mut *desk;
         let chosen = choose(route, &request.facts, candidates, decision);
         let given = chosen.and_then(|chosen| self.count_in(route, request, chosen, decision, now));
-        let mut dispatched = given.ok_or_else(|| passed_over.reason())?;
+        let dispatched = given.ok_or_else(|| passed_over.reason())?;
         let names = |one: BackendIndex| self.backends().get(one.0).map(|backend| Arc::clone(backend.name()));
-        dispatched.decision = log.add((route.name(), request.facts.input_tokens), decision, names, now);
+        log.add((route.name(), request.facts.input_tokens), decision, names, now);
         Ok(dispatched)
     }
 
@@ -183,7 +181,7 @@ impl Fleet {
             Serves::Yes | Serves::NotYetKnown | Serves::No => None,
         };
         let summary = summarise(decision, index, reason);
-        Some(Dispatched { backend, index, endpoint, in_flight, summary, decision: 0, model_name })
+        Some(Dispatched { backend, index, endpoint, in_flight, summary, model_name })
     }
 }
 

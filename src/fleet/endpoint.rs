@@ -13,8 +13,9 @@ use pingora_core::upstreams::peer::{ALPN, HttpPeer};
 use super::tls::TlsMaterial;
 use crate::config::settings::Backend;
 
-/// Below uvicorn's keep-alive of 5 s, so that a pooled connection is rarely one that the server is closing.
-const IDLE: Duration = Duration::from_secs(4);
+/// How long an idle connection is kept: below uvicorn's keep-alive of 5 s, so that a pooled one is rarely one that the
+/// server is closing.
+pub const KEPT_IDLE: Duration = Duration::from_secs(4);
 /// What we ask for at most on one h2 connection; the server's own limit holds as well.
 const H2_STREAMS: usize = 100;
 const H2_PING: Duration = Duration::from_secs(15);
@@ -72,7 +73,7 @@ fn peer(address: SocketAddr, backend: &Backend, tls: &TlsMaterial, connect: Dura
     options.ca.clone_from(&tls.ca);
     options.connection_timeout = Some(connect);
     options.total_connection_timeout = Some(connect);
-    options.idle_timeout = Some(IDLE);
+    options.idle_timeout = Some(KEPT_IDLE);
     options.alpn = if backend.http2 { ALPN::H2 } else { ALPN::H1 };
     options.max_h2_streams = H2_STREAMS;
     options.h2_ping_interval = backend.http2.then_some(H2_PING);

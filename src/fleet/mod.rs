@@ -118,7 +118,7 @@ impl Fleet {
         &self.routes
     }
 
-    /// Learns from an ended exchange: windows, and good and total counters. To be called once per exchange.
+    /// Learns from an ended exchange what its route and backends are like. To be called once per exchange.
     pub fn record(&self, record: &ExchangeRecord, now: Instant) {
         let name = record.route.as_ref();
         if let Some(route) = name.and_then(|name| self.routes.iter().find(|route| route.name() == name)) {
@@ -248,7 +248,7 @@ fn live_route(route: &Arc<Route>, backends: &[Arc<LiveBackend>], old: Option<&Fl
         .name
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    let counts = counts.unwrap_or_else(|| Arc::new(RouteCounts::new(seed, now)));
+    let counts = counts.unwrap_or_else(|| Arc::new(RouteCounts::new(seed)));
     Arc::new(LiveRoute::new(Arc::clone(route), pairs, counts))
 }
 

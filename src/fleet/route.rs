@@ -1,4 +1,4 @@
-//! One route, alive: what it has seen of each of its backends, and how it keeps its promise.
+//! One route, alive: what it has seen of each of its backends.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use super::backend::LiveBackend;
 use super::windows::Windows;
 use crate::config::settings::Route;
-use crate::measure::attainment::{Attainment, AttainmentWindow};
 use crate::measure::exchange::{Attempt, ExchangeRecord};
 use crate::measure::objective::{Latency, Objectives};
 use crate::measure::outcome::Outcome;
@@ -33,28 +32,18 @@ pub struct LiveRoute {
 pub(super) struct RouteCounts {
     pub(super) active: AtomicU32,
     pub(super) retrying: AtomicU32,
-    /// Good and all exchanges per promised latency, then jointly.
-    judged: Mutex<[AttainmentWindow; 4]>,
     pub(super) output_tokens: Average,
     pub(super) policy: Mutex<PolicyState>,
 }
 
 impl RouteCounts {
-    pub(super) fn new(seed: u64, now: Instant) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         Self {
             active: AtomicU32::new(0),
             retrying: AtomicU32::new(0),
-            judged: Mutex::new([(); 4].map(|()| AttainmentWindow::new(now))),
             output_tokens: Average::default(),
             policy: Mutex::new(PolicyState::seeded(seed)),
         }
-    }
-}
-
-impl RouteCounts {
-    fn attainment<T: Default>(&self, latency: Option<Latency>, act: impl FnOnce(&mut AttainmentWindow) -> T) -> T {
-        let mut judged = self.judged.lock().unwrap_or_else(PoisonError::into_inner);
-        place(latency).and_then(|place| judged.get_mut(place)).map(act).unwrap_or_default()
     }
 }
 
@@ -132,16 +121,6 @@ impl LiveRoute {
         self.counts.retrying.load(Ordering::Relaxed)
     }
 
-    /// Good and judged exchanges for one latency since the start; no latency means jointly.
-    pub fn judged(&self, latency: Option<Latency>) -> Attainment {
-        self.counts.attainment(latency, |window| window.totals())
-    }
-
-    /// Good and judged exchanges for one latency over the last `window`; no latency means jointly.
-    pub fn attainment(&self, latency: Option<Latency>, window: Duration, now: Instant) -> Attainment {
-        self.counts.attainment(latency, |attained| attained.over(window, now))
-    }
-
     /// What the rolling window of a backend (by its name) says about a latency now.
     pub fn observed(&self, backend: &str, latency: Latency, now: Instant) -> Option<Observed> {
         let pair = self.pair(backend)?;
@@ -169,7 +148,6 @@ impl LiveRoute {
 
     /// Learns from an exchange that ended here.
     pub(super) fn record(&self, record: &ExchangeRecord, now: Instant) {
-        self.judge(record, now);
         for attempt in &record.attempts {
             if let Some(pair) = self.pair(&attempt.backend) {
                 pair.attempted(attempt, record.stream, now);
@@ -185,22 +163,6 @@ impl LiveRoute {
             #[allow(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
             self.counts.output_tokens.learn(tokens as f64);
         }
-    }
-
-    fn judge(&self, record: &ExchangeRecord, now: Instant) {
-        let verdicts = Latency::PROMISED.map(|latency| (Some(latency), record.verdicts.of(latency)));
-        for (latency, verdict) in verdicts.into_iter().chain([(None, record.verdicts.joint())]) {
-            if let Some(good) = verdict {
-                self.counts.attainment(latency, |window| window.record(good, now));
-            }
-        }
-    }
-}
-
-fn place(latency: Option<Latency>) -> Option<usize> {
-    match latency {
-        Some(latency) => Latency::PROMISED.iter().position(|&one| one == latency),
-        None => Some(Latency::PROMISED.len()),
     }
 }
 

@@ -64,6 +64,8 @@ pub struct Attempt {
     pub backend: Arc<str>,
     /// Its profile, where the configuration names one.
     pub profile: Option<Arc<str>>,
+    /// Why this backend was chosen; one of a closed set.
+    pub reason: Option<&'static str>,
     /// How the try ended.
     pub outcome: Outcome,
     /// What the end says about the backend.

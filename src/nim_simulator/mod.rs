@@ -34,7 +34,7 @@ pub use faults::{Fault, FaultError, FaultKind, Faults};
 pub use state::SimulatorStats;
 pub use truth::{TruthLog, TruthRecord};
 
-use crate::clock::Clock;
+use crate::clock::{ACCEPT_PAUSE, Clock};
 use crate::engine::{Model, Profile};
 use crate::random::Random;
 use faults::Armed;
@@ -49,8 +49,6 @@ pub const DEFAULT_MODEL: &str = "meta/llama-3.1-8b-instruct";
 const MOST_CONNECTIONS: usize = 16_384;
 /// Tokens of prompt and answer together, at most.
 const LONGEST_CONTEXT: u32 = 131_072;
-/// How long to wait after a failed accept: the usual cause, too many open files, passes by itself.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How a simulated NIM is to be.
 #[derive(Debug, Clone)]

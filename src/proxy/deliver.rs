@@ -154,6 +154,7 @@ async fn settle(proxy: &Arc<Proxy>, mut exchange: Exchange, won: Won, forwarded:
         record.attempts.push(Attempt {
             backend,
             profile,
+            reason: record.decision.as_ref().map(|decision| decision.reason),
             outcome: forwarded.outcome,
             blame,
             duration: now.saturating_duration_since(answer.began),

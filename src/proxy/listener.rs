@@ -22,10 +22,11 @@ use tokio::sync::{Notify, watch};
 
 use super::Proxy;
 use super::lifecycle::turned;
-use super::pool::KEPT_IDLE;
-use super::service::{ACCEPT_PAUSE, KEEP_ALIVE, Service};
+use super::service::{KEEP_ALIVE, Service};
 use super::stream::{ClientStream, Plain};
+use crate::clock::ACCEPT_PAUSE;
 use crate::config::settings::{Listener, ListenerTls, Settings};
+use crate::fleet::endpoint::KEPT_IDLE;
 
 /// Why a listener cannot begin.
 #[derive(Debug, thiserror::Error)]

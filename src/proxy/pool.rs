@@ -7,14 +7,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use pingora_core::protocols::Stream;
 
 use super::stream::Plain;
-
-/// How long an idle connection is kept: shorter than uvicorn's own 5 s, so that the backend seldom closes it first.
-pub(super) const KEPT_IDLE: Duration = Duration::from_secs(4);
+use crate::fleet::endpoint::KEPT_IDLE;
 
 /// Most idle connections kept for one address.
 const MOST_PER_ADDRESS: usize = 1024;

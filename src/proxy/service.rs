@@ -1,7 +1,6 @@
 //! pingora's hooks: which request takes which path, and what pingora itself must not do.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -181,6 +180,3 @@ impl ProxyHttp for Service {
         }
     }
 }
-
-/// Pause after an accept that failed for want of descriptors or memory.
-pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -130,6 +130,7 @@ impl Stock {
             (None, None, _) => Outcome::Complete,
         };
         let Dispatched { backend, in_flight, summary, .. } = dispatched;
+        let reason = Some(summary.reason);
         // Back-pressure is no fault; a 503's body, which may say that it is one, is not read here.
         let blame = if matches!(status, 429 | 503) { Blame::Neutral } else { outcome.blame() };
         exchange.note(|record| {
@@ -141,6 +142,7 @@ impl Stock {
             record.attempts.push(Attempt {
                 backend: Arc::clone(backend.name()),
                 profile: backend.settings().profile.clone(),
+                reason,
                 outcome,
                 blame,
                 duration: now.saturating_duration_since(began),

@@ -11,10 +11,11 @@ use pingora_core::{Error, ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::net::TcpStream;
 
-use super::pool::{KEPT_IDLE, Pool};
+use super::pool::Pool;
 use super::stream::Plain;
 use crate::clock::Clock;
 use crate::fleet::Endpoint;
+use crate::fleet::endpoint::KEPT_IDLE;
 
 /// Informational responses that are skipped before the real one; more are a flood.
 const INFORMATIONAL: usize = 8;

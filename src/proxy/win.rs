@@ -148,6 +148,7 @@ impl PendingAttempt<'_> {
         self.exchange.attempted(Attempt {
             backend: Arc::clone(&self.backend),
             profile: self.profile.clone(),
+            reason: self.exchange.decision_reason(),
             outcome,
             blame,
             duration: now.saturating_duration_since(self.began),

@@ -137,6 +137,7 @@ impl Page {
     pub(super) fn live(&mut self, live: &LiveFigures) {
         for backend in &live.backends {
             self.gauge(&families::BACKEND_IN_FLIGHT, &[&backend.name], float(backend.in_flight));
+            self.gauge(&families::BACKEND_WAITING_TOKENS, &[&backend.name], float(backend.waiting_tokens));
             for state in BACKEND_STATES {
                 let is = f64::from(u8::from(state == backend.state));
                 self.gauge(&families::BACKEND_STATE, &[&backend.name, state], is);

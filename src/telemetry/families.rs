@@ -90,13 +90,15 @@ families! {
     SLO_BURN_RATE = Gauge "headway_slo_burn_rate" ["route", "latency", "window"]
         "How fast the error budget is used: 1 uses it up exactly by the end of the budget period.";
     DECISIONS = Counter "headway_decisions_total" ["route", "backend", "reason"]
-        "Routing decisions by why the backend was chosen.";
+        "Routing decisions, one per try, by why the backend was chosen.";
     ATTEMPTS = Counter "headway_attempts_total" ["route", "backend", "result"]
         "Tries on backends by how they ended; an exchange may have more than one.";
     SHED = Counter "headway_shed_total" ["route", "reason"]
         "Exchanges refused because of load.";
     BACKEND_IN_FLIGHT = Gauge "headway_backend_in_flight" ["backend"]
         "Requests in flight on the backend.";
+    BACKEND_WAITING_TOKENS = Gauge "headway_backend_waiting_tokens" ["backend"]
+        "Estimated prompt tokens of the backend's requests that await their first token.";
     BACKEND_STATE = Gauge "headway_backend_state" ["backend", "state"]
         "1 for the state the backend is in, 0 for the others.";
     RELOAD_SUCCESSFUL = Gauge "headway_config_last_reload_successful" []

@@ -23,6 +23,8 @@ pub struct BackendFigures {
     pub name: Arc<str>,
     /// Requests in flight there.
     pub in_flight: u64,
+    /// Estimated prompt tokens of requests there that await their first token.
+    pub waiting_tokens: u64,
     /// One of [`BACKEND_STATES`].
     pub state: &'static str,
 }

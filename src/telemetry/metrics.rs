@@ -174,7 +174,7 @@ mod tests {
 
     fn live() -> LiveFigures {
         LiveFigures {
-            backends: vec![BackendFigures { name: "cheap".into(), in_flight: 3, state: "ready" }],
+            backends: vec![BackendFigures { name: "cheap".into(), in_flight: 3, waiting_tokens: 930, state: "ready" }],
             objectives: vec![ObjectiveFigures {
                 route: "chat".into(),
                 latency: "ttft",
@@ -258,6 +258,18 @@ mod tests {
         let counted = "headway_requests_total{route=\"chat\",backend=\"cheap\",api=\"chat\",outcome=\"complete\"} 2\n";
         assert!(page.contains(counted), "{page}");
         assert!(!page.contains("batch") && page.contains("{route=\"other\",backend=\"cheap\""), "{page}");
+    }
+
+    #[test]
+    fn every_try_counts_the_decision_that_led_to_it() {
+        let metrics = Metrics::new(&testing::settings());
+        metrics.record(&testing::complete(), now());
+        let page = metrics.render(&LiveFigures::default());
+        for (backend, reason) in [("fast", "explore"), ("cheap", "cheapest_within_slo")] {
+            let line =
+                format!("headway_decisions_total{{route=\"chat\",backend=\"{backend}\",reason=\"{reason}\"}} 1\n");
+            assert!(page.contains(&line), "{line}{page}");
+        }
     }
 
     #[test]

@@ -137,9 +137,6 @@ impl Cell {
         if record.stream && !record.attempts.is_empty() && record.latencies.first_token.is_none() {
             self.no_first_token.count(outcome);
         }
-        if let Some(decision) = &record.decision {
-            self.decisions.count(reason_index(decision.reason));
-        }
         self.input_tokens.fetch_add(record.usage.input_tokens.unwrap_or(0), Ordering::Relaxed);
         self.output_tokens.fetch_add(record.usage.output_tokens.unwrap_or(0), Ordering::Relaxed);
         if record.outcome == Outcome::Complete {
@@ -247,7 +244,11 @@ impl RouteSeries {
     fn record(&self, record: &ExchangeRecord, grids: &Grids, now: Instant) {
         self.cell(record.backend()).record(record, grids);
         for attempt in &record.attempts {
-            self.cell(Some(&attempt.backend)).attempts.count(attempt.outcome as usize);
+            let cell = self.cell(Some(&attempt.backend));
+            cell.attempts.count(attempt.outcome as usize);
+            if let Some(reason) = attempt.reason {
+                cell.decisions.count(reason_index(reason));
+            }
         }
         self.totals.attained.record(verdicts(record), now);
         for (row, verdict) in self.totals.judged.iter().zip(verdicts(record)) {

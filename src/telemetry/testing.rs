@@ -79,16 +79,18 @@ pub(super) fn route(name: &str, backends: &[usize], objectives: Objectives) -> A
     })
 }
 
+fn attempt(
+    (backend, reason): (&str, &'static str),
+    (outcome, blame): (Outcome, Blame),
+    duration: Duration,
+    first_token: Option<Duration>,
+) -> Attempt {
+    let profile = Some("vllm-a100-bf16-tp1-throughput".into());
+    Attempt { backend: backend.into(), profile, reason: Some(reason), outcome, blame, duration, first_token }
+}
+
 /// A streamed chat that failed over from `fast` to `cheap` and has every field.
 pub(super) fn complete() -> ExchangeRecord {
-    let attempt = |backend: &str, outcome: Outcome, blame, duration, first_token| Attempt {
-        backend: backend.into(),
-        profile: Some("vllm-a100-bf16-tp1-throughput".into()),
-        outcome,
-        blame,
-        duration,
-        first_token,
-    };
     ExchangeRecord {
         started: SystemTime::UNIX_EPOCH + Duration::from_micros(1_767_225_600_123_456),
         request_id: "req-1".into(),
@@ -97,8 +99,13 @@ pub(super) fn complete() -> ExchangeRecord {
         api: Some(Api::Chat),
         model: Some("meta/llama-3.1-8b-instruct".into()),
         attempts: vec![
-            attempt("fast", Outcome::ConnectFailed, Blame::Fault, Duration::from_micros(1_500), None),
-            attempt("cheap", Outcome::Complete, Blame::Success, millis(2_000), Some(millis(120))),
+            attempt(("fast", "explore"), (Outcome::ConnectFailed, Blame::Fault), Duration::from_micros(1_500), None),
+            attempt(
+                ("cheap", "cheapest_within_slo"),
+                (Outcome::Complete, Blame::Success),
+                millis(2_000),
+                Some(millis(120)),
+            ),
         ],
         status: 200,
         outcome: Outcome::Complete,

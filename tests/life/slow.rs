@@ -1,8 +1,10 @@
 //! A slow client, a slow upload and a slow backend are told apart: each moves its own phase and no other.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use headway::measure::exchange::ExchangeRecord;
 use headway::measure::outcome::Outcome;
 use tokio::io::AsyncWriteExt;
 
@@ -37,17 +39,32 @@ async fn a_slow_upload_moves_only_the_upload() {
     assert!(record.latencies.first_token.expect("a token") < QUICK, "{:?}", record.latencies);
 }
 
-#[tokio::test]
-async fn a_slow_backend_moves_only_its_own_wait() {
-    let slow = Script::events(&stream(1), true).paced(SLOW);
-    let backend = Backend::start(slow).await;
+/// What a request to a backend of this script is recorded as; the time to its first token is the backend's doing.
+async fn slowed(script: Script) -> Arc<ExchangeRecord> {
+    let backend = Backend::start(script).await;
     let headway = before(&backend).await;
     let mut client = send(headway.address, &request("r", &chat("m"))).await;
     assert!(read_reply(&mut client).await.whole);
     let record = headway.record("r").await;
     assert!(record.latencies.first_token.expect("a token") >= SLOW, "{:?}", record.latencies);
     assert!(record.phases.upload < QUICK && record.phases.backpressure < QUICK, "{:?}", record.phases);
-    assert!(record.phases.overhead < QUICK && !record.phases.backpressured, "{:?}", record.phases);
+    assert!(record.phases.overhead < QUICK && record.phases.connect < QUICK, "{:?}", record.phases);
+    assert!(!record.phases.backpressured, "{:?}", record.phases);
+    record
+}
+
+#[tokio::test]
+async fn a_slow_backend_moves_only_its_own_wait() {
+    let record = slowed(Script::events(&stream(1), true).late(SLOW)).await;
+    assert!(record.phases.backend_wait >= SLOW, "{:?}", record.phases);
+    let after_head = record.latencies.first_token.expect("a token").saturating_sub(record.phases.backend_wait);
+    assert!(after_head < QUICK, "{:?} {:?}", record.phases, record.latencies);
+}
+
+#[tokio::test]
+async fn a_late_token_after_an_early_head_moves_only_the_time_to_it() {
+    let record = slowed(Script::events(&stream(1), true).paced(SLOW)).await;
+    assert!(record.phases.backend_wait < QUICK, "{:?}", record.phases);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

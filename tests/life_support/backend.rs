@@ -27,20 +27,27 @@ use super::{now, patiently};
 pub(crate) enum Script {
     /// It reads it and never answers.
     Silent,
-    /// It answers with these pieces, each after a pause, and then ends the body or falls silent.
-    Answer { pieces: Vec<Bytes>, pause: Duration, ends: bool, content_type: &'static str },
+    /// It answers, its head after `late`, with these pieces, each after a pause, and then ends the body or falls silent.
+    Answer { late: Duration, pieces: Vec<Bytes>, pause: Duration, ends: bool, content_type: &'static str },
 }
 
 impl Script {
     /// An event stream of these pieces at once.
     pub(crate) fn events(pieces: &[String], ends: bool) -> Self {
         let pieces = pieces.iter().map(|piece| Bytes::from(piece.clone())).collect();
-        Self::Answer { pieces, pause: Duration::ZERO, ends, content_type: "text/event-stream" }
+        Self::Answer { late: Duration::ZERO, pieces, pause: Duration::ZERO, ends, content_type: "text/event-stream" }
     }
 
     /// A whole body of these pieces, as fast as it is taken.
     pub(crate) fn pieces(pieces: Vec<Bytes>, content_type: &'static str) -> Self {
-        Self::Answer { pieces, pause: Duration::ZERO, ends: true, content_type }
+        Self::Answer { late: Duration::ZERO, pieces, pause: Duration::ZERO, ends: true, content_type }
+    }
+
+    pub(crate) fn late(mut self, by: Duration) -> Self {
+        if let Self::Answer { late, .. } = &mut self {
+            *late = by;
+        }
+        self
     }
 
     pub(crate) fn paced(mut self, by: Duration) -> Self {
@@ -255,7 +262,10 @@ async fn answer(
             let _guard = guard;
             std::future::pending().await
         }
-        Script::Answer { pieces, pause, ends, content_type } => {
+        Script::Answer { late, pieces, pause, ends, content_type } => {
+            if !late.is_zero() {
+                tokio::time::sleep(late).await;
+            }
             let body = Scripted { pieces: pieces.into(), pause, timer: None, ends, guard: Some(guard) };
             Ok(Response::builder().header("content-type", content_type).body(body).expect("a response"))
         }

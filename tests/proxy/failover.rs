@@ -44,6 +44,7 @@ impl Case {
         let record = alone.headway.record().await;
         let tries: Vec<_> = record.attempts.iter().map(|one| (&*one.backend, one.outcome, one.blame)).collect();
         assert_eq!(tries, [("bad", self.outcome, self.blame), ("good", Outcome::Complete, Blame::Success)]);
+        assert!(record.attempts.iter().all(|one| one.reason.is_some()), "each try has its decision");
         assert_eq!((record.status, record.outcome), (200, Outcome::Complete));
         assert_eq!(alone.good.count(), 1);
 

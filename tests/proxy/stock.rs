@@ -33,6 +33,7 @@ async fn a_named_path_is_carried_with_clean_heads() {
     assert_eq!((seen.field("x-forwarded-for").as_str(), seen.fields("cookie").len()), ("127.0.0.1", 0));
     for record in headway.records(2).await {
         assert_eq!((record.outcome, record.status, record.attempts.len()), (Outcome::Complete, 200, 1));
+        assert!(record.attempts[0].reason.is_some(), "it has its decision");
     }
 }
 

@@ -267,10 +267,11 @@ async fn streams_go_through_unchanged() {
     })
     .await;
     let headway = Setup::default().backend("a", &backend, "").start().await;
+    let (began, bytes) = (SystemClock.now(), Arc::new(AtomicU64::new(0)));
     let (address, next) = (headway.address(), Arc::new(AtomicU64::new(0)));
     let mut workers = tokio::task::JoinSet::new();
     for _ in 0..AT_ONCE {
-        let (recorded, next) = (Arc::clone(&recorded), Arc::clone(&next));
+        let (recorded, next, bytes) = (Arc::clone(&recorded), Arc::clone(&next), Arc::clone(&bytes));
         workers.spawn(async move {
             let mut client = Client::connect(address).await;
             loop {
@@ -282,6 +283,7 @@ async fn streams_go_through_unchanged() {
                 client.send(post(case.path, &case.request)).await;
                 let reply = client.reply().await;
                 assert_eq!((reply.status, reply.end), (200, End::Clean), "seed {seed}: {}", reply.text());
+                bytes.fetch_add(reply.body.len() as u64, Ordering::Relaxed);
                 let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
                 assert!(
                     reply.body == case.expected,
@@ -299,4 +301,6 @@ async fn streams_go_through_unchanged() {
     let outcomes = headway.server.telemetry().recent().newest(1_000);
     assert!(outcomes.iter().all(|record| record.outcome == Outcome::Complete));
     assert_eq!(backend.count() as u64, streams);
+    let (bytes, took) = (bytes.load(Ordering::Relaxed), SystemClock.now().saturating_duration_since(began));
+    println!("{streams} streams, {bytes} bytes of answers, 0 differences, in {took:.1?}");
 }
