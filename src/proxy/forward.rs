@@ -109,6 +109,8 @@ struct Pump<'a> {
     queue: VecDeque<Bytes>,
     queued: usize,
     last_read: Instant,
+    /// The latest instant that was asked for.
+    latest: Instant,
     bytes_out: u64,
     backpressure: Duration,
     backpressured: bool,
@@ -118,11 +120,13 @@ struct Pump<'a> {
 
 impl<'a> Pump<'a> {
     fn new(answer: &'a mut Answer, in_flight: &'a mut InFlight, terms: &'a Terms<'a>) -> Self {
+        let now = terms.clock.now();
         let queue: VecDeque<Bytes> = answer.held.drain(..).collect();
         Self {
             queued: queue.iter().map(Bytes::len).sum(),
             queue,
-            last_read: terms.clock.now(),
+            last_read: now,
+            latest: now,
             answer,
             in_flight,
             terms,
@@ -144,7 +148,7 @@ impl<'a> Pump<'a> {
                 return Ok(());
             }
             // A backend that always has more would keep the select from ever looking at its other branches.
-            if let Some(timer) = self.overdue(self.last_read) {
+            if let Some(timer) = self.overdue(self.latest) {
                 return Err(Stop::Timeout(timer));
             }
             if *cut.borrow() {
@@ -166,6 +170,7 @@ impl<'a> Pump<'a> {
 
     /// Observes what was read, and queues it for the client.
     fn take(&mut self, read: pingora_core::Result<Option<Bytes>>, now: Instant) {
+        self.latest = now;
         let before = self.answer.reading.tokens();
         let Self { queue, queued, .. } = self;
         let enqueue = |bytes: Bytes| {
@@ -271,6 +276,7 @@ impl<'a> Pump<'a> {
             }
         };
         let now = self.terms.clock.now();
+        self.latest = now;
         self.backpressure += now.saturating_duration_since(pending_since);
         if unheard {
             // The backend was not listened to for a while: that silence is not its fault.
