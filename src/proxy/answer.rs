@@ -20,7 +20,7 @@ const CAPTURED: usize = 1 << 20;
 /// How an answer's body is understood.
 pub(super) enum Reading {
     /// Event by event.
-    Stream { reader: Box<StreamReader>, sieve: Option<UsageSieve> },
+    Stream { api: Api, reader: Box<StreamReader>, sieve: Option<UsageSieve> },
     /// At its end.
     Whole(WholeReading),
     /// Not at all: a coding that was not asked for.
@@ -30,6 +30,8 @@ pub(super) enum Reading {
 /// An answer that is read at its end.
 pub(super) struct WholeReading {
     api: Api,
+    /// Whether the client asked for a stream.
+    stream: bool,
     captured: BytesMut,
     overflown: bool,
     first_byte: Option<Instant>,
@@ -37,8 +39,8 @@ pub(super) struct WholeReading {
 }
 
 impl WholeReading {
-    pub(super) fn new(api: Api) -> Self {
-        Self { api, captured: BytesMut::new(), overflown: false, first_byte: None, last_byte: None }
+    pub(super) fn new(api: Api, stream: bool) -> Self {
+        Self { api, stream, captured: BytesMut::new(), overflown: false, first_byte: None, last_byte: None }
     }
 
     fn observe(&mut self, bytes: &[u8], now: Instant) {
@@ -49,6 +51,25 @@ impl WholeReading {
             self.captured = BytesMut::new();
         } else if !self.overflown {
             self.captured.extend_from_slice(bytes);
+        }
+    }
+
+    /// How an answer that has arrived whole has ended.
+    fn outcome(&self) -> Outcome {
+        if self.first_byte.is_none() {
+            return Outcome::Empty;
+        }
+        if self.overflown {
+            return Outcome::Complete;
+        }
+        match self.read() {
+            // A page of HTML, say, with which something between headway and the model answers.
+            None => Outcome::UpstreamError,
+            Some(answer) if answer.error.is_some() => Outcome::UpstreamError,
+            Some(answer) => {
+                let nothing = !answer.content && answer.finish_reason.is_none();
+                if nothing && self.stream && self.api.generates() { Outcome::Empty } else { Outcome::Complete }
+            }
         }
     }
 
@@ -65,7 +86,7 @@ impl Reading {
     /// Takes in what was read; says which bytes go on to the client.
     pub(super) fn take(&mut self, bytes: Bytes, now: Instant, mut on: impl FnMut(Bytes)) {
         match self {
-            Self::Stream { reader, sieve } => {
+            Self::Stream { reader, sieve, .. } => {
                 reader.observe(&bytes, now);
                 match sieve {
                     Some(sieve) => sieve.pass(bytes, reader.marks(), &mut on),
@@ -86,7 +107,7 @@ impl Reading {
 
     /// The body ended, cleanly or not; says which held bytes go on to the client.
     pub(super) fn finish(&mut self, clean: bool, now: Instant, mut on: impl FnMut(Bytes)) {
-        if let Self::Stream { reader, sieve } = self {
+        if let Self::Stream { reader, sieve, .. } = self {
             reader.finish(clean, now);
             if let Some(sieve) = sieve {
                 sieve.flush(&mut on);
@@ -127,7 +148,7 @@ impl Reading {
     /// Whether what the client has been sent so far ends with a whole event.
     pub(super) fn at_event_boundary(&self) -> bool {
         match self {
-            Self::Stream { reader, sieve } => {
+            Self::Stream { reader, sieve, .. } => {
                 reader.at_event_boundary() || sieve.as_ref().is_some_and(|sieve| sieve.held() > 0)
             }
             Self::Whole(_) | Self::Opaque { .. } => false,
@@ -138,14 +159,21 @@ impl Reading {
     pub(super) fn outcome(&self, clean: bool) -> Outcome {
         match self {
             Self::Stream { reader, .. } => reader.ended().unwrap_or(Outcome::Truncated),
-            Self::Whole(whole) if clean && whole.first_byte.is_none() => Outcome::Empty,
-            Self::Whole(whole) if clean => match whole.read() {
-                Some(answer) if answer.error.is_some() => Outcome::UpstreamError,
-                _ => Outcome::Complete,
-            },
+            Self::Whole(whole) if clean => whole.outcome(),
             Self::Opaque { .. } if clean => Outcome::Complete,
             Self::Whole(_) | Self::Opaque { .. } => Outcome::Truncated,
         }
+    }
+
+    /// Whether a body that ended cleanly is whole for the client, whatever is thought of it here, an event that could
+    /// not be read included: measuring must not break what it cannot judge.
+    pub(super) fn whole_to_client(&self) -> bool {
+        let Self::Stream { api, reader, .. } = self else { return true };
+        let ended = match api {
+            Api::GenerateStream => reader.content_responses() > 0,
+            _ => reader.done_seen() || reader.finish_seen(),
+        };
+        reader.malformed_events() > 0 && reader.error().is_none() && reader.at_event_boundary() && ended
     }
 
     /// Content responses so far.

@@ -23,8 +23,8 @@ use crate::wire::error::{StreamError, read_error};
 /// Most that is held back before the first token; beyond it the answer is shown.
 const HELD: usize = 64 * 1024;
 
-/// Fresh connections tried after stale ones, on the same backend.
-const FRESH_TRIES: usize = 1;
+/// How long the body of a refusal is waited for: it may say that a queue is full, but nobody should wait for it.
+const REFUSAL_BODY: Duration = Duration::from_secs(1);
 
 /// What is sent, and how the answer is to be read.
 pub(super) struct Call<'a> {
@@ -75,18 +75,33 @@ impl Failure {
         Self::new(Outcome::ConnectFailed, RetryCause::Connect, 502)
     }
 
-    /// An error object in place of an answer counts as the status its `code` names.
-    fn error_object(error: &StreamError) -> Self {
-        let status = error.status().unwrap_or(502);
-        let mut failure = match status {
-            429 => Self::new(Outcome::UpstreamError, RetryCause::Status429, 429),
-            503 => Self::new(Outcome::UpstreamError, RetryCause::Status503, 503),
-            _ => Self::new(Outcome::UpstreamError, RetryCause::ErrorEvent, 502),
+    /// What is no answer and names no status.
+    fn no_answer() -> Self {
+        Self::new(Outcome::UpstreamError, RetryCause::ErrorEvent, 502)
+    }
+
+    /// A status that is a failure, wherever it stood; `error` is what came with it. "Busy" is not held against a
+    /// backend.
+    fn status(status: u16, error: Option<&StreamError>) -> Self {
+        let (cause, told) = match status {
+            429 => (RetryCause::Status429, 429),
+            503 => (RetryCause::Status503, 503),
+            500..=599 => (RetryCause::Status5xx, status),
+            _ => (RetryCause::Status5xx, 502),
         };
-        if error.is_backpressure() || status == 429 {
+        let mut failure = Self::new(Outcome::UpstreamError, cause, told);
+        if status == 429 || (matches!(status, 503 | 529) && error.is_some_and(StreamError::is_backpressure)) {
             failure.blame = Blame::Neutral;
         }
         failure
+    }
+
+    /// An error object in place of an answer counts as the status its `code` names; of mere names, only those count
+    /// that say "busy".
+    fn error_object(error: &StreamError) -> Self {
+        let busy = error.status().filter(|_| error.is_backpressure());
+        let named = error.code().filter(|code| (500..600).contains(code)).or(busy);
+        named.map_or_else(Self::no_answer, |status| Self::status(status, Some(error)))
     }
 }
 
@@ -112,26 +127,26 @@ pub(super) async fn attempt(call: Call<'_>, total_deadline: Instant) -> Result<B
 
 async fn before_first_token(call: Call<'_>) -> Result<Box<Answer>, Failure> {
     if !call.stream {
-        return with_fresh_connections(&call).await;
+        return with_fresh_connection(&call).await;
     }
-    match tokio::time::timeout(call.route.timeouts.first_token, with_fresh_connections(&call)).await {
+    match tokio::time::timeout(call.route.timeouts.first_token, with_fresh_connection(&call)).await {
         Ok(result) => result,
         Err(_) => Err(Failure::new(Outcome::FirstTokenTimeout, RetryCause::FirstTokenTimeout, 504)),
     }
 }
 
-async fn with_fresh_connections(call: &Call<'_>) -> Result<Box<Answer>, Failure> {
-    for _ in 0..FRESH_TRIES {
-        match once(call, false).await {
-            Ok(answer) => return Ok(answer),
-            Err(Broken::Failed(failure)) => return Err(failure),
-            Err(Broken::Stale) => {}
-        }
+/// Tries, and once more on a fresh connection when a kept one was dead.
+async fn with_fresh_connection(call: &Call<'_>) -> Result<Box<Answer>, Failure> {
+    match once(call, false).await {
+        Ok(answer) => return Ok(answer),
+        Err(Broken::Failed(failure)) => return Err(failure),
+        Err(Broken::Stale) => {}
     }
     match once(call, true).await {
         Ok(answer) => Ok(answer),
         Err(Broken::Failed(failure)) => Err(failure),
-        Err(Broken::Stale) => Err(Failure::reset()),
+        // Only an h2 connection is shared even then: one more that had died in silence says nothing about the backend.
+        Err(Broken::Stale) => Err(Failure { blame: Blame::Neutral, ..Failure::reset() }),
     }
 }
 
@@ -173,14 +188,20 @@ async fn once(call: &Call<'_>, fresh: bool) -> Result<Box<Answer>, Broken> {
 }
 
 fn reading(call: &Call<'_>, head: &ResponseHeader, kind: BodyKind) -> Reading {
-    if headers::is_encoded(head) {
+    if headers::is_encoded(head) || is_binary(call.api, head) {
         Reading::Opaque { first_byte: None, last_byte: None }
     } else if kind == BodyKind::EventStream {
         let reader = Box::new(StreamReader::new(call.api, call.started));
-        Reading::Stream { reader, sieve: call.asked_for_usage.then(UsageSieve::new) }
+        Reading::Stream { api: call.api, reader, sieve: call.asked_for_usage.then(UsageSieve::new) }
     } else {
-        Reading::Whole(WholeReading::new(call.api))
+        Reading::Whole(WholeReading::new(call.api, call.stream))
     }
+}
+
+/// Tensors and embeddings may come as bytes, where the client asked for it.
+fn is_binary(api: Api, head: &ResponseHeader) -> bool {
+    let kind = head.headers.get("content-type").map(http::HeaderValue::as_bytes).unwrap_or_default();
+    !api.generates() && (kind.starts_with(b"application/octet-stream") || kind.starts_with(b"multipart/"))
 }
 
 /// Reads until the answer may be shown, or fails.
@@ -270,6 +291,7 @@ fn concluded(mut answer: Box<Answer>) -> Result<Box<Answer>, Failure> {
     match answer.reading.outcome(clean) {
         Outcome::Complete => Ok(answer),
         Outcome::Empty => Err(Failure::new(Outcome::Empty, RetryCause::Empty, 502)),
+        Outcome::UpstreamError => Err(Failure::no_answer()),
         _ => Err(Failure::reset()),
     }
 }
@@ -279,26 +301,20 @@ async fn refused(call: &Call<'_>, mut answer: Box<Answer>, status: u16) -> Failu
     let wait = answer.upstream.head().and_then(retry_after);
     let mut body = Vec::new();
     // The body may say that a queue is full, and reading it lets the connection serve again.
-    while let Ok(Some(bytes)) = answer.upstream.read_body().await {
-        (call.progressed)(call.proxy.clock.now());
-        if body.len() + bytes.len() > HELD {
-            break;
+    let reading = async {
+        while let Ok(Some(bytes)) = answer.upstream.read_body().await {
+            (call.progressed)(call.proxy.clock.now());
+            if body.len() + bytes.len() > HELD {
+                break;
+            }
+            body.extend_from_slice(&bytes);
         }
-        body.extend_from_slice(&bytes);
-    }
+    };
+    let _ = tokio::time::timeout(REFUSAL_BODY, reading).await;
+    // A connection whose body was not read to its end is closed by this.
     answer.upstream.release().await;
     let error = read_error(&body).ok().flatten();
-    let mut failure = match status {
-        429 => Failure::new(Outcome::UpstreamError, RetryCause::Status429, 429),
-        503 => Failure::new(Outcome::UpstreamError, RetryCause::Status503, 503),
-        500..=599 => Failure::new(Outcome::UpstreamError, RetryCause::Status5xx, status),
-        _ => Failure::new(Outcome::UpstreamError, RetryCause::Status5xx, 502),
-    };
-    if status == 429 || (status == 503 && error.is_some_and(|error| error.is_backpressure())) {
-        failure.blame = Blame::Neutral;
-    }
-    failure.wait = wait;
-    failure
+    Failure { wait, ..Failure::status(status, error.as_ref()) }
 }
 
 fn retry_after(head: &ResponseHeader) -> Option<Duration> {

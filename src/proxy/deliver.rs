@@ -13,11 +13,11 @@ use super::exchange::Exchange;
 use super::forward::{Forwarded, Terms, forward};
 use super::headers;
 use super::inference::{Downstream, turn_away};
-use super::refuse::{Refusal, upstream_code};
+use super::refuse::{Refusal, shown};
 use super::win::Won;
 use crate::config::settings::{Route, Settings};
 use crate::measure::exchange::Attempt;
-use crate::measure::outcome::Outcome;
+use crate::measure::outcome::{Blame, Outcome};
 use crate::wire::error::error_event;
 
 /// Sends the answer to its end, and what the end calls for.
@@ -40,33 +40,23 @@ pub(super) async fn deliver(
     }
     exchange.note(|record| record.status = status);
     let writing = tokio::time::timeout(settings.limits.write_idle, session.write_response_header(head));
-    let mut forwarded = if matches!(writing.await, Ok(Ok(()))) {
-        let terms = Terms {
-            clock: &*proxy.clock,
-            timeouts: route.timeouts,
-            total_deadline,
-            write_idle: settings.limits.write_idle,
-            cut: proxy.lifecycle.cutting(),
-        };
-        let had_token = won.answer.reading.first_token_at().is_some();
-        let forwarded = forward(session, &mut won.answer, &mut won.in_flight, &terms).await;
-        if let (false, Some(at)) = (had_token, won.answer.reading.first_token_at()) {
-            won.in_flight.first_token(at);
+    let mut forwarded = match writing.await {
+        Ok(Ok(())) => {
+            let terms = Terms {
+                clock: &*proxy.clock,
+                timeouts: route.timeouts,
+                first_token_deadline: won.first_token_deadline,
+                total_deadline,
+                write_idle: settings.limits.write_idle,
+                cut: proxy.lifecycle.cutting(),
+            };
+            forward(session, &mut won.answer, &mut won.in_flight, &terms).await
         }
-        forwarded
-    } else {
-        Forwarded {
-            outcome: Outcome::ClientCancelled,
-            bytes_out: 0,
-            backpressure: Duration::ZERO,
-            backpressured: false,
-            client_there: false,
-            clean: false,
-            at_event_boundary: false,
-        }
+        Ok(Err(_)) => Forwarded::nothing(Outcome::ClientCancelled),
+        Err(_) => Forwarded::nothing(Outcome::ClientStalled),
     };
     // The last bytes, too, wait for a client that does not read, but no longer than any others.
-    let ending = end_downstream(session, &forwarded, &won.backend);
+    let ending = end_downstream(session, &forwarded, shown(route, &won.backend));
     let downstream = tokio::time::timeout(settings.limits.write_idle, ending).await.unwrap_or_else(|_| {
         if forwarded.outcome == Outcome::Complete {
             forwarded.outcome = Outcome::ClientStalled;
@@ -114,18 +104,14 @@ async fn end_downstream(session: &mut Session, forwarded: &Forwarded, backend: &
         return Downstream::Close;
     }
     let told = matches!(forwarded.outcome, Outcome::UpstreamError) && forwarded.clean;
-    if told || matches!(forwarded.outcome, Outcome::Complete | Outcome::BackendRejected) {
+    if told || forwarded.whole || matches!(forwarded.outcome, Outcome::Complete | Outcome::BackendRejected) {
         // An error event of the backend's own has told the client already.
         let clean = session.finish_body().await.is_ok();
         return if clean { Downstream::Reusable } else { Downstream::Close };
     }
     if forwarded.at_event_boundary && forwarded.outcome != Outcome::UpstreamError {
         let refusal = Refusal::upstream(forwarded.outcome, 502, backend, None);
-        let code = match forwarded.outcome {
-            Outcome::Drained => "drained",
-            outcome => upstream_code(outcome),
-        };
-        let event = error_event(&refusal.message, refusal.kind, None, Some(code));
+        let event = error_event(&refusal.message, refusal.kind, None, Some(refusal.code));
         let _ = session.write_response_body(Bytes::from(event), false).await;
         if session.is_http2() {
             // A reset overtakes data that its connection has not sent yet.
@@ -138,9 +124,11 @@ async fn end_downstream(session: &mut Session, forwarded: &Forwarded, backend: &
 
 /// Tells everyone how it ended, and gives the connection back.
 async fn settle(proxy: &Arc<Proxy>, mut exchange: Exchange, won: Won, forwarded: Forwarded) {
-    let Won { answer, in_flight, backend, profile, prompt } = won;
+    let Won { answer, in_flight, backend, profile, prompt, .. } = won;
     let now = proxy.clock.now();
-    let blame = forwarded.outcome.blame();
+    let busy = forwarded.outcome == Outcome::UpstreamError
+        && answer.reading.error().is_some_and(|error| error.is_backpressure());
+    let blame = if busy { Blame::Neutral } else { forwarded.outcome.blame() };
     let started = exchange.started;
     let mut input_tokens = None;
     exchange.note(|record| {

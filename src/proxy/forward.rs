@@ -17,6 +17,7 @@ use tokio::time::Sleep;
 
 use super::answer::Answer;
 use super::client::gone;
+use super::headers::BodyKind;
 use super::lifecycle::turned;
 use crate::clock::Clock;
 use crate::config::settings::Timeouts;
@@ -26,12 +27,13 @@ use crate::measure::outcome::Outcome;
 /// Most bytes that wait for a slow client.
 const QUEUED: usize = 256 * 1024;
 
-/// Most bytes that are put into one write when several pieces were there at once.
+/// Most bytes of one write, whether several pieces were there at once or one larger one: each write that the client
+/// takes proves that it still reads.
 const ONE_WRITE: usize = 16 * 1024;
 
 /// How forwarding ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(clippy::struct_excessive_bools, reason = "four independent facts, each named where it is read")]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts, each named where it is read")]
 pub(super) struct Forwarded {
     pub(super) outcome: Outcome,
     /// Body bytes handed to the client's connection.
@@ -44,17 +46,37 @@ pub(super) struct Forwarded {
     pub(super) client_there: bool,
     /// Whether the body ended as its framing says.
     pub(super) clean: bool,
+    /// Whether a body that ended so is whole for the client, whatever of it could not be read here.
+    pub(super) whole: bool,
     /// Whether the last byte sent ends an event.
     pub(super) at_event_boundary: bool,
+}
+
+impl Forwarded {
+    /// The client took not even the head.
+    pub(super) fn nothing(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            bytes_out: 0,
+            backpressure: Duration::ZERO,
+            backpressured: false,
+            client_there: false,
+            clean: false,
+            whole: false,
+            at_event_boundary: false,
+        }
+    }
 }
 
 /// What forwarding needs to know besides the answer itself.
 pub(super) struct Terms<'a> {
     pub(super) clock: &'a dyn Clock,
     pub(super) timeouts: Timeouts,
+    /// When `timeouts.first_token` passes, for an answer of which the client was shown something without a token.
+    pub(super) first_token_deadline: Option<Instant>,
     /// When `timeouts.total` passes.
     pub(super) total_deadline: Instant,
-    /// Longest time a write may be pending.
+    /// Longest time the client may take nothing.
     pub(super) write_idle: Duration,
     /// Turns true when the drain deadline has passed.
     pub(super) cut: watch::Receiver<bool>,
@@ -87,6 +109,8 @@ struct Pump<'a> {
     queue: VecDeque<Bytes>,
     queued: usize,
     last_read: Instant,
+    /// The latest instant that was asked for.
+    latest: Instant,
     bytes_out: u64,
     backpressure: Duration,
     backpressured: bool,
@@ -96,11 +120,13 @@ struct Pump<'a> {
 
 impl<'a> Pump<'a> {
     fn new(answer: &'a mut Answer, in_flight: &'a mut InFlight, terms: &'a Terms<'a>) -> Self {
+        let now = terms.clock.now();
         let queue: VecDeque<Bytes> = answer.held.drain(..).collect();
         Self {
             queued: queue.iter().map(Bytes::len).sum(),
             queue,
-            last_read: terms.clock.now(),
+            last_read: now,
+            latest: now,
             answer,
             in_flight,
             terms,
@@ -122,8 +148,8 @@ impl<'a> Pump<'a> {
                 return Ok(());
             }
             // A backend that always has more would keep the select from ever looking at its other branches.
-            if self.last_read >= self.terms.total_deadline {
-                return Err(Stop::Timeout(Outcome::TotalTimeout));
+            if let Some(timer) = self.overdue(self.latest) {
+                return Err(Stop::Timeout(timer));
             }
             if *cut.borrow() {
                 return Err(Stop::Drained);
@@ -144,6 +170,8 @@ impl<'a> Pump<'a> {
 
     /// Observes what was read, and queues it for the client.
     fn take(&mut self, read: pingora_core::Result<Option<Bytes>>, now: Instant) {
+        self.latest = now;
+        let before = self.answer.reading.tokens();
         let Self { queue, queued, .. } = self;
         let enqueue = |bytes: Bytes| {
             if !bytes.is_empty() {
@@ -154,10 +182,8 @@ impl<'a> Pump<'a> {
         match read {
             Ok(Some(bytes)) => {
                 self.last_read = now;
-                let before = self.answer.reading.tokens();
                 self.answer.reading.take(bytes, now, enqueue);
                 self.in_flight.progressed(now);
-                self.in_flight.tokens(self.answer.reading.tokens().saturating_sub(before));
             }
             Ok(None) => {
                 self.answer.reading.finish(true, now, enqueue);
@@ -167,6 +193,10 @@ impl<'a> Pump<'a> {
                 self.answer.reading.finish(false, now, enqueue);
                 self.answer.ended = Some(false);
             }
+        }
+        self.in_flight.tokens(self.answer.reading.tokens().saturating_sub(before));
+        if let (0, Some(at)) = (before, self.answer.reading.first_token_at()) {
+            self.in_flight.first_token(at);
         }
     }
 
@@ -184,7 +214,10 @@ impl<'a> Pump<'a> {
 
     /// What is queued, as one piece of a size that one write should have.
     fn next_write(&mut self) -> Option<Bytes> {
-        let first = self.queue.pop_front()?;
+        let mut first = self.queue.pop_front()?;
+        if first.len() > ONE_WRITE {
+            self.queue.push_front(first.split_off(ONE_WRITE));
+        }
         self.queued -= first.len();
         let Some(second) = self.queue.front() else { return Some(first) };
         if first.len() + second.len() > ONE_WRITE {
@@ -204,17 +237,16 @@ impl<'a> Pump<'a> {
     async fn write(&mut self, session: &mut Session, bytes: Bytes) -> Result<(), Stop> {
         let length = bytes.len() as u64;
         let mut write = pin!(session.write_response_body(bytes, false));
-        let written = if let Some(written) = poll_once(write.as_mut()).await {
-            written
-        } else {
-            self.mid_write = true;
-            self.write_slowly(write).await?
+        self.mid_write = true;
+        let written = match poll_once(write.as_mut()).await {
+            Some(written) => written,
+            None => self.write_slowly(write).await?,
         };
-        self.mid_write = false;
-        match written {
-            Ok(()) => self.bytes_out += length,
-            Err(_) => return Err(Stop::ClientGone),
+        if written.is_err() {
+            return Err(Stop::ClientGone);
         }
+        self.mid_write = false;
+        self.bytes_out += length;
         Ok(())
     }
 
@@ -223,8 +255,10 @@ impl<'a> Pump<'a> {
         let mut cut = self.terms.cut.clone();
         let mut stalled = pin!(tokio::time::sleep(self.terms.write_idle));
         let mut total = pin!(tokio::time::sleep_until(self.terms.total_deadline.into()));
+        let mut unheard = false;
         let result = loop {
             let full = self.queued >= QUEUED;
+            unheard |= full;
             if full && !self.backpressured {
                 self.backpressured = true;
                 self.answer.reading.suspend_gaps();
@@ -242,23 +276,48 @@ impl<'a> Pump<'a> {
             }
         };
         let now = self.terms.clock.now();
+        self.latest = now;
         self.backpressure += now.saturating_duration_since(pending_since);
-        // The backend was not listened to in the meantime; its silence is not its fault.
-        self.last_read = self.last_read.max(now);
+        if unheard {
+            // The backend was not listened to for a while: that silence is not its fault.
+            self.last_read = self.last_read.max(now);
+        }
         result
     }
 
     fn next_deadline(&self) -> Instant {
-        (self.last_read + self.terms.timeouts.idle).min(self.terms.total_deadline)
+        self.until_overdue(self.last_read + self.terms.timeouts.idle)
+    }
+
+    /// That instant, or the earliest of the deadlines that no byte moves.
+    fn until_overdue(&self, instant: Instant) -> Instant {
+        let fixed =
+            self.first_token_deadline().map_or(self.terms.total_deadline, |at| at.min(self.terms.total_deadline));
+        instant.min(fixed)
+    }
+
+    /// When the first token is due, while it has not come.
+    fn first_token_deadline(&self) -> Option<Instant> {
+        let Answer { kind, rejected, reading, .. } = &*self.answer;
+        let waits = *kind == BodyKind::EventStream && !rejected && !reading.has_token();
+        self.terms.first_token_deadline.filter(|_| waits)
+    }
+
+    /// The timer that has passed at `now`, of those that no byte moves.
+    fn overdue(&self, now: Instant) -> Option<Outcome> {
+        if now >= self.terms.total_deadline {
+            return Some(Outcome::TotalTimeout);
+        }
+        self.first_token_deadline().filter(|at| now >= *at).map(|_| Outcome::FirstTokenTimeout)
     }
 
     /// The timer is set once and looks, when it fires, at what has happened since: reads cost it nothing.
     fn check_deadlines(&self, timer: Pin<&mut Sleep>) -> Result<(), Stop> {
         let now = self.terms.clock.now();
-        if now >= self.terms.total_deadline {
-            return Err(Stop::Timeout(Outcome::TotalTimeout));
+        if let Some(outcome) = self.overdue(now) {
+            return Err(Stop::Timeout(outcome));
         }
-        let streamed = self.answer.kind == super::headers::BodyKind::EventStream;
+        let streamed = self.answer.kind == BodyKind::EventStream;
         if streamed && now >= self.last_read + self.terms.timeouts.idle {
             return Err(Stop::Timeout(Outcome::IdleTimeout));
         }
@@ -291,6 +350,7 @@ impl<'a> Pump<'a> {
             // Nothing can follow half a write.
             client_there: !matches!(stop, Some(Stop::ClientGone | Stop::ClientStalled)) && !self.mid_write,
             clean: self.answer.ended == Some(true),
+            whole: stop.is_none() && self.answer.ended == Some(true) && self.answer.reading.whole_to_client(),
             at_event_boundary: self.all_written() && self.answer.reading.at_event_boundary(),
         }
     }

@@ -7,6 +7,7 @@ use http::Method;
 use pingora_core::protocols::http::server::Session;
 use pingora_http::ResponseHeader;
 
+use super::client::linger;
 use super::exchange::Exchange;
 use super::inference::{Downstream, REFUSAL_PATIENCE};
 use crate::measure::outcome::Outcome;
@@ -19,9 +20,17 @@ pub(super) async fn serve(session: &mut Session, mut exchange: Exchange) -> Down
     let body = Bytes::from(list(&models));
     let length = body.len() as u64;
     exchange.note(|record| (record.status, record.bytes_out) = (200, length));
+    // A body that was not read would be taken for the next request.
+    let no_body = session.is_body_empty();
+    if !no_body {
+        session.set_keepalive(None);
+    }
     let sent = write(session, &exchange.request_id(), body).await;
     exchange.finish(if sent.is_ok() { Outcome::Complete } else { Outcome::ClientCancelled });
-    if sent.is_ok() { Downstream::Reusable } else { Downstream::Close }
+    if sent.is_ok() && !no_body {
+        linger(session).await;
+    }
+    if sent.is_ok() && no_body { Downstream::Reusable } else { Downstream::Close }
 }
 
 async fn write(session: &mut Session, request_id: &str, body: Bytes) -> pingora_core::Result<()> {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pingora_http::ResponseHeader;
 
+use crate::config::settings::Route;
 use crate::measure::outcome::Outcome;
 use crate::wire::error::error_body;
 
@@ -108,16 +109,18 @@ impl Refusal {
         refusal
     }
 
-    /// A backend failed before the client was sent anything.
+    /// A backend failed, before the client was sent anything or later; of no `backend` the client hears the name.
     pub(super) fn upstream(outcome: Outcome, status: u16, backend: &str, wait: Option<Duration>) -> Self {
+        let backend = if backend.is_empty() { "the backend".to_owned() } else { format!("backend {backend}") };
         let (kind, message) = match outcome {
-            Outcome::ConnectFailed => ("upstream_error", format!("no connection to backend {backend}")),
-            Outcome::FirstTokenTimeout => ("timeout_error", format!("backend {backend} sent no token in time")),
-            Outcome::IdleTimeout => ("timeout_error", format!("backend {backend} went silent")),
+            Outcome::ConnectFailed => ("upstream_error", format!("no connection to {backend}")),
+            Outcome::FirstTokenTimeout => ("timeout_error", format!("{backend} sent no token in time")),
+            Outcome::IdleTimeout => ("timeout_error", format!("{backend} went silent")),
             Outcome::TotalTimeout => ("timeout_error", "the request took longer than it may in all".to_owned()),
-            Outcome::Truncated => ("upstream_error", format!("backend {backend} closed the connection early")),
-            Outcome::Empty => ("upstream_error", format!("backend {backend} sent an empty answer")),
-            _ => ("upstream_error", format!("backend {backend} answered with an error")),
+            Outcome::Truncated => ("upstream_error", format!("{backend} closed the connection early")),
+            Outcome::Empty => ("upstream_error", format!("{backend} sent an empty answer")),
+            Outcome::Drained => ("server_error", "headway is shutting down".to_owned()),
+            _ => ("upstream_error", format!("{backend} answered with an error")),
         };
         let mut refusal = Self::new(status, kind, upstream_code(outcome), outcome, message);
         // Of a wait that is too long to be told, the client hears that it should not ask again.
@@ -158,13 +161,37 @@ impl Refusal {
     }
 }
 
+/// The backend's name where clients may know it, else nothing: names are topology.
+pub(super) fn shown<'a>(route: &Route, backend: &'a str) -> &'a str {
+    if route.expose { backend } else { "" }
+}
+
 /// The `code` of an error body or event for a failure towards a backend.
-pub(super) fn upstream_code(outcome: Outcome) -> &'static str {
+fn upstream_code(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::ConnectFailed => "upstream_connect_failed",
         Outcome::Truncated => "upstream_disconnected",
         Outcome::Empty => "upstream_empty",
         Outcome::UpstreamError => "upstream_error",
         other => other.as_str(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(outcome: Outcome, backend: &str, expected: (&str, &str, &str)) {
+        let refusal = Refusal::upstream(outcome, 502, backend, None);
+        assert_eq!((refusal.kind, refusal.code, refusal.message.as_str()), expected);
+    }
+
+    #[test]
+    fn a_failure_is_told_without_the_name_that_clients_may_not_know() {
+        let silent = |who: &str| format!("{who} went silent");
+        check(Outcome::IdleTimeout, "a", ("timeout_error", "idle_timeout", &silent("backend a")));
+        check(Outcome::IdleTimeout, "", ("timeout_error", "idle_timeout", &silent("the backend")));
+        check(Outcome::Drained, "a", ("server_error", "drained", "headway is shutting down"));
     }
 }

@@ -13,7 +13,7 @@ use pingora_proxy::Session;
 use super::exchange::Exchange;
 use super::headers::{self, Added};
 use super::inspect;
-use super::refuse::Refusal;
+use super::refuse::{Refusal, shown};
 use crate::fleet::{Dispatched, Needs, NoCandidate, Request, RouteMatchResult};
 use crate::measure::exchange::Attempt;
 use crate::measure::outcome::{Blame, Outcome};
@@ -115,7 +115,9 @@ impl Stock {
             return Refusal::bad_request(408, "request_timeout", "the request body did not arrive in time");
         }
         let status = if outcome == Outcome::TotalTimeout { 504 } else { 502 };
-        Refusal::upstream(outcome, status, self.dispatched.backend.name(), None)
+        let settings = self.exchange.fleet.settings();
+        let route = self.exchange.route.and_then(|route| settings.routes.get(route));
+        Refusal::upstream(outcome, status, route.map_or("", |route| shown(route, self.dispatched.backend.name())), None)
     }
 
     /// Writes the record.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use pingora_core::connectors::http::Connector;
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::protocols::http::v1::client::HttpSession as SessionV1;
+use pingora_core::protocols::l4::ext::set_tcp_keepalive;
 use pingora_core::{Error, ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::net::TcpStream;
@@ -52,6 +53,10 @@ impl Backends {
         }
         let tcp = TcpStream::connect(endpoint.address()).await.or_err(ErrorType::ConnectError, "to a backend")?;
         let _ = tcp.set_nodelay(true);
+        // A host that has vanished answers nothing: only probes tell it from a model that thinks.
+        if let Some(keepalive) = &endpoint.peer().options.tcp_keepalive {
+            let _ = set_tcp_keepalive(&tcp, keepalive);
+        }
         Ok((HttpSession::H1(SessionV1::new(Box::new(Plain::new(tcp)))), false))
     }
 

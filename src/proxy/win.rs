@@ -11,7 +11,7 @@ use super::attempt::{Call, Failure, attempt};
 use super::exchange::Exchange;
 use super::headers::{self, Added};
 use super::inference::Turned;
-use super::refuse::Refusal;
+use super::refuse::{Refusal, shown};
 use super::understand::Understood;
 use crate::config::settings::Route;
 use crate::fleet::{Dispatched, InFlight, NoCandidate, Request};
@@ -26,6 +26,8 @@ pub(super) struct Won {
     pub(super) in_flight: InFlight,
     pub(super) backend: Arc<str>,
     pub(super) profile: Option<Arc<str>>,
+    /// When the first token is due, if the client asked for a stream.
+    pub(super) first_token_deadline: Option<Instant>,
     /// The model as the client named it, and the bytes of its prompt: what usage teaches about token counts.
     pub(super) prompt: (String, u64),
 }
@@ -56,9 +58,8 @@ pub(super) async fn win(
         let tries = u32::try_from(excluded.len()).unwrap_or(u32::MAX).saturating_add(1);
         let may =
             failure.cause.is_some_and(|cause| route.retry.causes.contains(&cause)) && tries < route.retry.attempts;
-        let backend = exchange.fleet.backends().get(index.0).map(|backend| Arc::clone(backend.name()));
-        let refusal =
-            Refusal::upstream(failure.outcome, failure.status, backend.as_deref().unwrap_or(""), failure.wait);
+        let backend = exchange.fleet.backends().get(index.0).map_or("", |backend| shown(route, backend.name()));
+        let refusal = Refusal::upstream(failure.outcome, failure.status, backend, failure.wait);
         if may && permit.is_none() {
             permit = exchange.fleet.retry_permit(request.route);
         }
@@ -80,14 +81,8 @@ async fn try_backend(
     total_deadline: Instant,
 ) -> Result<Result<Won, Failure>, Turned> {
     let Dispatched { backend, endpoint, mut in_flight, summary, model_name, .. } = dispatched;
-    let began = proxy.clock.now();
     let started = exchange.started;
-    exchange.note(|record| {
-        record.decision = Some(summary);
-        if record.attempts.is_empty() {
-            record.phases.overhead = began.saturating_duration_since(started);
-        }
-    });
+    exchange.note(|record| record.decision = Some(summary));
     let (name, profile) = (Arc::clone(backend.name()), backend.settings().profile.clone());
     let body = outgoing_body(request, model_name.as_deref());
     let added = Added {
@@ -110,6 +105,12 @@ async fn try_backend(
         started,
         progressed: &|now| in_flight.progressed(now),
     };
+    let began = proxy.clock.now();
+    exchange.note(|record| {
+        if record.attempts.is_empty() {
+            record.phases.overhead = began.saturating_duration_since(started);
+        }
+    });
     in_flight.sent(began);
     let mut pending =
         PendingAttempt { exchange, backend: Arc::clone(&name), profile: profile.clone(), began, proxy, done: false };
@@ -121,8 +122,10 @@ async fn try_backend(
             if let Some(at) = answer.reading.first_token_at() {
                 in_flight.first_token(at);
             }
+            in_flight.tokens(answer.reading.tokens());
+            let first_token_deadline = request.reading.stream.then(|| began + route.timeouts.first_token);
             let prompt = (request.model.clone(), request.reading.prompt_bytes);
-            Ok(Ok(Won { answer, in_flight, backend: name, profile, prompt }))
+            Ok(Ok(Won { answer, in_flight, backend: name, profile, first_token_deadline, prompt }))
         }
         Err(failure) => {
             pending.ended(failure.outcome, failure.blame, now);

@@ -85,6 +85,12 @@ impl Api {
     pub fn has_choices(self) -> bool {
         matches!(self, Self::Chat | Self::Completions)
     }
+
+    /// Whether an answer is made of generated tokens.
+    #[must_use]
+    pub fn generates(self) -> bool {
+        !matches!(self, Self::Embeddings | Self::Ranking | Self::Infer)
+    }
 }
 
 /// `/v2/models/MODEL[/versions/VERSION]/generate_stream` or `…/infer`.

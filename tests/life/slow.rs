@@ -111,6 +111,26 @@ async fn reading_goes_on_while_a_client_pauses_shortly() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_reads_slowly_all_the_time_has_not_stalled() {
+    // One event of many writes; the client's window takes four of them, and then one for each piece that it reads.
+    let pieces = [token(&"x".repeat(260_000)), finish(), DONE.to_owned()];
+    let backend_ = Backend::start(Script::events(&pieces, true)).await;
+    let headway = Headway::start(&config(&[backend("m", backend_.address)], "", "limits: { write_idle: 700ms }")).await;
+    let connection = Connection::open(headway.address).await;
+    let mut client = connection.send("r", Some(&chat("m"))).await;
+    client.head().await.expect("a head");
+    let mut length = 0;
+    while let Some(piece) = client.piece().await.expect("it goes on") {
+        length += piece.len();
+        tokio::time::sleep(SLOW / 6).await;
+    }
+    assert_eq!(length, pieces.iter().map(String::len).sum::<usize>());
+    let record = headway.record("r").await;
+    assert_eq!(record.outcome, Outcome::Complete);
+    assert!(record.phases.backpressure > Duration::from_millis(700), "{:?}", record.phases);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_on_one_connection_do_not_wait_for_a_slow_one() {
     let piece = token(&"x".repeat(10_000));
     let backend = Backend::start(Script::events(&vec![piece; 200], false)).await;

@@ -53,6 +53,24 @@ async fn an_error_in_a_200_is_an_error() {
 }
 
 #[tokio::test]
+async fn what_is_not_generated_may_say_anything_in_json_and_bytes_where_asked_for() {
+    for path in ["/v1/embeddings", "/v1/ranking"] {
+        let backend = Scripted::start(json("200 OK", r#"{"data":[]}"#)).await;
+        let headway = Headway::before(&backend).await;
+        let reply = headway.post(path, r#"{"model":"m","input":"a","stream":true}"#).await;
+        assert_eq!((reply.status, reply.text().as_str()), (200, r#"{"data":[]}"#), "{path}");
+        assert_eq!(headway.record().await.outcome, Outcome::Complete, "{path}");
+    }
+    let bytes =
+        "HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\ncontent-length: 5\r\n\r\n{}\u{1}\u{2}\u{3}";
+    let backend = Scripted::start(vec![send(bytes)]).await;
+    let headway = Headway::before(&backend).await;
+    let reply = headway.post("/v1/embeddings", r#"{"model":"m","input":"a"}"#).await;
+    assert_eq!((reply.status, reply.text().as_str()), (200, "{}\u{1}\u{2}\u{3}"));
+    assert_eq!(headway.record().await.outcome, Outcome::Complete);
+}
+
+#[tokio::test]
 async fn a_backends_own_refusal_is_passed_on() {
     let body = r#"{"error":{"message":"max_tokens is too large","type":"BadRequestError","param":null,"code":400}}"#;
     let (one, two) = (Scripted::start(json("400 Bad Request", body)).await, Scripted::start(streamed()).await);

@@ -1,6 +1,6 @@
 //! What the client is shown, and when.
 
-use headway::measure::outcome::Outcome;
+use headway::measure::outcome::{Blame, Outcome};
 
 use crate::support::backend::{Scripted, Step, send};
 use crate::support::client::End;
@@ -8,6 +8,7 @@ use crate::support::headway::{Headway, Setup};
 use crate::support::texts::{
     CHAT, COMPLETION, DONE, FINISH, LAST, ROLE, SSE, STREAM, TOKEN, UNARY, answer, begun, chunk, json, post,
 };
+use crate::support::until;
 
 #[tokio::test]
 async fn nothing_is_shown_before_the_first_token_and_everything_with_it() {
@@ -82,6 +83,44 @@ async fn after_an_early_head_failures_are_told_in_an_event() {
 }
 
 #[tokio::test]
+async fn the_first_token_is_due_after_an_early_head_too() {
+    let comments = ": still waiting\n\n".repeat(5_000);
+    for (shown, commit) in [(": waiting\n\n", "headers"), (ROLE, "headers"), (&*comments, "first_token")] {
+        let backend = Scripted::start(vec![begun(shown), Step::Pause]).await;
+        let route = format!("commit: {commit}, timeouts: {{ first_token: 300ms }}");
+        let headway = Setup::default().backend("a", &backend, "").route(&route).start().await;
+        let reply = headway.stream().await;
+        let told = told("sent no token in time", "first_token_timeout").replace("upstream_error", "timeout_error");
+        assert_eq!((reply.status, reply.text()), (200, shown.to_owned() + &told));
+        assert_ne!(reply.end, End::Clean);
+        let record = headway.record().await;
+        assert_eq!((record.outcome, record.attempts[0].blame), (Outcome::FirstTokenTimeout, Blame::Fault));
+    }
+}
+
+#[tokio::test]
+async fn the_first_token_is_known_while_the_stream_goes_on() {
+    let script = vec![send(SSE), Step::Pause, send(chunk([ROLE, TOKEN].concat())), Step::Pause];
+    let backend = Scripted::start([script, vec![send(chunk([FINISH, DONE].concat())), send(LAST)]].concat()).await;
+    let headway = Setup::default()
+        .backend("a", &backend, "")
+        .route("commit: headers, timeouts: { first_token: 2s }")
+        .start()
+        .await;
+    let mut client = headway.connect().await;
+    client.send(post(CHAT, STREAM)).await;
+    client.arrives(|text| text.contains("\r\n\r\n")).await;
+    let awaiting = || headway.server.fleet().routes()[0].awaiting_first_token("a");
+    assert_eq!(awaiting(), Some(1));
+    backend.resume();
+    until("the first token to be known", || awaiting() == Some(0)).await;
+    assert_eq!(headway.server.active(), 1);
+    backend.resume();
+    assert_eq!(client.reply().await.end, End::Clean);
+    assert_eq!(headway.record().await.outcome, Outcome::Complete);
+}
+
+#[tokio::test]
 async fn an_end_without_any_answer_is_no_success() {
     let backend = Scripted::start(answer(&[ROLE, DONE].concat())).await;
     let headway = Setup::default().backend("a", &backend, "").route("commit: headers").start().await;
@@ -91,7 +130,7 @@ async fn an_end_without_any_answer_is_no_success() {
 
 fn told(what: &str, code: &str) -> String {
     format!(
-        "data: {{\"error\":{{\"message\":\"backend a {what}\",\"type\":\"upstream_error\",\"param\":null,\"code\":\"{code}\"}}}}\n\n"
+        "data: {{\"error\":{{\"message\":\"the backend {what}\",\"type\":\"upstream_error\",\"param\":null,\"code\":\"{code}\"}}}}\n\n"
     )
 }
 

@@ -105,10 +105,38 @@ async fn a_redirect_is_never_followed() {
 #[tokio::test]
 async fn an_error_in_place_of_the_first_event() {
     let error = r#"{"error":{"message":"secret text","type":"InternalServerError","param":null,"code":500}}"#;
-    Case::error(texts::answer(&format!("data: {error}\n\n{DONE}")), "error_event", Blame::Fault, 502).check().await;
+    Case::error(texts::answer(&format!("data: {error}\n\n{DONE}")), "status_5xx", Blame::Fault, 500).check().await;
     let after_role = format!("{ROLE}event: error\ndata: {error}\n\n");
-    Case::error(texts::answer(&after_role), "error_event", Blame::Fault, 502).check().await;
-    Case::error(json("200 OK", error), "error_event", Blame::Fault, 502).check().await;
+    Case::error(texts::answer(&after_role), "status_5xx", Blame::Fault, 500).check().await;
+    Case::error(json("200 OK", error), "status_5xx", Blame::Fault, 500).check().await;
+    for unnumbered in [error.replace(",\"code\":500", ""), error.replace("500", "\"broken\"")] {
+        let event = texts::answer(&format!("data: {unnumbered}\n\n"));
+        Case::error(event, "error_event", Blame::Fault, 502).check().await;
+        Case::error(json("200 OK", &unnumbered), "error_event", Blame::Fault, 502).check().await;
+    }
+}
+
+#[tokio::test]
+async fn a_busy_backend_that_never_finishes_saying_so() {
+    let head = "HTTP/1.1 429 Too Many Requests\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{";
+    let bad = Scripted::start(vec![send(head), Step::Pause]).await;
+    let good = Scripted::start(streamed()).await;
+    let headway = Setup::default().backend("bad", &bad, "").backend("good", &good, "").start().await;
+    assert_eq!(headway.stream().await.text(), events());
+    crate::support::until("the connection to be dropped", || bad.left() == 1).await;
+    assert_eq!(headway.record().await.attempts[0].blame, Blame::Neutral);
+}
+
+#[tokio::test]
+async fn a_page_in_place_of_an_answer() {
+    let page = "<!DOCTYPE html><html><body>Welcome to nginx!</body></html>";
+    Case::error(json("200 OK", page), "error_event", Blame::Fault, 502).check().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_stream_and_says_nothing() {
+    Case::empty(json("200 OK", "{}")).check().await;
+    Case::empty(json("200 OK", r#"{"choices":[]}"#)).check().await;
 }
 
 #[tokio::test]

@@ -45,7 +45,7 @@ fn told(message: &str, kind: &str, code: &str) -> String {
 }
 
 fn disconnected() -> String {
-    told("backend bad closed the connection early", "upstream_error", "upstream_disconnected")
+    told("the backend closed the connection early", "upstream_error", "upstream_disconnected")
 }
 
 const HALF: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\" sta";
@@ -92,7 +92,7 @@ async fn what_is_held_of_a_usage_event_is_forwarded_or_nobody_ever_sees_it() {
     // The client did not ask for usage, so that what may be the usage event is held back until it is whole.
     let half = "data: {\"choices\":[],\"usage\":{\"prompt";
     let front = [ROLE, TOKEN, FINISH].concat();
-    let silent = told("backend a went silent", "timeout_error", "idle_timeout");
+    let silent = told("the backend went silent", "timeout_error", "idle_timeout");
     for (death, text) in [(Step::Reset, front.clone() + half), (Step::Pause, front.clone() + &silent)] {
         let bad = Scripted::start(vec![begun(&front), send(chunk(half)), death]).await;
         let headway = Setup::default().backend("a", &bad, "").route("timeouts: { idle: 300ms }").start().await;
@@ -129,9 +129,29 @@ async fn the_backends_own_error_event_is_told_once() {
 }
 
 #[tokio::test]
+async fn an_error_event_that_says_busy_blames_nobody() {
+    for (code, blame) in [(503, Blame::Neutral), (429, Blame::Neutral), (500, Blame::Fault)] {
+        let error = format!("data: {{\"error\":{{\"message\":\"m\",\"type\":\"t\",\"code\":{code}}}}}\n\n");
+        let backend = Scripted::start(vec![begun([ROLE, TOKEN, &error].concat()), send(LAST)]).await;
+        let headway = Setup::default().backend("a", &backend, "").start().await;
+        headway.stream().await;
+        let record = headway.record().await;
+        assert_eq!((record.outcome, record.attempts[0].blame), (Outcome::UpstreamError, blame), "{code}");
+    }
+}
+
+#[tokio::test]
+async fn the_backend_is_named_where_the_route_exposes_it() {
+    let backend = Scripted::start(vec![begun([ROLE, TOKEN].concat()), Step::Close]).await;
+    let headway = Setup::default().backend("a", &backend, "").route("expose: true").start().await;
+    let text = headway.stream().await.text();
+    assert!(text.contains("\"backend a closed the connection early\""), "{text}");
+}
+
+#[tokio::test]
 async fn silence_is_told_and_the_backend_let_go() {
     let front = [ROLE, TOKEN].concat();
-    let expected = format!("{front}{}", told("backend bad went silent", "timeout_error", "idle_timeout"));
+    let expected = format!("{front}{}", told("the backend went silent", "timeout_error", "idle_timeout"));
     check(vec![begun(&front), Step::Pause], &expected, End::Closed, Outcome::IdleTimeout).await;
     let half = [ROLE, TOKEN, HALF].concat();
     check(vec![begun(&half), Step::Pause], &half, End::Closed, Outcome::IdleTimeout).await;

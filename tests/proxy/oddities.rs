@@ -118,6 +118,17 @@ async fn garbage_among_the_events_is_the_clients_to_see() {
 }
 
 #[tokio::test]
+async fn garbage_in_a_stream_without_end_mark_breaks_nothing() {
+    let body = [ROLE, TOKEN, "data: {not json}\n\n", FINISH].concat();
+    let (headway, reply) = exchange(answer(&body)).await;
+    assert_eq!((reply.status, reply.end, reply.text()), (200, End::Clean, body));
+    assert_eq!(headway.record().await.outcome, Outcome::Truncated);
+    // Without any end, it is cut all the same.
+    let (_headway, reply) = exchange(answer(&[ROLE, TOKEN, "data: {not json}\n\n"].concat())).await;
+    assert_ne!(reply.end, End::Clean);
+}
+
+#[tokio::test]
 async fn garbage_instead_of_events_is_no_answer() {
     let (headway, reply) = exchange(answer("<html>\n\ndata: {not json}\n\n<p>\n\n")).await;
     assert_eq!((reply.status, &*reply.error_code()), (502, "upstream_disconnected"));

@@ -230,6 +230,11 @@ async fn a_body_that_was_not_read_is_never_the_next_request() {
     client.send(post("/v1/nothing", &inner)).await;
     refused(&client.reply().await, 404, "not_found");
     assert!(client.is_closed().await);
+    let mut client = headway.connect().await;
+    client.send(post("/v1/models", &inner).replacen("POST", "GET", 1)).await;
+    let reply = client.reply().await;
+    assert_eq!((reply.status, reply.end), (200, crate::support::client::End::Clean));
+    assert!(client.is_closed().await);
     assert_eq!(backend.count(), 0);
 }
 

@@ -25,7 +25,10 @@ async fn fleet(fault: &str) -> (Simulator, Simulator, Headway) {
     let setup = Setup::default()
         .backend_at("bad", bad.address, "models: [m]")
         .backend_at("good", good.address, "models: [m]")
-        .route("timeouts: { first_token: 1s, idle: 300ms }");
+        .route(
+            "timeouts: { first_token: 1s, idle: 300ms }, \
+             retry: { causes: [status_503, status_5xx, first_token_timeout, reset, empty] }",
+        );
     let headway = setup.start().await;
     if !fault.is_empty() {
         bad.set_faults(Faults::parse(&[fault]).expect("a fault"));
