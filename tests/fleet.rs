@@ -185,6 +185,7 @@ impl Running {
 
     fn reload(&self, backends: Vec<Backend>) {
         let new = self.fleet().rebuilt(settings(backends), self.clock.now()).unwrap();
+        new.settle();
         self.generations.send_replace(Arc::new(new));
     }
 

@@ -14,6 +14,8 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use crate::cli::{Cli, Command};
+use crate::nim_simulator::SimulatorError;
+use crate::proxy::BindError;
 
 /// The configuration is wrong (`EX_CONFIG` of sysexits.h).
 pub const EXIT_CONFIG: u8 = 78;
@@ -22,11 +24,25 @@ pub const EXIT_UNAVAILABLE: u8 = 69;
 /// Interrupted by SIGINT (128 and its number).
 pub const EXIT_INTERRUPTED: u8 = 130;
 
-/// Runs the command that the arguments name.
-///
-/// # Errors
-/// Whatever kept the command from its job; said in full on standard error, exit code 1.
-pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+/// Runs the command that the arguments name. Whatever kept it from its job is said in full on standard error.
+#[allow(clippy::print_stderr, reason = "the command line is where errors are read")]
+#[must_use]
+pub fn run(cli: Cli) -> ExitCode {
+    execute(cli).unwrap_or_else(|error| {
+        eprintln!("headway: {error:#}");
+        failure(&error)
+    })
+}
+
+/// The exit code of an error.
+fn failure(error: &anyhow::Error) -> ExitCode {
+    let unbound = error
+        .chain()
+        .any(|cause| cause.is::<BindError>() || matches!(cause.downcast_ref(), Some(SimulatorError::Bind { .. })));
+    if unbound { ExitCode::from(EXIT_UNAVAILABLE) } else { ExitCode::FAILURE }
+}
+
+fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => print(|out| check::run(&args, out)),

@@ -12,17 +12,20 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
-use super::{EXIT_CONFIG, EXIT_UNAVAILABLE};
+use super::EXIT_CONFIG;
 use crate::admin::{self, ReloadOutcome, Services};
 use crate::clock::{Clock, SystemClock};
 use crate::config::settings::Settings;
 use crate::config::{self, Loaded, Reloader, Report, Trigger, Watch};
 use crate::fleet::{Fleet, probes};
-use crate::proxy::{self, BindError, Lifecycle, Listeners, Proxy};
+use crate::proxy::{self, BindError, Connections, Lifecycle, Listeners, Proxy};
 use crate::telemetry::{Telemetry, logs};
 
 /// How long exchanges may take to hear that the drain deadline has passed.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How long connections may take to write what is left and to close.
+const LAST_BYTES: Duration = Duration::from_secs(1);
 
 /// How long logs may take to be written out at the end.
 const LOG_PATIENCE: Duration = Duration::from_secs(1);
@@ -42,7 +45,7 @@ pub struct Server {
     admin_address: SocketAddr,
     /// Dropping it ends probes and the admin listener.
     background: watch::Sender<bool>,
-    accepting: tokio::task::JoinHandle<()>,
+    accepting: tokio::task::JoinHandle<Connections>,
 }
 
 /// What reloads, the admin listener and the data path share.
@@ -59,12 +62,16 @@ struct Core {
 }
 
 impl Core {
-    /// Puts a new configuration in force, keeping the state of what has not changed.
+    /// Puts a new configuration in force, keeping the state of what has not changed; all of it or nothing.
     fn apply(&self, settings: &Arc<Settings>) -> Result<(), String> {
+        let prepared =
+            self.telemetry.prepare(settings).map_err(|error| format!("the access log cannot be opened: {error}"))?;
         let old = self.fleet.load_full();
         let fleet = old.rebuilt(Arc::clone(settings), self.clock.now()).map_err(|error| error.to_string())?;
-        self.telemetry.apply(settings).map_err(|error| format!("the access log cannot be opened: {error}"))?;
+        // Nothing fails from here on.
         let fleet = Arc::new(fleet);
+        fleet.settle();
+        self.telemetry.apply(settings, prepared);
         self.fleet.store(Arc::clone(&fleet));
         self.generations.send_replace(fleet);
         Ok(())
@@ -170,10 +177,14 @@ impl Server {
     async fn end(self, drain: Duration) {
         let lifecycle = &self.core.lifecycle;
         lifecycle.close();
-        let _ = self.accepting.await;
+        let connections = self.accepting.await;
         if tokio::time::timeout(drain, lifecycle.idle()).await.is_err() {
             lifecycle.cut();
             let _ = tokio::time::timeout(LAST_WORDS, lifecycle.idle()).await;
+        }
+        // An exchange is over when its last bytes are handed to its connection, which has yet to write them.
+        if let Ok(connections) = connections {
+            let _ = tokio::time::timeout(LAST_BYTES, connections.closed()).await;
         }
         self.background.send_replace(true);
         let telemetry = Arc::clone(&self.core.telemetry);
@@ -231,7 +242,7 @@ async fn serve(args: &ServeArgs, loaded: Loaded) -> anyhow::Result<ExitCode> {
         Err(error) => {
             tracing::error!("{error:#}");
             logs::close(LOG_PATIENCE);
-            return Ok(ExitCode::from(if error.is::<BindError>() { EXIT_UNAVAILABLE } else { 1 }));
+            return Ok(super::failure(&error));
         }
     };
     server.core.telemetry.metrics().reload_succeeded(server.core.clock.wall());

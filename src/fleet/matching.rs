@@ -40,6 +40,12 @@ impl Fleet {
         if reached { RouteMatchResult::NoSuchModel } else { RouteMatchResult::NoRoute }
     }
 
+    /// Every route, by its place in the settings, that takes this path and these header fields for some model.
+    pub fn routes_for<'h>(&self, path: &str, headers: impl Fn(&str) -> Option<&'h str>) -> Vec<usize> {
+        let takes = |route: &Route| takes_path(route, path) && takes_headers(route, &headers);
+        self.settings().routes.iter().enumerate().filter(|(_, route)| takes(route)).map(|(index, _)| index).collect()
+    }
+
     /// The models that a caller with these header fields may ask for (`GET /v1/models`), sorted, each once: what is
     /// configured by name, aliases, and what backends say themselves.
     pub fn models<'h>(&self, headers: impl Fn(&str) -> Option<&'h str>) -> Vec<Arc<str>> {

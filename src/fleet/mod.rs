@@ -91,14 +91,16 @@ impl Fleet {
     /// # Errors
     /// When a backend's certificate or key cannot be used.
     pub fn new(settings: Arc<Settings>, now: Instant) -> Result<Self, FleetError> {
-        Self::build(settings, None, now)
+        let fleet = Self::build(settings, None, now)?;
+        fleet.settle();
+        Ok(fleet)
     }
 
     /// The fleet of a new configuration: a backend that is still the same server (name, URL, TLS, h2) and a route of
-    /// the same name keep what they counted and learned.
+    /// the same name keep what they counted and learned. What generations share changes only with [`Self::settle`].
     ///
     /// # Errors
-    /// When a backend's certificate or key cannot be used; then nothing has changed.
+    /// When a backend's certificate or key cannot be used.
     pub fn rebuilt(&self, settings: Arc<Settings>, now: Instant) -> Result<Self, FleetError> {
         Self::build(settings, Some(self), now)
     }
@@ -190,9 +192,7 @@ impl Fleet {
             backends.push(Arc::new(LiveBackend::new(Arc::clone(backend), BackendIndex(index), shared)));
         }
         let routes = settings.routes.iter().map(|route| live_route(route, &backends, old, now)).collect();
-        let fleet = Self { settings, backends, routes, common };
-        fleet.settle();
-        Ok(fleet)
+        Ok(Self { settings, backends, routes, common })
     }
 
     fn shared(
@@ -214,8 +214,9 @@ impl Fleet {
         Ok(kept.unwrap_or_else(fresh))
     }
 
-    /// Tells the shared parts about this generation. Only now: until here the new configuration could still fail.
-    fn settle(&self) {
+    /// Tells the shared parts about this generation. To be called once it is certain to be put in force, and before it
+    /// is: until then anything else of the new configuration could still fail.
+    pub fn settle(&self) {
         for (index, backend) in self.backends.iter().enumerate() {
             let routes =
                 || self.settings.routes.iter().filter(|route| route.backends.iter().any(|&(one, _)| one == index));

@@ -150,9 +150,10 @@ impl ExchangeRecord {
         self.attempts.last().map(|attempt| &attempt.backend)
     }
 
-    /// Whether the latencies of this exchange belong in distributions: complete, one choice.
+    /// Whether the latencies of this exchange belong in distributions: complete, one choice, of an API that is
+    /// understood; what another path's answer takes says nothing about a model.
     #[must_use]
     pub fn measured(&self) -> bool {
-        self.outcome == Outcome::Complete && self.choices <= 1
+        self.outcome == Outcome::Complete && self.choices <= 1 && self.api.is_some()
     }
 }

@@ -214,6 +214,8 @@ impl Reading {
         match self {
             Self::Stream { reader, .. } => {
                 record.latencies = reader.latencies();
+                // Several choices may come unasked; what was timed across them is no one's experience.
+                record.choices = record.choices.max(reader.choices_seen());
                 record.usage = reader.usage();
                 record.finish_reason = reader.finish_reason();
                 record.gaps = reader.gaps().cloned().map(Box::new);

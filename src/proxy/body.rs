@@ -76,13 +76,7 @@ pub(super) async fn read(
     budget: &Arc<MemoryBudget>,
     clock: &dyn Clock,
 ) -> Result<WholeBody, BodyError> {
-    let too_large = || {
-        BodyError::Refused(Refusal::bad_request(
-            413,
-            "body_too_large",
-            format!("the request body is larger than {}", format_size(limits.body)),
-        ))
-    };
+    let too_large = || BodyError::Refused(too_large(limits));
     if declared_too_large(session, limits) {
         return Err(too_large());
     }
@@ -125,6 +119,11 @@ fn failed(error: &pingora_core::Error) -> BodyError {
 }
 
 /// Whether the client itself says that its body is larger than it may be.
+pub(super) fn too_large(limits: &Limits) -> Refusal {
+    let message = format!("the request body is larger than {}", format_size(limits.body));
+    Refusal::bad_request(413, "body_too_large", message)
+}
+
 pub(super) fn declared_too_large(session: &Session, limits: &Limits) -> bool {
     declared_length(session).is_some_and(|length| length > limits.body)
 }

@@ -20,6 +20,9 @@ use crate::measure::exchange::Attempt;
 use crate::measure::outcome::{Blame, Outcome};
 use crate::wire::error::error_event;
 
+/// How long an h2 connection may take to send what precedes a reset.
+const BEFORE_RESET: Duration = Duration::from_millis(5);
+
 /// Sends the answer to its end, and what the end calls for.
 pub(super) async fn deliver(
     proxy: &Arc<Proxy>,
@@ -113,10 +116,11 @@ async fn end_downstream(session: &mut Session, forwarded: &Forwarded, backend: &
         let refusal = Refusal::upstream(forwarded.outcome, 502, backend, None);
         let event = error_event(&refusal.message, refusal.kind, None, Some(refusal.code));
         let _ = session.write_response_body(Bytes::from(event), false).await;
-        if session.is_http2() {
-            // A reset overtakes data that its connection has not sent yet.
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+    }
+    if session.is_http2() {
+        // A reset overtakes what its connection has not sent yet, the head included: an SDK would take that for a
+        // failed connection and ask again. h2 tells nobody when a frame is out, so this is a pause, not a proof.
+        tokio::time::sleep(BEFORE_RESET).await;
     }
     session.shutdown().await;
     Downstream::Close

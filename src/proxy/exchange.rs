@@ -107,16 +107,21 @@ impl Exchange {
     }
 
     fn write(&mut self, outcome: Outcome) {
+        // Asked first: what panics after the record is taken would lose it.
+        let now = self.proxy.clock.now();
         let Some(mut record) = self.record.take() else { return };
         record.outcome = outcome;
         record.verdicts = self.verdicts(&record);
         let record = Arc::new(*record);
-        let now = self.proxy.clock.now();
         self.fleet.record(&record, now);
         self.proxy.telemetry.record(record, now);
     }
 
     fn verdicts(&self, record: &ExchangeRecord) -> Verdicts {
+        // Promises are about models; a path that is passed through has none.
+        if record.api.is_none() {
+            return Verdicts::default();
+        }
         let settings = self.fleet.settings();
         let Some(route) = self.route.and_then(|route| settings.routes.get(route)) else { return Verdicts::default() };
         route.objectives.judge(&Ended {
@@ -131,8 +136,13 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        // A task that is dropped before its exchange ended was cancelled with its connection.
-        let outcome = if std::thread::panicking() { Outcome::InternalError } else { Outcome::ClientCancelled };
+        if std::thread::panicking() {
+            // The client will be told so, unless it has been told something already.
+            self.note(|record| record.status = if record.status == 0 { 500 } else { record.status });
+            return self.write(Outcome::InternalError);
+        }
+        // A task that is dropped before its exchange ended was cancelled with its connection, or by us at the very end.
+        let outcome = if self.proxy.lifecycle.is_cut() { Outcome::Drained } else { Outcome::ClientCancelled };
         self.write(outcome);
     }
 }

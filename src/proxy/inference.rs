@@ -47,7 +47,13 @@ pub(super) async fn serve(
     api: Api,
     path_model: Option<String>,
 ) -> Downstream {
-    let understood = match understand(proxy, session, &mut exchange, api, path_model).await {
+    let mut cut = proxy.lifecycle.cutting();
+    let understood = tokio::select! {
+        biased;
+        understood = understand(proxy, session, &mut exchange, api, path_model) => understood,
+        () = turned(&mut cut) => Err(Turned::Drained),
+    };
+    let understood = match understood {
         Ok(understood) => understood,
         Err(turned) => return turn_away(session, exchange, turned).await,
     };
@@ -56,7 +62,6 @@ pub(super) async fn serve(
         return turn_away(session, exchange, Refusal::internal().into()).await;
     };
     let total_deadline = exchange.started + route.timeouts.total;
-    let mut cut = proxy.lifecycle.cutting();
     let won = {
         // On the heap, so that a stream does not carry the room for its tries to its end.
         let tries = Box::pin(win(proxy, &mut exchange, &understood, route, total_deadline));

@@ -45,7 +45,10 @@ pub(super) fn plan(head: &RequestHeader, limits: &Limits) -> Result<Plan, Refusa
     }
     match head.method {
         Method::GET | Method::HEAD if path == "/v1/models" => Ok(Plan::Models),
-        Method::GET | Method::HEAD | Method::POST | Method::OPTIONS | Method::DELETE => Ok(Plan::Other),
+        Method::GET | Method::HEAD | Method::POST | Method::OPTIONS | Method::DELETE => {
+            framed(&head.headers)?;
+            Ok(Plan::Other)
+        }
         _ => Err(Refusal::method("GET, HEAD, POST, OPTIONS, DELETE")),
     }
 }
@@ -219,6 +222,7 @@ mod tests {
         refused(&post("upgrade", "h2c"), 400, "no_upgrade");
         refused(&post("content_length", "7"), 400, "bad_header_name");
         refused(&post("host", "other"), 400, "bad_host");
+        refused(&head("POST", "/v1/files", &[("transfer-encoding", "gzip")]), 400, "bad_transfer_encoding");
         let mut without = head("POST", "/v1/completions", &[]);
         without.remove_header("host");
         refused(&without, 400, "bad_host");

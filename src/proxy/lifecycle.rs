@@ -1,7 +1,7 @@
 //! Running, draining, ending: who may still be served, and when the last one is gone.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::{Notify, watch};
 
@@ -13,7 +13,6 @@ pub struct Lifecycle {
     idle: Notify,
     closing: watch::Sender<bool>,
     cut: watch::Sender<bool>,
-    panics: AtomicU64,
 }
 
 /// Waits until a signal is true; for ever when whoever gives it is gone.
@@ -37,7 +36,6 @@ impl Lifecycle {
             idle: Notify::new(),
             closing: watch::channel(false).0,
             cut: watch::channel(false).0,
-            panics: AtomicU64::new(0),
         })
     }
 
@@ -75,6 +73,11 @@ impl Lifecycle {
         self.closing.subscribe()
     }
 
+    /// Whether whatever still runs is being ended.
+    pub(super) fn is_cut(&self) -> bool {
+        *self.cut.borrow()
+    }
+
     /// Turns true when exchanges should end.
     pub(super) fn cutting(&self) -> watch::Receiver<bool> {
         self.cut.subscribe()
@@ -84,16 +87,6 @@ impl Lifecycle {
     #[must_use]
     pub fn active(&self) -> usize {
         self.active.load(Ordering::SeqCst)
-    }
-
-    /// Panics that were caught on the data path.
-    #[must_use]
-    pub fn panics(&self) -> u64 {
-        self.panics.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn count_panic(&self) {
-        self.panics.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn begin(self: &Arc<Self>) -> Active {

@@ -12,7 +12,7 @@ use pingora_core::apps::{HttpServerOptions, ServerApp};
 use pingora_core::listeners::tls::Acceptor;
 use pingora_core::protocols::{ALPN, Ssl as _, Stream};
 use pingora_core::server::configuration::ServerConf;
-use pingora_proxy::{HttpProxy, http_proxy};
+use pingora_proxy::http_proxy;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
 use super::Proxy;
+use super::bounded::Bounded;
 use super::lifecycle::turned;
 use super::service::{KEEP_ALIVE, Service};
 use super::stream::{ClientStream, Plain};
@@ -84,9 +85,9 @@ impl Listeners {
         &self.addresses
     }
 
-    /// Accepts until the proxy's life closes; returns when the last listener has stopped. Connections go on until
-    /// their exchanges have ended.
-    pub async fn run(self, proxy: Arc<Proxy>) {
+    /// Accepts until the proxy's life closes; returns, when the last listener has stopped, the connections that go on
+    /// until their exchanges have ended.
+    pub async fn run(self, proxy: Arc<Proxy>) -> Connections {
         let open = Arc::new(Open::default());
         let sweeping = tokio::spawn(sweep(Arc::clone(&proxy)));
         let accepting: Vec<_> = self
@@ -98,6 +99,24 @@ impl Listeners {
             let _ = one.await;
         }
         sweeping.abort();
+        Connections(open)
+    }
+}
+
+/// The connections that outlive their listeners.
+pub struct Connections(Arc<Open>);
+
+impl Connections {
+    /// Waits until the last one is closed: until then bytes may be on their way to its client.
+    pub async fn closed(&self) {
+        let Self(open) = self;
+        loop {
+            let closed = open.closed.notified();
+            if open.count.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            closed.await;
+        }
     }
 }
 
@@ -186,20 +205,20 @@ async fn accept(bound: Bound, proxy: Arc<Proxy>, open: Arc<Open>) {
     app.cleanup().await;
 }
 
-fn application(proxy: &Arc<Proxy>, h2c: bool) -> Arc<HttpProxy<Service>> {
+fn application(proxy: &Arc<Proxy>, h2c: bool) -> Arc<Bounded> {
     let conf = Arc::new(ServerConf { max_retries: 1, ..ServerConf::default() });
     let mut app = http_proxy(&conf, Service(Arc::clone(proxy)));
     let mut options = HttpServerOptions::default();
     options.h2c = h2c;
     options.h2_idle_timeout = Some(Duration::from_secs(KEEP_ALIVE));
     app.server_options = Some(options);
-    Arc::new(app)
+    Arc::new(Bounded::new(Arc::new(app), Arc::clone(&proxy.lifecycle)))
 }
 
 async fn serve(
     tcp: TcpStream,
     tls: Option<&Acceptor>,
-    app: &Arc<HttpProxy<Service>>,
+    app: &Arc<Bounded>,
     proxy: &Proxy,
     closing: &watch::Receiver<bool>,
 ) {

@@ -8,6 +8,7 @@
 mod answer;
 mod attempt;
 mod body;
+mod bounded;
 mod client;
 mod deliver;
 mod exchange;
@@ -38,7 +39,7 @@ use pingora_core::connectors::http::Connector;
 use self::body::MemoryBudget;
 use self::inspect::RequestIds;
 pub use self::lifecycle::Lifecycle;
-pub use self::listener::{BindError, Listeners};
+pub use self::listener::{BindError, Connections, Listeners};
 use self::pool::Pool;
 use self::upstream::Backends;
 use crate::clock::Clock;

@@ -1,6 +1,8 @@
 //! pingora's hooks: which request takes which path, and what pingora itself must not do.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -34,6 +36,15 @@ pub(super) struct Context {
     stock: Option<Box<Stock>>,
 }
 
+impl Drop for Context {
+    fn drop(&mut self) {
+        // pingora was stopped before it came to the end.
+        if let Some(stock) = self.stock.take() {
+            stock.abandoned();
+        }
+    }
+}
+
 /// What is to become of a request after our own code has seen it.
 enum Next {
     /// The response is sent, or given up.
@@ -43,19 +54,20 @@ enum Next {
 }
 
 impl Service {
-    async fn handle(&self, session: &mut Session) -> Next {
+    /// Sets `begun` once there is an exchange that will leave a record, whatever becomes of it.
+    async fn handle(&self, session: &mut Session, request_id: Arc<str>, begun: &AtomicBool) -> Next {
         let proxy = &self.0;
         let now = proxy.clock.now();
         session.set_keepalive(Some(KEEP_ALIVE));
-        let head = session.req_header();
-        let mut exchange = Exchange::new(proxy, proxy.ids.of(&head.headers), now);
+        let mut exchange = Exchange::new(proxy, request_id, now);
+        begun.store(true, Ordering::Relaxed);
         let down = &mut session.downstream_session;
         match inspect::plan(down.req_header(), &exchange.fleet.settings().limits) {
             Ok(Plan::Inference { api, model }) => Next::Over(inference::serve(proxy, down, exchange, api, model).await),
             Ok(Plan::Models) => Next::Over(models::serve(down, exchange).await),
-            Ok(Plan::Other) => match Stock::dispatch(&mut exchange, down.req_header(), now) {
-                Ok(dispatched) => {
-                    let stock = dispatched.with(exchange);
+            Ok(Plan::Other) => match Stock::dispatch(&mut exchange, down, now) {
+                Ok(picked) => {
+                    let stock = picked.with(exchange, proxy);
                     stock.bound(down);
                     Next::Stock(Box::new(stock))
                 }
@@ -99,7 +111,9 @@ impl ProxyHttp for Service {
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
-        match Caught(Box::pin(self.handle(session))).await {
+        let request_id = self.0.ids.of(&session.req_header().headers);
+        let begun = AtomicBool::new(false);
+        match Caught(Box::pin(self.handle(session, Arc::clone(&request_id), &begun))).await {
             Ok(Next::Over(Downstream::Reusable)) => Ok(true),
             Ok(Next::Over(Downstream::Close)) => Err(Error::new_in(CLOSE)),
             Ok(Next::Stock(stock)) => {
@@ -107,10 +121,15 @@ impl ProxyHttp for Service {
                 Ok(false)
             }
             Err(_) => {
-                self.0.lifecycle.count_panic();
                 self.0.telemetry.metrics().panicked();
+                let refusal = Refusal::internal();
+                if !begun.load(Ordering::Relaxed) {
+                    let mut exchange = Exchange::new(&self.0, Arc::clone(&request_id), self.0.clock.now());
+                    exchange.note(|record| record.status = refusal.status);
+                    exchange.finish(refusal.outcome);
+                }
                 if session.response_written().is_none() {
-                    let _ = inference::respond(session, "", &Refusal::internal(), false).await;
+                    let _ = inference::respond(session, &request_id, &refusal, false).await;
                 }
                 Err(Error::new_in(CLOSE))
             }
@@ -119,7 +138,7 @@ impl ProxyHttp for Service {
 
     async fn upstream_peer(&self, _: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
         let stock = ctx.stock.as_ref().ok_or_else(|| Error::new_in(CLOSE))?;
-        Ok(Box::new(stock.peer()))
+        Ok(Box::new(stock.peer(self.0.clock.now())))
     }
 
     async fn upstream_request_filter(
@@ -139,8 +158,11 @@ impl ProxyHttp for Service {
         _: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
-        _: &mut Context,
+        ctx: &mut Context,
     ) -> Result<()> {
+        if let Some(stock) = &mut ctx.stock {
+            stock.sends(body.as_ref().map_or(0, Bytes::len), self.0.clock.now())?;
+        }
         // An h2 request that ends in an empty DATA frame would reach an h1 backend with two terminators, the second of
         // which spoils the connection's next request: https://github.com/cloudflare/pingora/issues/935.
         if end_of_stream && body.as_ref().is_some_and(Bytes::is_empty) {
@@ -150,10 +172,23 @@ impl ProxyHttp for Service {
     }
 
     async fn response_filter(&self, _: &mut Session, head: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
-        match &ctx.stock {
-            Some(stock) => stock.downstream_head(head),
+        match &mut ctx.stock {
+            Some(stock) => stock.downstream_head(head, self.0.clock.now()),
             None => Ok(()),
         }
+    }
+
+    fn response_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        _: bool,
+        ctx: &mut Context,
+    ) -> Result<Option<Duration>> {
+        if let Some(stock) = &mut ctx.stock {
+            stock.receives(body.as_ref().map_or(0, Bytes::len), self.0.clock.now())?;
+        }
+        Ok(None)
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
@@ -162,7 +197,10 @@ impl ProxyHttp for Service {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         };
         let refusal = stock.failed(error);
-        let _ = inference::respond(session, &stock.request_id(), &refusal, false).await;
+        let sent = inference::respond(session, &stock.request_id(), &refusal, false).await;
+        if sent.is_ok() && refusal.status == 413 {
+            linger(session).await;
+        }
         FailToProxy { error_code: refusal.status, can_reuse_downstream: false }
     }
 

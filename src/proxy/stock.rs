@@ -2,19 +2,23 @@
 //! backend, keeps the headers clean and writes the record.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use http::Method;
 use pingora_core::protocols::http::server::Session as Downstream;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::{Error, ErrorSource, Result};
+use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
+use super::Proxy;
 use super::exchange::Exchange;
 use super::headers::{self, Added};
 use super::inspect;
 use super::refuse::{Refusal, shown};
-use crate::fleet::{Dispatched, Needs, NoCandidate, Request, RouteMatchResult};
+use super::{body, bounded};
+use crate::config::settings::Timeouts;
+use crate::fleet::{Dispatched, Fleet, Needs, NoCandidate, Request, RouteMatchResult};
 use crate::measure::exchange::Attempt;
 use crate::measure::outcome::{Blame, Outcome};
 use crate::route::snapshot::RequestFacts;
@@ -24,15 +28,32 @@ pub(super) struct Picked(Dispatched);
 
 /// A stock exchange under way.
 pub(super) struct Stock {
+    proxy: Arc<Proxy>,
     exchange: Exchange,
     dispatched: Dispatched,
     began: Instant,
+    /// When the whole exchange must be over.
+    deadline: Instant,
+    /// Body bytes from the client, and from the backend.
+    sent: u64,
+    received: u64,
     failure: Option<Outcome>,
 }
 
+/// The client sends more than it may.
+const TOO_LARGE: ErrorType = ErrorType::new("the request body is too large");
+
+/// The exchange took longer than it may in all.
+const OVERDUE: ErrorType = ErrorType::new("the exchange takes too long");
+
 impl Picked {
-    pub(super) fn with(self, exchange: Exchange) -> Stock {
-        Stock { began: exchange.started, exchange, dispatched: self.0, failure: None }
+    pub(super) fn with(self, exchange: Exchange, proxy: &Arc<Proxy>) -> Stock {
+        let route = exchange.route.and_then(|route| exchange.fleet.settings().routes.get(route));
+        let total = route.map_or(Timeouts::default().total, |route| route.timeouts.total);
+        let began = exchange.started;
+        let (proxy, deadline) = (Arc::clone(proxy), began + total);
+        bounded::end_by(deadline);
+        Stock { proxy, exchange, dispatched: self.0, began, deadline, sent: 0, received: 0, failure: None }
     }
 }
 
@@ -40,29 +61,53 @@ impl Stock {
     /// Picks a backend for a path that some route names.
     pub(super) fn dispatch(
         exchange: &mut Exchange,
-        head: &RequestHeader,
+        session: &Downstream,
         now: Instant,
     ) -> std::result::Result<Picked, Refusal> {
         let fleet = Arc::clone(&exchange.fleet);
-        let field = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
-        let RouteMatchResult::Found(route) = fleet.match_route(head.uri.path(), field, None) else {
-            return Err(Refusal::not_found(false));
-        };
+        let route = find_route(&fleet, session.req_header())?;
         exchange.route = Some(route);
         let name = fleet.settings().routes.get(route).map(|route| Arc::clone(&route.name));
         exchange.note(|record| record.route = name);
+        let limits = &fleet.settings().limits;
+        if body::declared_too_large(session, limits) {
+            return Err(body::too_large(limits));
+        }
         let request = Request { model: "", facts: RequestFacts::default(), needs: Needs::default() };
-        fleet.dispatch(route, &request, &[], now).map(Picked).map_err(|reason| refusal(&reason))
+        let dispatched = fleet.dispatch(route, &request, &[], now).map_err(|reason| refusal(&reason))?;
+        dispatched.in_flight.sent(now);
+        Ok(Picked(dispatched))
     }
 
-    /// The backend, which may be silent for as long as the route's requests may take in all.
-    pub(super) fn peer(&self) -> HttpPeer {
+    /// The backend, which may be silent until the exchange must be over.
+    pub(super) fn peer(&self, now: Instant) -> HttpPeer {
         let mut peer = self.dispatched.endpoint.peer().clone();
-        let settings = self.exchange.fleet.settings();
-        let total = self.exchange.route.and_then(|route| settings.routes.get(route)).map(|route| route.timeouts.total);
-        peer.options.read_timeout = total;
-        peer.options.write_timeout = total;
+        // pingora takes no time at all for no bound.
+        let left = self.deadline.saturating_duration_since(now).max(Duration::from_millis(1));
+        peer.options.read_timeout = Some(left);
+        peer.options.write_timeout = Some(left);
         peer
+    }
+
+    /// The client sends so many bytes of its body.
+    pub(super) fn sends(&mut self, bytes: usize, now: Instant) -> Result<()> {
+        self.sent += bytes as u64;
+        if self.sent > self.exchange.fleet.settings().limits.body {
+            return Error::err(TOO_LARGE);
+        }
+        self.progressed(now)
+    }
+
+    /// The backend sends so many bytes of its body.
+    pub(super) fn receives(&mut self, bytes: usize, now: Instant) -> Result<()> {
+        self.received += bytes as u64;
+        self.progressed(now)
+    }
+
+    /// Bytes moved: no reason to think that the backend hangs.
+    fn progressed(&self, now: Instant) -> Result<()> {
+        self.dispatched.in_flight.progressed(now);
+        if now < self.deadline { Ok(()) } else { Error::err(OVERDUE) }
     }
 
     /// The client may pause no longer than on the paths that headway understands.
@@ -103,14 +148,20 @@ impl Stock {
         Ok(())
     }
 
-    pub(super) fn downstream_head(&self, head: &mut ResponseHeader) -> Result<()> {
+    pub(super) fn downstream_head(&mut self, head: &mut ResponseHeader, now: Instant) -> Result<()> {
+        self.progressed(now)?;
+        let status = head.status.as_u16();
+        self.exchange.note(|record| record.status = status);
         head.insert_header("x-request-id", &*self.exchange.request_id())
     }
 
-    /// The backend failed before the client was sent anything.
+    /// The backend or the client failed before the client was sent anything.
     pub(super) fn failed(&mut self, error: &Error) -> Refusal {
         let outcome = outcome_of(error);
         self.failure = Some(outcome);
+        if error.etype() == &TOO_LARGE {
+            return body::too_large(&self.exchange.fleet.settings().limits);
+        }
         if outcome == Outcome::RejectedRequest {
             return Refusal::bad_request(408, "request_timeout", "the request body did not arrive in time");
         }
@@ -120,25 +171,48 @@ impl Stock {
         Refusal::upstream(outcome, status, route.map_or("", |route| shown(route, self.dispatched.backend.name())), None)
     }
 
-    /// Writes the record.
-    pub(super) fn finish(self, session: &Session, error: Option<&Error>, now: Instant) {
-        let Self { mut exchange, dispatched, began, failure } = self;
+    /// Writes the record of an exchange that pingora brought to its end.
+    pub(super) fn finish(mut self, session: &Session, error: Option<&Error>, now: Instant) {
         let status = session.response_written().map_or(0, |head| head.status.as_u16());
-        let outcome = match (failure, error, status) {
+        let outcome = match (self.failure, error, status) {
             (Some(outcome), ..) => outcome,
             (None, Some(error), _) => outcome_of(error),
             (None, None, 400..=428 | 430..=499) => Outcome::BackendRejected,
             (None, None, 429 | 500..) => Outcome::UpstreamError,
             (None, None, _) => Outcome::Complete,
         };
+        (self.sent, self.received) = (session.body_bytes_read() as u64, session.body_bytes_sent() as u64);
+        self.exchange.note(|record| record.status = status);
+        self.write(outcome, now);
+    }
+
+    /// Writes the record of an exchange that was stopped.
+    pub(super) fn abandoned(self) {
+        if std::thread::panicking() {
+            // The exchange's own end knows what to write then.
+            return;
+        }
+        let now = self.proxy.clock.now();
+        let outcome = match (self.failure, self.proxy.lifecycle.is_cut()) {
+            (Some(outcome), _) => outcome,
+            (None, true) => Outcome::Drained,
+            (None, false) if now >= self.deadline => Outcome::TotalTimeout,
+            (None, false) => Outcome::ClientCancelled,
+        };
+        self.write(outcome, now);
+    }
+
+    fn write(self, outcome: Outcome, now: Instant) {
+        let Self { mut exchange, dispatched, began, sent, received, .. } = self;
         let Dispatched { backend, in_flight, summary, .. } = dispatched;
         let reason = Some(summary.reason);
-        // Back-pressure is no fault; a 503's body, which may say that it is one, is not read here.
-        let blame = if matches!(status, 429 | 503) { Blame::Neutral } else { outcome.blame() };
+        let mut blame = outcome.blame();
         exchange.note(|record| {
-            record.status = status;
-            record.bytes_in = session.body_bytes_read() as u64;
-            record.bytes_out = session.body_bytes_sent() as u64;
+            // Back-pressure is no fault; a 503's body, which may say that it is one, is not read here.
+            if matches!(record.status, 429 | 503) {
+                blame = Blame::Neutral;
+            }
+            (record.bytes_in, record.bytes_out) = (sent, received);
             record.decision = Some(summary);
             record.latencies.end_to_end = Some(now.saturating_duration_since(began));
             record.attempts.push(Attempt {
@@ -156,11 +230,45 @@ impl Stock {
     }
 }
 
+/// The route that names the path; or that is the only way to a stored response.
+fn find_route(fleet: &Fleet, head: &RequestHeader) -> std::result::Result<usize, Refusal> {
+    let field = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
+    if let RouteMatchResult::Found(route) = fleet.match_route(head.uri.path(), field, None) {
+        return Ok(route);
+    }
+    if !is_stored_response(head) {
+        return Err(Refusal::not_found(false));
+    }
+    // A stored response is known to the backend that made it alone, and nothing says which one that was.
+    let routes = fleet.routes_for("/v1/responses", field);
+    let settings = &fleet.settings().routes;
+    let mut backends = routes.iter().filter_map(|&route| settings.get(route)).flat_map(|route| &route.backends);
+    let first = backends.next();
+    match (routes.first(), first) {
+        (Some(&route), Some(first)) if backends.all(|other| other.0 == first.0) => Ok(route),
+        (Some(_), _) => {
+            let message = "several backends serve responses here, and only the one that made this one knows it; \
+                           keep what the answer to the POST said";
+            Err(Refusal::bad_request(400, "previous_response_unknown", message))
+        }
+        (None, _) => Err(Refusal::not_found(true)),
+    }
+}
+
+/// `GET` or `DELETE /v1/responses/ID`.
+fn is_stored_response(head: &RequestHeader) -> bool {
+    let id = head.uri.path().strip_prefix("/v1/responses/").unwrap_or_default();
+    let harmless = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    matches!(head.method, Method::GET | Method::DELETE) && !id.is_empty() && id.bytes().all(harmless)
+}
+
 fn outcome_of(error: &Error) -> Outcome {
     use pingora_core::ErrorType::{
         ConnectError, ConnectNoRoute, ConnectRefused, ConnectTimedout, ReadTimedout, TLSHandshakeFailure, WriteTimedout,
     };
     match (error.esource(), error.etype()) {
+        (_, kind) if *kind == TOO_LARGE => Outcome::RejectedRequest,
+        (_, kind) if *kind == OVERDUE => Outcome::TotalTimeout,
         (ErrorSource::Downstream, WriteTimedout) => Outcome::ClientStalled,
         (ErrorSource::Downstream, ReadTimedout) => Outcome::RejectedRequest,
         (ErrorSource::Upstream, ReadTimedout | WriteTimedout) => Outcome::TotalTimeout,

@@ -64,11 +64,19 @@ pub(super) async fn win(
             permit = exchange.fleet.retry_permit(request.route);
         }
         if !may || permit.is_none() {
-            return Err(refusal.into());
+            return Err(spent(refusal, tries).into());
         }
         last = Some(refusal);
         excluded.push(index);
     }
+}
+
+/// At most one layer tries again: a client whose request had its second try here is told not to.
+fn spent(mut refusal: Refusal, tries: u32) -> Refusal {
+    if tries > 1 {
+        refusal.should_retry = Some(false);
+    }
+    refusal
 }
 
 /// One try; its end is told to the backend's guard and to the record.

@@ -47,6 +47,13 @@ struct OpenLog {
     log: AccessLog,
 }
 
+/// What a new configuration needs and what may fail, done beforehand; dropping it undoes it.
+#[derive(Debug)]
+#[must_use]
+pub struct Prepared {
+    access_log: Option<Arc<OpenLog>>,
+}
+
 impl Telemetry {
     /// Starts what the configuration asks for.
     ///
@@ -55,31 +62,34 @@ impl Telemetry {
     pub fn new(settings: &Settings) -> io::Result<Self> {
         let metrics = Metrics::new(settings);
         let telemetry = Self { metrics, recent: Recent::default(), access_log: ArcSwapOption::empty() };
-        telemetry.turn_access_log(settings.telemetry.access_log.as_ref())?;
+        let prepared = telemetry.prepare(settings)?;
+        telemetry.access_log.store(prepared.access_log);
         Ok(telemetry)
     }
 
-    /// Goes over to a new configuration.
+    /// Does of going over to a new configuration what can fail; nothing that is in force changes.
     ///
     /// # Errors
-    /// When a new access log cannot be opened; then the old one goes on.
-    pub fn apply(&self, settings: &Settings) -> io::Result<()> {
-        self.metrics.apply(settings);
-        logs::set_level(settings.telemetry.level);
-        self.turn_access_log(settings.telemetry.access_log.as_ref())
-    }
-
-    fn turn_access_log(&self, target: Option<&settings::AccessLog>) -> io::Result<()> {
-        if self.access_log.load().as_ref().map(|open| &open.target) == target {
-            return Ok(());
+    /// When a new access log cannot be opened.
+    pub fn prepare(&self, settings: &Settings) -> io::Result<Prepared> {
+        let target = settings.telemetry.access_log.as_ref();
+        let current = self.access_log.load_full();
+        if current.as_ref().map(|open| &open.target) == target {
+            return Ok(Prepared { access_log: current });
         }
         let open = |target: &settings::AccessLog| {
             let log = AccessLog::open(target, Arc::clone(self.metrics.access_log_dropped()))?;
             io::Result::Ok(Arc::new(OpenLog { target: target.clone(), log }))
         };
+        Ok(Prepared { access_log: target.map(open).transpose()? })
+    }
+
+    /// Goes over to the configuration that was prepared.
+    pub fn apply(&self, settings: &Settings, prepared: Prepared) {
+        self.metrics.apply(settings);
+        logs::set_level(settings.telemetry.level);
         // The old log's thread writes what it still has, and ends.
-        self.access_log.store(target.map(open).transpose()?);
-        Ok(())
+        self.access_log.store(prepared.access_log);
     }
 
     /// Takes the record of an exchange that has ended. Call it once per exchange.
@@ -133,10 +143,12 @@ mod tests {
         };
         let telemetry = Telemetry::new(&logging_to(Some(&one))).unwrap();
         let record = || telemetry.record(Arc::new(testing::complete()), SystemClock.now());
+        let turn =
+            |settings: &Settings| telemetry.prepare(settings).map(|prepared| telemetry.apply(settings, prepared));
         record();
-        telemetry.apply(&logging_to(Some(&two))).unwrap();
+        turn(&logging_to(Some(&two))).unwrap();
         record();
-        assert!(telemetry.apply(&logging_to(Some(folder.path()))).is_err(), "a folder is no file");
+        assert!(turn(&logging_to(Some(folder.path()))).is_err(), "a folder is no file");
         record();
         assert!(telemetry.close(Duration::from_secs(10)));
         let lines = |path| std::fs::read_to_string(path).unwrap_or_default().lines().count();
@@ -144,7 +156,7 @@ mod tests {
         while lines(&one) < 1 {
             std::thread::yield_now();
         }
-        telemetry.apply(&logging_to(None)).unwrap();
+        turn(&logging_to(None)).unwrap();
         record();
         assert_eq!(telemetry.recent().newest(10).len(), 4);
     }

@@ -139,7 +139,7 @@ impl Cell {
         }
         self.input_tokens.fetch_add(record.usage.input_tokens.unwrap_or(0), Ordering::Relaxed);
         self.output_tokens.fetch_add(record.usage.output_tokens.unwrap_or(0), Ordering::Relaxed);
-        if record.outcome == Outcome::Complete {
+        if record.outcome == Outcome::Complete && record.api.is_some() {
             self.latencies.get_or_init(|| Box::new(Latencies::new(grids))).record(record);
         }
     }

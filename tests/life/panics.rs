@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Instant, SystemTime};
 
 use headway::clock::{Clock, SystemClock};
+use headway::measure::outcome::Outcome;
 
 use crate::support::backend::{Backend, Script, stream};
 use crate::support::client::{self, chat, read_reply, request};
@@ -32,7 +33,7 @@ async fn a_panic_costs_one_request() {
     let headway =
         Headway::with_clock(&config(&[backend("m", backend_.address)], "", ""), Arc::clone(&bomb) as Arc<dyn Clock>)
             .await;
-    let (mut struck, mut untold) = (0.0, 0);
+    let (mut struck, mut told, mut untold) = (0.0, 0, 0);
     for moment in 0..12 {
         let neighbour = Connection::open(headway.address).await;
         let (mut h1, h2) = (client::connect(headway.address).await, neighbour.send("before", Some(&chat("m"))).await);
@@ -46,18 +47,22 @@ async fn a_panic_costs_one_request() {
         let exploded = bomb.0.swap(-1, Ordering::SeqCst) < 0;
         if exploded {
             struck += 1.0;
+            let record = headway.record(&id).await;
             match (reply.status, reply.whole) {
-                (500, true) => assert!(reply.text.contains("internal_error"), "{reply:?}"),
+                (500, true) => {
+                    assert!(reply.text.contains("internal_error"), "{reply:?}");
+                    assert!(reply.text.contains(&format!("x-request-id: {id}\r\n")), "{reply:?}");
+                    assert_eq!((record.status, record.outcome), (500, Outcome::InternalError), "{record:?}");
+                    told += 1;
+                }
                 (200, _) | (0, false) => untold += 1,
                 _ => panic!("{reply:?}"),
             }
-            // Struck before it began to be an exchange, or after it was recorded, it leaves no record of its own.
-            assert!(headway.records(&id).len() <= 1);
         }
         assert_eq!(neighbour.send("after", Some(&chat("m"))).await.reply().await.0, 200, "{moment}: the neighbour");
         let mut fresh = client::send(headway.address, &request("fresh", &chat("m"))).await;
         assert!(read_reply(&mut fresh).await.whole, "{moment}: the next");
     }
-    assert!(struck >= 5.0 && untold < 12, "{struck} struck");
+    assert!(struck >= 5.0 && told >= 3 && untold < 12, "{struck} struck, {told} told");
     assert_eq!(headway.metric("headway_panics_total", &[]).await, struck);
 }

@@ -62,6 +62,43 @@ async fn a_body_that_stops_is_refused() {
 }
 
 #[tokio::test]
+async fn an_answer_that_never_ends_is_cut_off_after_total() {
+    let pieces = vec![Bytes::from_static(b"x"); 10_000];
+    let dripping = Script::pieces(pieces, "text/plain").paced(std::time::Duration::from_millis(20));
+    let dripping = Backend::start(dripping).await;
+    let headway = before(&dripping, "defaults: { timeouts: { total: 500ms } }").await;
+    let asked = crate::support::now();
+    let reply = read_reply(&mut send(headway.address, &files("drip")).await).await;
+    assert!(reply.status == 200 && !reply.whole, "{reply:?}");
+    assert!(asked.elapsed() < std::time::Duration::from_secs(5), "{:?}", asked.elapsed());
+    let record = headway.record("drip").await;
+    assert_eq!((record.outcome, record.status), (Outcome::TotalTimeout, 200));
+    assert!(record.attempts.len() == 1 && record.bytes_out > 0, "{record:?}");
+    dripping.wait("drip", "is let go", |seen| seen.gone.is_some()).await;
+    headway.idle().await;
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_is_refused_whether_announced_or_not() {
+    let backend_ = Backend::start(Script::pieces(vec![Bytes::from_static(b"file")], "text/plain")).await;
+    let headway = before(&backend_, "limits: { body: 1KiB }").await;
+    let chunk = format!("400\r\n{}\r\n", "x".repeat(1024));
+    let unannounced = crate::support::client::head("unannounced", 0)
+        .replace("content-length: 0", "transfer-encoding: chunked")
+        .replace(PATH, "/v1/files")
+        + &chunk.repeat(2)
+        + "0\r\n\r\n";
+    let announced = request("announced", &"x".repeat(1025)).replace(PATH, "/v1/files");
+    for (id, text) in [("announced", announced), ("unannounced", unannounced)] {
+        let reply = read_reply(&mut send(headway.address, &text).await).await;
+        assert!(reply.status == 413 && reply.whole && reply.text.contains("body_too_large"), "{id}: {reply:?}");
+        assert_eq!(headway.record(id).await.outcome, Outcome::RejectedRequest, "{id}");
+        assert_eq!(backend_.seen(id).requests, 0, "{id}");
+    }
+    headway.idle().await;
+}
+
+#[tokio::test]
 async fn a_silent_backend_is_given_up_after_total() {
     let silent = Backend::start(Script::Silent).await;
     let headway = before(&silent, "defaults: { timeouts: { total: 500ms } }").await;

@@ -6,6 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use headway::fleet::{Needs, Request};
+use headway::route::snapshot::RequestFacts;
+
 use crate::support::backend::{Backend, DONE, Script, stream};
 use crate::support::client::{self, chat, read_reply, read_until, request, send};
 use crate::support::h2_client::Connection;
@@ -113,6 +116,33 @@ async fn a_backend_that_leaves_finishes_its_streams() {
     assert!(read_until(&mut live, "\r\n0\r\n\r\n").await.contains(DONE));
     assert_eq!(headway.record("live").await.outcome.as_str(), "complete");
     headway.idle().await;
+}
+
+#[tokio::test]
+async fn a_refused_reload_changes_nothing() {
+    let (first, second) = (Backend::start(quick()).await, Backend::start(quick()).await);
+    let headway = Headway::start(&variant(first.address, second.address, false)).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let new = |log: &Path| {
+        let rest = format!("telemetry: {{ log: {{ level: trace }}, access_log: {{ path: \"{}\" }} }}", log.display());
+        let stanza = backend("m", first.address) + ", max_in_flight: 7";
+        let timeouts = ", timeouts: { connect: 123ms }, policy: round_robin";
+        settings(&config(&[stanza, backend("n", second.address)], timeouts, &rest))
+    };
+    // How it connects lies in what the generations share.
+    let connects_within = || {
+        let request = Request { model: "m", facts: RequestFacts::default(), needs: Needs::default() };
+        let given = headway.server.fleet().dispatch(0, &request, &[], now()).expect("a backend");
+        given.endpoint.peer().options.connection_timeout
+    };
+    let (fleet, connect) = (headway.server.fleet(), connects_within());
+    assert!(headway.server.apply(new(folder.path())).is_err(), "a folder is no file");
+    assert!(Arc::ptr_eq(&fleet, &headway.server.fleet()));
+    assert_eq!(connects_within(), connect);
+    let known = page(headway.server.admin_address(), "GET", "/metrics").await.1;
+    assert!(!known.contains("backend=\"n\""), "{known}");
+    headway.server.apply(new(&folder.path().join("log"))).expect("it applies");
+    assert_eq!((connects_within(), headway.server.fleet().backends().len()), (Some(Duration::from_millis(123)), 2));
 }
 
 /// Puts a text in the file's place, whole.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::support::backend::{Backend, DONE, Script, stream, token};
-use crate::support::client::{self, chat, read_reply, read_until, request, send};
+use crate::support::client::{self, PATH, chat, read_reply, read_until, request, send};
 use crate::support::h2_client::Connection;
 use crate::support::process::Process;
 use crate::support::{Headway, backend, config, now, page, patiently, until};
@@ -102,6 +102,36 @@ async fn whoever_outstays_the_drain_is_told() {
 }
 
 #[tokio::test]
+async fn what_the_drain_cuts_off_leaves_its_record() {
+    let silent = Backend::start(Script::Silent).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("access.log");
+    let rest = format!("shutdown: {{ drain: 300ms }}\ntelemetry: {{ access_log: {{ path: \"{}\" }} }}", log.display());
+    let route = format!(", match: {{ paths: [/v1/files, {PATH}] }}");
+    let text = config(&[backend("m", silent.address)], &route, &rest);
+    let (mut process, data, _) = Process::serving(&file(&folder, &text)).await;
+    let mut uploading = send(data, &(client::head("uploading", 100) + "part")).await;
+    let files = |text: String| text.replace(PATH, "/v1/files");
+    let mut passed = send(data, &files(request("passed", "some bytes"))).await;
+    silent.wait("passed", "arrives", |seen| seen.requests == 1).await;
+    let mut half = send(data, &(files(client::head("half", 100)) + "part")).await;
+    silent.wait("half", "arrives", |seen| seen.begun).await;
+    process.signal("TERM");
+    let reply = read_reply(&mut uploading).await;
+    assert!(reply.status == 503 && reply.text.contains("\"code\":\"draining\""), "{reply:?}");
+    for one in [&mut passed, &mut half] {
+        let reply = read_reply(one).await;
+        assert!(!reply.whole, "{reply:?}");
+    }
+    assert_eq!(process.code().await, Some(0));
+    let lines = std::fs::read_to_string(&log).expect("a log");
+    for id in ["uploading", "passed", "half"] {
+        let of: Vec<_> = lines.lines().filter(|line| line.contains(&format!("\"{id}\""))).collect();
+        assert!(of.len() == 1 && of[0].contains("\"outcome\":\"drained\""), "{id}: {lines}");
+    }
+}
+
+#[tokio::test]
 async fn a_second_signal_ends_it_at_once() {
     for (second, code) in [("TERM", 0), ("INT", 130)] {
         let backend = Backend::start(Script::events(&[token("first")], false)).await;
@@ -142,9 +172,15 @@ async fn what_cannot_start_says_so_by_its_exit_code() {
     let address = taken.local_addr().expect("an address");
     let listener = format!("listeners: [{{ address: \"{address}\" }}]");
     let text = config(&[backend("m", address)], "", &listener);
-    let mut process = Process::spawn(&file(&folder, &text));
-    assert_eq!(process.code().await, Some(69));
-    until("the reason", || process.log().contains(&address.to_string())).await;
+    let file_ = file(&folder, &text);
+    let serve = ["serve", "--config", file_.to_str().expect("a path")];
+    let address = address.to_string();
+    let [nim, demo] = [["nim", "--listen", &address], ["demo", "--listen", &address]];
+    for args in [&serve, &nim, &demo] {
+        let mut process = Process::run(args);
+        assert_eq!(process.code().await, Some(69), "{args:?}");
+        until("the reason", || process.log().contains(&address)).await;
+    }
     let mut process = Process::spawn(&file(&folder, "listeners: [{ adress: 127.0.0.1:0 }]\n"));
     assert_eq!(process.code().await, Some(78));
     until("the place", || process.log().contains("headway.yaml:1:")).await;

@@ -83,6 +83,8 @@ pub(crate) fn stream(tokens: usize) -> Vec<String> {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Seen {
     pub(crate) requests: usize,
+    /// Its head has come.
+    pub(crate) begun: bool,
     pub(crate) body: Bytes,
     pub(crate) gone: Option<Instant>,
     pub(crate) completed: bool,
@@ -255,6 +257,7 @@ async fn answer(
     }
     let id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or("").to_owned();
     let guard = Guard(Arc::clone(&ledger), id.clone());
+    ledger.note(&id, |seen| seen.begun = true);
     let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     ledger.note(&id, |seen| (seen.requests, seen.body) = (seen.requests + 1, body));
     match script {

@@ -24,8 +24,13 @@ impl Drop for Process {
 impl Process {
     /// Runs `headway serve` on that file.
     pub(crate) fn spawn(config: &Path) -> Self {
+        Self::run(&["serve", "--config", config.to_str().expect("a path")])
+    }
+
+    /// Runs `headway` with these arguments.
+    pub(crate) fn run(args: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_headway"));
-        command.arg("serve").arg("--config").arg(config).env("NO_COLOR", "1").stdin(Stdio::null());
+        command.args(args).env("NO_COLOR", "1").stdin(Stdio::null());
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
         let log = Arc::new(Mutex::new(String::new()));
         let (into, from) = (Arc::clone(&log), child.stderr.take().expect("piped"));

@@ -84,3 +84,60 @@ async fn paths_beside_it_stay_closed() {
     }
     assert_eq!(backend.count(), 0);
 }
+
+#[tokio::test]
+async fn promises_and_distributions_are_not_for_them() {
+    let backend = Scripted::start(with_fields("200 OK", "", "sound")).await;
+    let setup = Setup::default().backend("a", &backend, "");
+    let headway = setup.route(&format!("match: {{ paths: [{PATH}] }}, slo: {{ e2e: {{ p95: 1ms }} }}")).start().await;
+    assert_eq!(headway.post(PATH, "text").await.status, 200);
+    let record = headway.record().await;
+    assert_eq!((record.api, record.verdicts.e2e, record.measured()), (None, None, false));
+    let page = headway.admin("/metrics").await.text();
+    assert!(
+        page.contains("headway_requests_total{") && !page.contains("headway_request_duration_seconds_count{"),
+        "{page}"
+    );
+}
+
+#[tokio::test]
+async fn ambiguous_framing_is_refused_there_too() {
+    let backend = Scripted::start(with_fields("200 OK", "", "{}")).await;
+    let headway = before(&backend).await;
+    for (field, status) in [("content-encoding: gzip\r\n", 415), ("content_length: 3\r\n", 400)] {
+        assert_eq!(headway.exchange(post_with(PATH, field, "text")).await.status, status, "{field}");
+    }
+    assert_eq!(backend.count(), 0);
+}
+
+fn stored(method: &str, id: &str) -> String {
+    format!("{method} /v1/responses/{id} HTTP/1.1\r\nhost: headway\r\n\r\n")
+}
+
+#[tokio::test]
+async fn a_stored_response_is_asked_of_the_only_backend() {
+    let backend = Scripted::start(with_fields("200 OK", "", "stored")).await;
+    let headway = Headway::before(&backend).await;
+    for method in ["GET", "DELETE"] {
+        assert_eq!(headway.exchange(stored(method, "resp_1-a")).await.text(), "stored");
+    }
+    assert!(backend.seen()[0].head.starts_with("GET /v1/responses/resp_1-a HTTP/1.1\r\n"));
+    for (method, id) in [("GET", "a/b"), ("GET", ".."), ("GET", ""), ("POST", "resp_1")] {
+        assert_eq!(headway.exchange(stored(method, id)).await.status, 404, "{method} {id}");
+    }
+    assert_eq!(backend.count(), 2);
+}
+
+#[tokio::test]
+async fn which_of_several_backends_stored_a_response_is_unknown() {
+    let backends = [
+        Scripted::start(with_fields("200 OK", "", "stored")).await,
+        Scripted::start(with_fields("200 OK", "", "stored")).await,
+    ];
+    let setup = Setup::default().backend("a", &backends[0], "").backend("b", &backends[1], "");
+    let headway = setup.start().await;
+    let reply = headway.exchange(stored("GET", "resp_1")).await;
+    assert_eq!((reply.status, &*reply.error_code()), (400, "previous_response_unknown"));
+    assert_eq!(headway.record().await.outcome, Outcome::RejectedRequest);
+    assert_eq!(backends.iter().map(Scripted::count).sum::<usize>(), 0);
+}

@@ -35,6 +35,7 @@ use crate::config::{self, NoEnvironment};
 use crate::engine::Profile;
 use crate::fleet::{BackendState, Fleet};
 use crate::nim_simulator::{FaultKind, Faults, Simulator, SimulatorOptions};
+use crate::telemetry::logs;
 use crate::units::{format_duration, parse_duration};
 use crate::wire::Api;
 
@@ -125,6 +126,7 @@ impl Stage {
         }
         let text = scene::configuration(args.listen, args.admin, &backends);
         let loaded = config::parse("demo.yaml", &text, &NoEnvironment).map_err(|report| anyhow::anyhow!("{report}"))?;
+        logs::init(loaded.settings.telemetry.level)?;
         let server = Server::start(loaded.settings, Arc::clone(clock)).await?;
         let data = server.addresses().first().copied().context("the proxy has no address")?;
         Ok(Self { simulators, server, data })

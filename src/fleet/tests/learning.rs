@@ -31,7 +31,7 @@ fn completed(backend: &str, ttft: Duration) -> ExchangeRecord {
         request_id: "1".into(),
         trace_id: None,
         route: Some("r".into()),
-        api: None,
+        api: Some(crate::wire::Api::Chat),
         model: None,
         attempts: vec![attempt],
         status: 200,

@@ -308,6 +308,8 @@ fn a_new_generation_keeps_what_is_the_same_and_forgets_what_is_not() {
     moved.url.port = 1;
     let limited = Backend { max_in_flight: Some(1), ..backend("a") };
     let new = old.rebuilt(settings(vec![moved, limited], vec![route("r", &[1, 0])]), now).unwrap();
+    assert_eq!(old.backends()[0].shared.latest.load().max_in_flight, None, "nothing changes until it is settled");
+    new.settle();
     let states = new.backends().iter().map(|one| (one.state(), one.in_flight())).collect::<Vec<_>>();
     assert_eq!(states, [(BackendState::Unknown, 0), (BackendState::Ready, 1)]);
     assert_eq!(new.routes()[0].active(), 1);
