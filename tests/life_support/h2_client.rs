@@ -38,7 +38,12 @@ impl Connection {
     }
 
     pub(crate) async fn over(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
-        let (sender, connection) = patiently("h2", h2::client::handshake(io)).await.expect("h2");
+        let (sender, connection) = patiently(
+            "h2",
+            h2::client::Builder::new().initial_connection_window_size(1 << 18).handshake::<_, Bytes>(io),
+        )
+        .await
+        .expect("h2");
         let driver = tokio::spawn(async move { drop(connection.await) });
         Self { sender, driver }
     }
