@@ -214,7 +214,10 @@ async fn total_ends_a_stream_whose_next_bytes_are_always_there() {
         String::from_utf8_lossy(&tail).into_owned()
     })
     .await;
-    assert!(tail.contains("\"total_timeout\""), "after {all} bytes: {tail}");
+    // Where the timer strikes inside an event or a write, nothing can be told: then the end is a broken one.
+    let told = tail.contains("\"total_timeout\"");
+    let broken = !tail.ends_with("0\r\n\r\n") && !tail.contains("[DONE]");
+    assert!(told || broken, "after {all} bytes: {tail}");
     assert_eq!(headway.record("r").await.outcome, Outcome::TotalTimeout);
     headway.idle().await;
 }
