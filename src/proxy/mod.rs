@@ -13,6 +13,7 @@ mod client;
 mod deliver;
 mod exchange;
 mod forward;
+mod h1;
 mod headers;
 mod inference;
 mod inspect;
