@@ -17,6 +17,7 @@ pub mod route;
 mod health;
 mod prompt_sizes;
 mod resolve;
+mod stored;
 mod tls;
 mod watchdog;
 mod windows;
@@ -39,10 +40,12 @@ use self::backend::Shared;
 use self::dispatch::Desk;
 use self::prompt_sizes::PromptSizes;
 use self::route::{Pair, RouteCounts};
+use self::stored::StoredResponses;
 use self::tls::TlsMaterial;
 use crate::config::settings::{Backend, Route, Settings, Timeouts};
 use crate::measure::exchange::ExchangeRecord;
 use crate::route::snapshot::BackendIndex;
+use crate::wire::StoredId;
 
 /// Why a fleet cannot be made of a configuration.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +77,7 @@ struct Common {
     desk: Mutex<Desk>,
     ejecting: Arc<Mutex<()>>,
     prompts: PromptSizes,
+    stored: StoredResponses,
 }
 
 /// Whether the fleet can serve.
@@ -150,6 +154,23 @@ impl Fleet {
         if let Some(name) = self.serves_model(model) {
             self.common.prompts.learn(&name, prompt_bytes, input_tokens);
         }
+    }
+
+    /// Remembers which backend made a response that may be asked for again.
+    pub fn remember_stored(&self, id: StoredId, backend: &Arc<str>) {
+        self.common.stored.remember(id, backend);
+    }
+
+    /// The route's backends that do not hold a stored response; `None` when it is not known which one does.
+    pub fn not_holding(&self, route: usize, id: StoredId) -> Option<Vec<BackendIndex>> {
+        let route = self.routes.get(route)?;
+        if route.pairs.len() == 1 {
+            return Some(Vec::new());
+        }
+        let maker = self.common.stored.maker(id)?;
+        let others: Vec<_> =
+            self.backends_of(route).filter(|(one, _, _)| *one.name() != maker).map(|(one, _, _)| one.index()).collect();
+        (others.len() < route.pairs.len()).then_some(others)
     }
 
     /// The latest decisions, oldest first; at most 1,000.

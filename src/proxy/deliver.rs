@@ -134,6 +134,9 @@ async fn settle(proxy: &Arc<Proxy>, mut exchange: Exchange, won: Won, forwarded:
         && answer.reading.error().is_some_and(|error| error.is_backpressure());
     let blame = if busy { Blame::Neutral } else { forwarded.outcome.blame() };
     let started = exchange.started;
+    if let Some(id) = answer.reading.stored() {
+        exchange.fleet.remember_stored(id, &backend);
+    }
     let mut input_tokens = None;
     exchange.note(|record| {
         answer.reading.report(record, started);
