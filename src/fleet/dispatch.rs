@@ -222,6 +222,7 @@ fn count(
         counts: Arc::clone(&route.counts),
         input_tokens: facts.input_tokens,
         stream: facts.stream,
+        excused: false,
         probe: shared.sent(),
         exploring,
         awaiting: true,

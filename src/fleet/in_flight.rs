@@ -23,6 +23,8 @@ pub struct InFlight {
     /// Whether the breaker waits for this one's end.
     pub(super) probe: bool,
     pub(super) exploring: bool,
+    /// Whether the backend owes it nothing now.
+    pub(super) excused: bool,
     /// Whether the first token has not come yet.
     pub(super) awaiting: bool,
     /// How many others were in flight there when it was sent.
@@ -38,6 +40,22 @@ impl InFlight {
     /// Bytes came from the backend, of whatever kind. One relaxed store.
     pub fn progressed(&self, now: Instant) {
         self.backend.shared.progressed(now);
+    }
+
+    /// The backend owes nothing now: its answer is over, or it is not listened to because the client is slow. Its
+    /// silence is not its fault.
+    pub fn excuse(&mut self) {
+        if !std::mem::replace(&mut self.excused, true) {
+            self.backend.shared.excused.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// The backend is listened to again.
+    pub fn listen(&mut self, now: Instant) {
+        if std::mem::take(&mut self.excused) {
+            self.progressed(now);
+            lower(&self.backend.shared.excused);
+        }
     }
 
     /// The first token came.
@@ -79,6 +97,9 @@ impl Drop for InFlight {
         }
         if self.probe {
             self.backend.shared.probe_lost();
+        }
+        if self.excused {
+            lower(&self.backend.shared.excused);
         }
         if self.stream {
             lower(&self.backend.shared.streaming);

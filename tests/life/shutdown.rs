@@ -3,6 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
+use tokio::io::AsyncReadExt;
+
 use crate::support::backend::{Backend, DONE, Script, stream, token};
 use crate::support::client::{self, PATH, chat, read_reply, read_until, request, send};
 use crate::support::h2_client::Connection;
@@ -129,6 +132,25 @@ async fn what_the_drain_cuts_off_leaves_its_record() {
         let of: Vec<_> = lines.lines().filter(|line| line.contains(&format!("\"{id}\""))).collect();
         assert!(of.len() == 1 && of[0].contains("\"outcome\":\"drained\""), "{id}: {lines}");
     }
+}
+
+#[tokio::test]
+async fn a_stream_whose_next_bytes_are_always_there_is_cut_too() {
+    let again = Bytes::from(token("again").repeat(100));
+    let endless = Backend::start(Script::pieces(vec![again; 500_000], "text/event-stream")).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("access.log");
+    let rest = format!("shutdown: {{ drain: 300ms }}\ntelemetry: {{ access_log: {{ path: \"{}\" }} }}", log.display());
+    let text = config(&[backend("m", endless.address)], "", &rest);
+    let (mut process, data, _) = Process::serving(&file(&folder, &text)).await;
+    let mut stream = send(data, &request("endless", &chat("m"))).await;
+    read_until(&mut stream, "again").await;
+    process.signal("TERM");
+    let mut sink = vec![0; 1 << 16];
+    patiently("the end of an endless stream", async { while let Ok(1..) = stream.read(&mut sink).await {} }).await;
+    assert_eq!(process.code().await, Some(0));
+    let lines = std::fs::read_to_string(&log).expect("a log");
+    assert!(lines.contains("\"endless\"") && lines.contains("\"outcome\":\"drained\""), "{lines}");
 }
 
 #[tokio::test]
