@@ -66,7 +66,9 @@ impl Service {
         let mut exchange = Exchange::new(proxy, request_id, now);
         begun.store(true, Ordering::Relaxed);
         let down = &mut session.downstream_session;
-        match inspect::plan(down.req_header(), &exchange.fleet.settings().limits) {
+        let plan = inspect::one_framing(down)
+            .and_then(|()| inspect::plan(down.req_header(), &exchange.fleet.settings().limits));
+        match plan {
             Ok(Plan::Inference { api, model }) => Next::Over(inference::serve(proxy, down, exchange, api, model).await),
             Ok(Plan::Models) => Next::Over(models::serve(down, exchange).await),
             Ok(Plan::Other) => match Stock::dispatch(&mut exchange, down, now) {

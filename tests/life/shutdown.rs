@@ -156,8 +156,12 @@ async fn a_stream_whose_next_bytes_are_always_there_is_cut_too() {
 #[tokio::test]
 async fn a_second_signal_ends_it_at_once() {
     for (second, code) in [("TERM", 0), ("INT", 130)] {
-        let backend = Backend::start(Script::events(&[token("first")], false)).await;
-        let (mut process, data, _, _folder) = serving(&backend, "drain: 10m").await;
+        let waiting = Backend::start(Script::events(&[token("first")], false)).await;
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = folder.path().join("access.log");
+        let rest = format!("telemetry: {{ access_log: {{ path: \"{}\" }} }}", log.display());
+        let text = config(&[backend("m", waiting.address)], "", &rest);
+        let (mut process, data, _) = Process::serving(&file(&folder, &text)).await;
         let mut h1 = send(data, &request("h1", &chat("m"))).await;
         read_until(&mut h1, "first").await;
         process.signal("TERM");
@@ -165,6 +169,9 @@ async fn a_second_signal_ends_it_at_once() {
         assert!(!process.has_ended());
         process.signal(second);
         assert_eq!(process.code().await, Some(code), "after {second}");
+        assert!(read_reply(&mut h1).await.text.contains("\"code\":\"drained\""));
+        let lines = std::fs::read_to_string(&log).expect("a log");
+        assert!(lines.contains("\"outcome\":\"drained\"") && lines.contains("\"backend\":\"m\""), "{lines}");
     }
 }
 

@@ -77,7 +77,7 @@ async fn an_old_client_is_left_with_the_end_of_its_answer() {
 
 #[tokio::test]
 async fn an_old_client_sees_that_a_stream_broke() {
-    let backend = Scripted::start(vec![begun(&streamed_half()), Step::Close]).await;
+    let backend = Scripted::start(vec![begun(streamed_half()), Step::Close]).await;
     let headway = Headway::before(&backend).await;
     let length = STREAM.len();
     let reply = headway.exchange(format!("POST {CHAT} HTTP/1.0\r\ncontent-length: {length}\r\n\r\n{STREAM}")).await;
@@ -107,6 +107,22 @@ async fn a_client_that_sends_its_next_request_too_early_still_gets_this_answer()
     assert_eq!((reply.text(), reply.end), (whole, End::Clean));
     assert_eq!(headway.record().await.outcome, Outcome::Complete);
     assert_eq!(backend.count(), 1, "what came too early is no request");
+}
+
+#[tokio::test]
+async fn two_framings_of_one_body_are_refused_and_the_connection_ends() {
+    let backend = Scripted::start(streamed()).await;
+    let headway = Headway::before(&backend).await;
+    let mut client = headway.connect().await;
+    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: h\r\nContent-Length : 3\r\ntransfer-encoding: chunked\r\n\r\n");
+    for head in [head.replace(" :", ":"), head.replace("Content-Length :", "content-length:")] {
+        client.send(format!("{head}2\r\n{{}}\r\n0\r\n\r\n")).await;
+        let reply = client.reply().await;
+        assert_eq!((reply.status, &*reply.error_code()), (400, "malformed_body"));
+        assert!(client.is_closed().await);
+        client = headway.connect().await;
+    }
+    assert_eq!(backend.count(), 0);
 }
 
 #[tokio::test]
