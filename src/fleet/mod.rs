@@ -22,6 +22,7 @@ mod health;
 mod pace;
 mod prompt_sizes;
 mod resolve;
+mod stored;
 mod tls;
 mod watchdog;
 mod windows;
@@ -49,11 +50,13 @@ use self::dispatch::Desk;
 use self::line::Line;
 use self::prompt_sizes::PromptSizes;
 use self::route::{Pair, RouteCounts};
+use self::stored::StoredResponses;
 use self::tls::TlsMaterial;
 use crate::config::settings::{Backend, Route, Settings, Timeouts};
 use crate::measure::exchange::ExchangeRecord;
 use crate::route::admission::OnOverload;
 use crate::route::snapshot::{BackendIndex, RouteSlot};
+use crate::wire::StoredId;
 
 /// Why a fleet cannot be made of a configuration.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +91,7 @@ struct Common {
     prompts: PromptSizes,
     /// Slots given to routes so far.
     slots: AtomicUsize,
+    stored: StoredResponses,
 }
 
 /// Whether the fleet can serve.
@@ -167,6 +171,23 @@ impl Fleet {
         if let Some(name) = self.serves_model(model) {
             self.common.prompts.learn(&name, prompt_bytes, input_tokens);
         }
+    }
+
+    /// Remembers which backend made a response that may be asked for again.
+    pub fn remember_stored(&self, id: StoredId, backend: &Arc<str>) {
+        self.common.stored.remember(id, backend);
+    }
+
+    /// The route's backends that do not hold a stored response; `None` when it is not known which one does.
+    pub fn not_holding(&self, route: usize, id: StoredId) -> Option<Vec<BackendIndex>> {
+        let route = self.routes.get(route)?;
+        if route.pairs.len() == 1 {
+            return Some(Vec::new());
+        }
+        let maker = self.common.stored.maker(id)?;
+        let others: Vec<_> =
+            self.backends_of(route).filter(|(one, _, _)| *one.name() != maker).map(|(one, _, _)| one.index()).collect();
+        (others.len() < route.pairs.len()).then_some(others)
     }
 
     /// The latest decisions that are wanted, newest first; the last 1,000 are remembered.

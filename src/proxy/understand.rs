@@ -16,7 +16,7 @@ use super::inspect;
 use super::refuse::Refusal;
 use crate::config::settings::Settings;
 use crate::fleet::{Needs, RouteMatchResult};
-use crate::route::snapshot::RequestFacts;
+use crate::route::snapshot::{BackendIndex, RequestFacts};
 use crate::wire::Api;
 use crate::wire::request::{RequestReading, splice};
 
@@ -28,6 +28,8 @@ pub(super) struct Understood {
     pub(super) body: Bytes,
     _held: Held,
     pub(super) route: usize,
+    /// Backends of the route that cannot serve it, because they lack what it continues.
+    pub(super) excluded: Vec<BackendIndex>,
     pub(super) facts: RequestFacts,
     /// The body as it goes to a backend that knows the model by the client's name for it.
     pub(super) outgoing: Bytes,
@@ -75,7 +77,7 @@ pub(super) async fn understand(
     };
     let client = session.req_header().clone();
     let route = find_route(exchange, &client, &model)?;
-    continuable(&settings, route, &reading)?;
+    let excluded = not_continuing(exchange, route, &reading)?;
     let facts = facts(exchange, &settings, route, &client, &reading, &model);
     let usage = if reading.stream && api.has_choices() { reading.ask_for_usage() } else { None };
     let outgoing = match &usage {
@@ -88,6 +90,7 @@ pub(super) async fn understand(
         api,
         model,
         route,
+        excluded,
         facts,
         outgoing,
         asked_for_usage: usage.is_some(),
@@ -116,15 +119,14 @@ fn find_route(exchange: &mut Exchange, client: &RequestHeader, model: &str) -> R
     Ok(route)
 }
 
-/// A stored response is known to the backend that made it alone, and nothing says which one that was.
-fn continuable(settings: &Settings, route: usize, reading: &RequestReading) -> Result<(), Refusal> {
-    let several = settings.routes.get(route).is_some_and(|route| route.backends.len() > 1);
-    if reading.previous_response_id.is_none() || !several {
-        return Ok(());
-    }
-    let message = "this route has several backends, and only the one that made the response knows it; \
-                   send the whole conversation instead";
-    Err(Refusal::bad_request(400, "previous_response_unknown", message).about(Some("previous_response_id")))
+/// A stored response is known to the backend that made it alone.
+fn not_continuing(exchange: &Exchange, route: usize, reading: &RequestReading) -> Result<Vec<BackendIndex>, Refusal> {
+    let Some(previous) = reading.previous_response else { return Ok(Vec::new()) };
+    exchange.fleet.not_holding(route, previous).ok_or_else(|| {
+        let message = "it is not known here which backend made this response, and only that one can continue it; \
+                       send the whole conversation instead";
+        Refusal::bad_request(400, "previous_response_unknown", message).about(Some("previous_response_id"))
+    })
 }
 
 fn facts(

@@ -10,8 +10,8 @@ use std::ops::Range;
 
 use self::prompt::Prompt;
 pub use self::splice::{Edit, splice};
-use super::Api;
 use super::json::{Kind, Malformed, Scanner, name_buffer, push_string};
+use super::{Api, StoredId};
 
 /// Why a body is not a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -103,7 +103,7 @@ pub struct RequestReading {
     /// What the backend must be able to do.
     pub features: Features,
     /// `previous_response_id` of the responses API: only the backend that gave it knows it.
-    pub previous_response_id: Option<String>,
+    pub previous_response: Option<StoredId>,
 }
 
 impl RequestReading {
@@ -165,7 +165,7 @@ impl Reader {
             include_usage: IncludeUsage::NoOptions { at: 0, others: false },
             prompt_bytes: 0,
             features: Features::default(),
-            previous_response_id: None,
+            previous_response: None,
         };
         Self { api, reading, max_completion_tokens: None }
     }
@@ -229,7 +229,7 @@ impl Reader {
             }
             b"stream_options" if self.api.has_choices() => self.stream_options(scanner),
             b"previous_response_id" if self.api == Api::Responses => {
-                self.reading.previous_response_id = scanner.text()?.map(|id| id.to_owned_string());
+                self.reading.previous_response = scanner.text()?.map(|id| StoredId::of(id.raw()));
                 Ok(())
             }
             _ => self.feature_or_prompt(scanner, key),

@@ -45,7 +45,7 @@ fn each_dialect_has_its_own_prompt_and_limit() {
     let triton = read(Api::GenerateStream, r#"{"text_input":"abcd","max_tokens":7}"#);
     assert_eq!((triton.stream, triton.prompt_bytes, triton.max_tokens), (true, 4, Some(7)));
     let responses = read(Api::Responses, r#"{"max_output_tokens":5,"max_tokens":9,"previous_response_id":"resp_1"}"#);
-    assert_eq!((responses.max_tokens, responses.previous_response_id.as_deref()), (Some(5), Some("resp_1")));
+    assert_eq!((responses.max_tokens, responses.previous_response), (Some(5), Some(StoredId::of(b"resp_1"))));
     assert!(
         read(Api::Messages, r#"{"messages":[{"content":[{"type":"image","source":{"data":"AA"}}]}]}"#).features.vision
     );
