@@ -55,6 +55,7 @@ use self::tls::TlsMaterial;
 use crate::config::settings::{Backend, Route, Settings, Timeouts};
 use crate::measure::exchange::ExchangeRecord;
 use crate::route::admission::OnOverload;
+use crate::route::prefix::BlockHasher;
 use crate::route::snapshot::{BackendIndex, RouteSlot};
 use crate::wire::StoredId;
 
@@ -92,6 +93,23 @@ struct Common {
     /// Slots given to routes so far.
     slots: AtomicUsize,
     stored: StoredResponses,
+    seed: Seed,
+}
+
+/// What nobody outside can know, so that a client cannot choose which prompts share a name.
+#[derive(Debug)]
+struct Seed(u64);
+
+impl Seed {
+    fn get(&self) -> u64 {
+        self.0
+    }
+}
+
+impl Default for Seed {
+    fn default() -> Self {
+        Self(std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0))
+    }
 }
 
 /// Whether the fleet can serve.
@@ -163,6 +181,11 @@ impl Fleet {
             .estimate(model, prompt_bytes)
             .or_else(known)
             .unwrap_or_else(|| prompt_sizes::usual(prompt_bytes))
+    }
+
+    /// Names the blocks of prompts to this model: the same in all generations of this process, and unknown outside it.
+    pub fn block_hasher(&self, model: &str) -> BlockHasher {
+        BlockHasher::new(self.common.seed.get(), model)
     }
 
     /// Learns how many tokens a prompt of so many bytes had. Ignored for models that are neither configured nor

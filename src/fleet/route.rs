@@ -138,7 +138,8 @@ impl LiveRoute {
         self.settings.shadow_policy
     }
 
-    pub(super) fn follows_prefixes(&self) -> bool {
+    /// Whether what backends have cached is looked at.
+    pub fn follows_prefixes(&self) -> bool {
         self.settings.prefix_affinity == PrefixAffinity::Auto
     }
 

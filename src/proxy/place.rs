@@ -118,6 +118,7 @@ fn dispatch(
         model: &request.model,
         facts: RequestFacts { waited, ..request.facts },
         needs: request.needs(),
+        prefix: request.prefix(),
         request_id: Some(&request_id),
         again,
         ..Request::default()
