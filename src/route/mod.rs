@@ -6,6 +6,7 @@ pub mod decision;
 pub mod ejection;
 pub mod load;
 pub mod model;
+pub mod moment;
 pub mod policy;
 pub mod predict;
 pub mod prefix;

@@ -10,6 +10,7 @@ use crate::measure::objective::{Latency, Objective, Objectives};
 use crate::random::Random;
 use crate::route::decision::Reason;
 use crate::route::load::Load;
+use crate::route::snapshot::Outlook;
 use crate::units::Quantile;
 
 const MS: Duration = Duration::from_millis(1);
@@ -524,7 +525,7 @@ proptest! {
         }
         let load = bench.model.load();
         prop_assert_eq!((load.in_flight(), load.awaited(), load.own()), (0, 0, Load::default()));
-        prop_assert_eq!(load.standing(bench.now), None);
+        prop_assert_eq!(load.standing(bench.model.moment(bench.now)), None);
         let learned = bench.model.learned();
         let mut restored = BackendModel::new(Tuning::default(), bench.now);
         restored.resume(&learned, bench.now);

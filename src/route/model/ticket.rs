@@ -1,9 +1,10 @@
 //! What a model must remember of one request in flight, carried by the request itself.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::pair::Alphas;
 use crate::route::load::Load;
+use crate::route::moment::Moment;
 use crate::route::predict::Features;
 use crate::route::snapshot::RouteSlot;
 
@@ -19,7 +20,7 @@ pub struct Ticket {
     pub(super) route: RouteSlot,
     pub(super) stream: bool,
     pub(super) probe: bool,
-    pub(super) sent: Instant,
+    pub(super) sent: Moment,
     /// What it adds to the load now.
     pub(super) load: Load,
     pub(super) alphas: Alphas,
