@@ -112,6 +112,7 @@ fn exchange(request_id: &str) -> ExchangeRecord {
             backend: "h100".into(),
             profile: None,
             reason: None,
+            decision: None,
             outcome: Outcome::Complete,
             blame: Blame::Success,
             duration: Duration::from_millis(900),
@@ -129,6 +130,8 @@ fn exchange(request_id: &str) -> ExchangeRecord {
         bytes_in: 1,
         bytes_out: 2,
         decision: None,
+        cost: None,
+        shed: None,
         verdicts: Verdicts { ttft: Some(true), ..Verdicts::default() },
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use headway::clock::{Clock, ManualClock};
 use headway::config::settings::*;
-use headway::fleet::{BackendState, Fleet, Needs, NoCandidate, Request, probes};
+use headway::fleet::{BackendState, Fleet, NoCandidate, Request, probes};
 use headway::measure::objective::Objectives;
 use headway::measure::outcome::Blame;
 use headway::route::admission::OnOverload;
@@ -221,7 +221,7 @@ impl Running {
 
     fn dispatch(&self, exclude: &[BackendIndex]) -> Result<headway::fleet::Dispatched, NoCandidate> {
         let facts = RequestFacts { input_tokens: 10, stream: true, ..RequestFacts::default() };
-        let request = Request { model: "m", facts, needs: Needs::default() };
+        let request = Request { model: "m", facts, ..Request::default() };
         self.fleet().dispatch(0, &request, exclude, self.clock.now())
     }
 }

@@ -17,8 +17,8 @@ use crate::config::settings::Backend;
 use crate::measure::outcome::Blame;
 use crate::random::Random;
 use crate::route::ejection::{Ejection, Standing};
-use crate::route::model::BackendModel;
-use crate::route::snapshot::BackendIndex;
+use crate::route::model::{Asking, BackendModel};
+use crate::route::snapshot::{BackendIndex, Outlook};
 use crate::route::tuning::Tuning;
 
 /// Failed checks in a row that take a ready backend down; one may be a hiccup of a busy server.
@@ -123,16 +123,17 @@ struct Judged {
 /// What outlives a configuration generation.
 #[derive(Debug)]
 pub(super) struct Shared {
-    /// Where the milliseconds of `progress` count from.
+    /// Where `progress`, in milliseconds, and `token_at` count from.
     base: Instant,
     pub(super) tls: TlsMaterial,
     /// The settings in force, for the background tasks, which outlive generations too.
     pub(super) latest: ArcSwap<Backend>,
     pub(super) in_flight: AtomicU32,
     pub(super) streaming: AtomicU32,
-    pub(super) waiting_tokens: AtomicU64,
     pub(super) output_tokens: AtomicU64,
     progress: AtomicU64,
+    /// Microseconds since `base` at which a token of any stream last came.
+    token_at: AtomicU64,
     draining: AtomicBool,
     connect: Mutex<Duration>,
     endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
@@ -193,9 +194,15 @@ impl LiveBackend {
         self.shared.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Estimated prompt tokens of requests that await their first token.
+    /// Estimated prompt tokens that it must compute for requests that await their first token.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, and far below 2^52")]
     pub fn waiting_tokens(&self) -> u64 {
-        self.shared.waiting_tokens.load(Ordering::Relaxed)
+        self.shared.model().load().own().waiting_tokens.round() as u64
+    }
+
+    /// Streams there that await their first token.
+    pub fn awaiting_first_token(&self) -> u32 {
+        self.shared.model().load().awaited()
     }
 
     /// Output tokens reported through in-flight guards since the start.
@@ -272,9 +279,9 @@ impl Shared {
             latest: ArcSwap::new(settings),
             in_flight: AtomicU32::new(0),
             streaming: AtomicU32::new(0),
-            waiting_tokens: AtomicU64::new(0),
             output_tokens: AtomicU64::new(0),
             progress: AtomicU64::new(0),
+            token_at: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             connect: Mutex::new(Duration::from_secs(2)),
             endpoints: ArcSwap::default(),
@@ -291,6 +298,14 @@ impl Shared {
 
     fn judged(&self) -> MutexGuard<'_, Judged> {
         self.judged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it would make of a request, by what is known of it now.
+    pub(super) fn outlook(&self, asking: &Asking<'_>, now: Instant) -> Outlook {
+        let token_at = self.base + Duration::from_micros(self.token_at.load(Ordering::Relaxed));
+        let mut model = self.model();
+        model.progressed(token_at);
+        model.outlook(asking, now)
     }
 
     /// What is known of its load and latencies.
@@ -334,6 +349,12 @@ impl Shared {
     pub(super) fn progressed(&self, now: Instant) {
         let since = now.saturating_duration_since(self.base).as_millis();
         self.progress.store(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Tokens of a stream came. One relaxed store.
+    pub(super) fn token_seen(&self, now: Instant) {
+        let since = now.saturating_duration_since(self.base).as_micros();
+        self.token_at.store(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// A request was sent that is counted in already: the clock of the watchdog starts with the first that is owed an
@@ -390,6 +411,7 @@ impl Shared {
         drop(judged);
         drop(one_at_a_time);
         if ejected {
+            self.model().ejected();
             tracing::warn!(backend = %self.latest.load().name, "ejected");
         }
         ejected
@@ -432,6 +454,9 @@ impl Shared {
         }
         let after = judged.health;
         drop(judged);
+        if before == Health::Ready && after != Health::Ready {
+            self.model().ejected();
+        }
         if before != after {
             let name = &self.latest.load().name;
             tracing::info!(backend = %name, ready = after == Health::Ready, reason = %outcome.describe(), "health changed");

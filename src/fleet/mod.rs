@@ -5,16 +5,21 @@
 //! once and keeps it for its life.
 
 pub mod backend;
+pub mod choosing;
 pub mod decisions;
 pub mod dispatch;
 pub mod endpoint;
 pub mod in_flight;
+pub mod line;
 pub mod matching;
 pub mod models;
 pub mod probes;
 pub mod route;
+pub mod shadow;
 
+mod candidates;
 mod health;
+mod pace;
 mod prompt_sizes;
 mod resolve;
 mod tls;
@@ -29,20 +34,25 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 pub use self::backend::{BackendState, LiveBackend};
-pub use self::decisions::DecisionRecord;
+pub use self::choosing::Explanation;
+pub use self::decisions::{Decided, DecisionRecord, Happened};
 pub use self::dispatch::{Dispatched, Needs, NoCandidate, Request};
 pub use self::endpoint::Endpoint;
-pub use self::in_flight::{InFlight, RetryPermit};
+pub use self::in_flight::{InFlight, RetryPermit, Served};
+pub use self::line::{Place, Turn};
 pub use self::matching::RouteMatchResult;
 pub use self::route::LiveRoute;
+pub use self::shadow::ShadowFigures;
 
 use self::backend::Shared;
 use self::dispatch::Desk;
+use self::line::Line;
 use self::prompt_sizes::PromptSizes;
 use self::route::{Pair, RouteCounts};
 use self::tls::TlsMaterial;
 use crate::config::settings::{Backend, Route, Settings, Timeouts};
 use crate::measure::exchange::ExchangeRecord;
+use crate::route::admission::OnOverload;
 use crate::route::snapshot::{BackendIndex, RouteSlot};
 
 /// Why a fleet cannot be made of a configuration.
@@ -73,6 +83,7 @@ pub struct Fleet {
 #[derive(Debug, Default)]
 struct Common {
     desk: Mutex<Desk>,
+    line: Arc<Line>,
     ejecting: Arc<Mutex<()>>,
     prompts: PromptSizes,
     /// Slots given to routes so far.
@@ -129,6 +140,9 @@ impl Fleet {
         if let Some(route) = name.and_then(|name| self.routes.iter().find(|route| route.name() == name)) {
             route.record(record, now);
         }
+        if record.attempts.iter().any(|attempt| attempt.decision.is_some()) {
+            self.desk().log.ended(record);
+        }
     }
 
     /// Leave to try a second backend, unless the route's retry budget is used up.
@@ -155,9 +169,34 @@ impl Fleet {
         }
     }
 
-    /// The latest decisions, oldest first; at most 1,000.
-    pub fn decisions(&self) -> Vec<DecisionRecord> {
-        self.desk().log.snapshot()
+    /// The latest decisions that are wanted, newest first; the last 1,000 are remembered.
+    pub fn decisions(&self, most: usize, wanted: impl Fn(&DecisionRecord) -> bool) -> Vec<DecisionRecord> {
+        self.desk().log.newest(most, wanted)
+    }
+
+    /// Whether a request that must be sent by `deadline` has to wait because others of its route go first.
+    pub fn must_wait(&self, route: usize, deadline: Instant) -> bool {
+        let route = self.routes.get(route);
+        route.is_some_and(|route| self.common.line.is_before(route.counts.slot, route.settings().priority, deadline))
+    }
+
+    /// A place in the line of a route that has one; `None` when it is full of requests that go first.
+    pub fn join(&self, route: usize, deadline: Instant) -> Option<Place> {
+        let route = self.routes.get(route)?;
+        let OnOverload::Queue { depth, .. } = route.on_overload() else { return None };
+        self.common.line.join(route.counts.slot, depth, route.settings().priority, deadline)
+    }
+
+    /// Requests that wait for a place, of all routes.
+    pub fn queued(&self) -> usize {
+        self.common.line.len()
+    }
+
+    /// A request was turned away at last, not only for now.
+    pub fn shed(&self, route: usize) {
+        if let Some(route) = self.routes.get(route) {
+            route.counts.model().shed();
+        }
     }
 
     /// Whether the fleet can serve, and what is missing.

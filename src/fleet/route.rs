@@ -1,19 +1,25 @@
 //! One route, alive: what it has seen of each of its backends.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use super::shadow::ShadowCounts;
 use super::windows::Windows;
-use crate::config::settings::Route;
+use crate::config::settings::{PrefixAffinity, Route};
 use crate::measure::exchange::{Attempt, ExchangeRecord};
 use crate::measure::objective::Latency;
 use crate::measure::outcome::Outcome;
-use crate::route::decision::Reason;
+use crate::route::admission::OnOverload;
 use crate::route::model::RouteModel;
-use crate::route::policy::PolicyState;
-use crate::route::snapshot::{Observed, RouteSlot};
+use crate::route::policy::{PolicyKind, PolicyState};
+use crate::route::snapshot::{Observed, RequestFacts, RouteSlot};
 use crate::units::Quantile;
+
+/// Prompt tokens of a usual request, before any was seen.
+const USUAL_INPUT: f64 = 500.0;
+/// How fast that follows: about twenty requests.
+const INPUT_GAIN: f64 = 0.05;
 
 /// One route, in one configuration generation.
 #[derive(Debug)]
@@ -32,6 +38,11 @@ pub(super) struct RouteCounts {
     pub(super) slot: RouteSlot,
     model: Mutex<RouteModel>,
     pub(super) policy: Mutex<PolicyState>,
+    pub(super) shadow_policy: Mutex<PolicyState>,
+    /// What a shadow would have turned away.
+    pub(super) shadow: ShadowCounts,
+    /// Prompt tokens of a usual request, as bits; written under the desk's lock only.
+    usual_input: AtomicU64,
 }
 
 impl RouteCounts {
@@ -42,7 +53,18 @@ impl RouteCounts {
             slot,
             model: Mutex::default(),
             policy: Mutex::new(PolicyState::seeded(seed)),
+            shadow_policy: Mutex::new(PolicyState::seeded(!seed)),
+            shadow: ShadowCounts::default(),
+            usual_input: AtomicU64::new(USUAL_INPUT.to_bits()),
         }
+    }
+
+    /// A request was dispatched.
+    #[allow(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
+    pub(super) fn saw(&self, facts: &RequestFacts) {
+        let usual = f64::from_bits(self.usual_input.load(Ordering::Relaxed));
+        let usual = usual + INPUT_GAIN * (facts.input_tokens as f64 - usual);
+        self.usual_input.store(usual.to_bits(), Ordering::Relaxed);
     }
 
     pub(super) fn model(&self) -> MutexGuard<'_, RouteModel> {
@@ -50,12 +72,12 @@ impl RouteCounts {
     }
 }
 
-/// One route at one backend: what routing knows of it.
+/// One route at one backend: what was measured there, and what a shadow would have sent there.
 #[derive(Debug)]
 pub(super) struct Pair {
     /// The same in every generation that shares this pair.
     pub(super) backend: Arc<str>,
-    pub(super) awaiting: AtomicU32,
+    pub(super) shadow: ShadowCounts,
     windows: Mutex<Windows>,
 }
 
@@ -95,14 +117,29 @@ impl LiveRoute {
         Some(self.pair(backend)?.windows().at(latency, quantile, now))
     }
 
-    /// Requests of this route at a backend (by its name) that await their first token.
-    pub fn awaiting_first_token(&self, backend: &str) -> Option<u32> {
-        Some(self.pair(backend)?.awaiting.load(Ordering::Relaxed))
-    }
-
     /// Output tokens of an answer, on average.
     pub fn expected_output(&self) -> f64 {
         self.counts.model().output(None).mean
+    }
+
+    /// A request as this route usually has them.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, and far below 2^52")]
+    pub fn usual_request(&self) -> RequestFacts {
+        let input_tokens = f64::from_bits(self.counts.usual_input.load(Ordering::Relaxed)) as u64;
+        RequestFacts { input_tokens, stream: true, objectives: self.settings.objectives, ..RequestFacts::default() }
+    }
+
+    /// What the route does with requests that no backend is expected to keep the promise for.
+    pub fn on_overload(&self) -> OnOverload {
+        self.settings.on_overload
+    }
+
+    pub(super) fn shadow_policy(&self) -> Option<PolicyKind> {
+        self.settings.shadow_policy
+    }
+
+    pub(super) fn follows_prefixes(&self) -> bool {
+        self.settings.prefix_affinity == PrefixAffinity::Auto
     }
 
     pub(super) fn pair(&self, backend: &str) -> Option<&Arc<Pair>> {
@@ -116,30 +153,32 @@ impl LiveRoute {
                 pair.attempted(attempt, record.stream, now);
             }
         }
+        self.learn(record);
         if !record.measured() {
             return;
         }
         if let Some(pair) = record.backend().and_then(|name| self.pair(name)) {
             pair.completed(record, now);
         }
-        self.learn(record);
     }
 
+    /// The route's own: how long answers are, and whether the promise is kept. What reached no backend says nothing of
+    /// either.
     fn learn(&self, record: &ExchangeRecord) {
+        let Some(decision) = &record.decision else { return };
         let mut model = self.counts.model();
-        if let Some(tokens) = record.usage.output_tokens {
+        if let Some(tokens) = record.usage.output_tokens.filter(|_| record.measured()) {
             model.answered(tokens);
         }
-        if let Some(good) = record.verdicts.joint() {
-            let feasible = record.decision.as_ref().is_some_and(|one| one.reason == Reason::CheapestWithinSlo.as_str());
-            model.judged(good, feasible, &self.settings.objectives);
+        if let Some(good) = record.verdicts.joint().filter(|_| record.outcome != Outcome::Shed) {
+            model.judged(good, decision.feasible, &self.settings.objectives);
         }
     }
 }
 
 impl Pair {
     pub(super) fn new(backend: Arc<str>) -> Self {
-        Self { backend, awaiting: AtomicU32::new(0), windows: Mutex::new(Windows::new()) }
+        Self { backend, shadow: ShadowCounts::default(), windows: Mutex::new(Windows::new()) }
     }
 
     pub(super) fn windows(&self) -> std::sync::MutexGuard<'_, Windows> {

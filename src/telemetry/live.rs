@@ -14,6 +14,39 @@ pub struct LiveFigures {
     pub backends: Vec<BackendFigures>,
     /// Every objective of every route, and each route's joint one.
     pub objectives: Vec<ObjectiveFigures>,
+    /// The bounds, in seconds, that a usual request of a route would get at a backend now.
+    pub predicted: Vec<PairFigure>,
+    /// Shares of recent requests that took longer than the bound that was predicted of them.
+    pub missed: Vec<PairFigure>,
+    /// What shadows would have done.
+    pub shadows: Vec<ShadowFigure>,
+}
+
+/// A figure of one latency of one route at one backend.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PairFigure {
+    /// The route's name.
+    pub route: Arc<str>,
+    /// The backend's name.
+    pub backend: Arc<str>,
+    /// `ttft`, `itl` or `e2e`.
+    pub latency: &'static str,
+    /// The figure.
+    pub value: f64,
+}
+
+/// What a shadow policy would have sent to one backend of a route so far.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ShadowFigure {
+    /// The route's name.
+    pub route: Arc<str>,
+    /// The backend's name; `none` for what it would have turned away.
+    pub backend: Arc<str>,
+    /// Decisions by whether it agreed with the policy in force, then by whether its choice was expected to keep the
+    /// promise.
+    pub choices: [[u64; 2]; 2],
+    /// What its choices were expected to cost.
+    pub cost: f64,
 }
 
 /// One backend at one moment.

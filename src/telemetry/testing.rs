@@ -94,7 +94,16 @@ fn attempt(
     first_token: Option<Duration>,
 ) -> Attempt {
     let profile = Some("vllm-a100-bf16-tp1-throughput".into());
-    Attempt { backend: backend.into(), profile, reason: Some(reason), outcome, blame, duration, first_token }
+    Attempt {
+        backend: backend.into(),
+        profile,
+        reason: Some(reason),
+        decision: None,
+        outcome,
+        blame,
+        duration,
+        first_token,
+    }
 }
 
 /// A streamed chat that failed over from `fast` to `cheap` and has every field.
@@ -143,12 +152,16 @@ pub(super) fn complete() -> ExchangeRecord {
             backend_wait: millis(95),
             backpressure: Duration::ZERO,
             overhead: Duration::from_nanos(142_300),
+            hash: Duration::from_nanos(1_200),
+            decide: Duration::from_nanos(2_500),
             backpressured: false,
         },
         bytes_in: 1_240,
         bytes_out: 19_870,
         decision: Some(DecisionSummary {
+            number: 7,
             reason: "cheapest_within_slo",
+            feasible: true,
             predicted_ttft: Some(millis(110)),
             bound_ttft: Some(millis(131)),
             predicted_itl: Some(millis(19)),
@@ -156,7 +169,10 @@ pub(super) fn complete() -> ExchangeRecord {
             predicted_e2e: None,
             bound_e2e: None,
             price: Some(0.00125),
+            prefix_tokens: 256.0,
         }),
+        cost: Some(0.0011),
+        shed: None,
         verdicts: Verdicts { ttft: Some(true), itl: Some(true), e2e: None },
     }
 }
@@ -180,6 +196,7 @@ pub(super) fn refused() -> ExchangeRecord {
         bytes_in: 17,
         bytes_out: 160,
         decision: None,
+        cost: None,
         verdicts: Verdicts::default(),
         ..complete()
     }

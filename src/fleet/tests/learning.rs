@@ -1,7 +1,7 @@
 //! What the fleet remembers of ended exchanges, and what routing makes of it.
 
 use super::*;
-use crate::measure::exchange::{Attempt, Latencies, Phases};
+use crate::measure::exchange::{Attempt, DecisionSummary, Latencies, Phases};
 use crate::measure::objective::{Latency, Objective, Verdicts};
 use crate::measure::outcome::Outcome;
 use crate::route::decision::Reason;
@@ -15,6 +15,7 @@ fn completed(backend: &str, ttft: Duration) -> ExchangeRecord {
         backend: backend.into(),
         profile: None,
         reason: None,
+        decision: None,
         outcome: Outcome::Complete,
         blame: Blame::Success,
         duration: SECOND,
@@ -45,7 +46,9 @@ fn completed(backend: &str, ttft: Duration) -> ExchangeRecord {
         phases: Phases::default(),
         bytes_in: 0,
         bytes_out: 0,
-        decision: None,
+        decision: Some(DecisionSummary::default()),
+        cost: None,
+        shed: None,
         verdicts: Verdicts { ttft: Some(ttft < SECOND), itl: Some(true), e2e: None },
     }
 }
@@ -109,8 +112,10 @@ fn learning_moves_the_choice_to_the_cheapest_that_keeps_the_promise_and_away_whe
             served[given.index.0] += 1;
             let ttft = if given.index.0 == 0 { SECOND / 10 } else { slow };
             given.in_flight.first_token(clock + ttft);
-            given.in_flight.ended(Blame::Success, clock + ttft);
-            fleet.record(&completed(given.backend.name(), ttft), clock);
+            given.in_flight.served(&Served::default(), clock + ttft);
+            let mut record = completed(given.backend.name(), ttft);
+            record.decision = Some(given.summary);
+            fleet.record(&record, clock);
         }
         served
     };
@@ -125,7 +130,7 @@ fn learning_moves_the_choice_to_the_cheapest_that_keeps_the_promise_and_away_whe
     }
     let healed = serve(SECOND / 5);
     assert!(healed[1] >= 175, "{healed:?}");
-    let last = fleet.decisions().pop().unwrap();
+    let last = fleet.decisions(1, |_| true).pop().unwrap();
     assert_eq!((last.candidates.len(), last.number), (2, 2600));
-    assert!(matches!(last.chosen, Some((_, Reason::CheapestWithinSlo | Reason::Probe))));
+    assert!(matches!(last.verdict.chosen, Some((_, Reason::CheapestWithinSlo | Reason::Probe))));
 }
