@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use super::endpoint::Endpoint;
+use super::engine_metrics::Reported;
 use super::models::{Discovered, Serves};
 use super::tls::TlsMaterial;
 use crate::config::settings::Backend;
@@ -146,6 +147,8 @@ pub(super) struct Shared {
     judged: Mutex<Judged>,
     model: Mutex<BackendModel>,
     /// The other members of each route's pool.
+    /// What its engines last said, where they are asked.
+    engine: Mutex<Option<Reported>>,
     pools: ArcSwap<Vec<Vec<Weak<Shared>>>>,
     /// Held while a backend is taken out of its pools, so that two at once cannot empty one.
     ejecting: Arc<Mutex<()>>,
@@ -292,6 +295,7 @@ impl Shared {
             judged: Mutex::new(judged),
             model: Mutex::new(BackendModel::new(Tuning::default(), now)),
             pools: ArcSwap::default(),
+            engine: Mutex::new(None),
             ejecting,
         }
     }
@@ -327,6 +331,11 @@ impl Shared {
             (Health::Ready, Standing::Probing { .. }) => BackendState::Probing,
         }
     }
+    /// What its engines last said.
+    pub(super) fn engine(&self) -> MutexGuard<'_, Option<Reported>> {
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
 
     pub(super) fn admission(&self) -> Admission {
         if self.draining.load(Ordering::Relaxed) {

@@ -19,6 +19,7 @@ pub mod shadow;
 
 mod candidates;
 mod health;
+mod engine_metrics;
 mod pace;
 mod prompt_sizes;
 mod resolve;
