@@ -60,6 +60,7 @@ const SERDE: &[&str] = &[
     "commands/",
     "config/",
     "fleet/models.rs",
+    "fleet/state/file.rs",
     "nim_simulator/",
     "policy_simulator/",
     "proxy/models.rs",

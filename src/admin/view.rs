@@ -15,17 +15,22 @@ use crate::measure::objective::Latency;
 use crate::route::decision::Assessment;
 use crate::route::snapshot::Observed;
 use crate::telemetry::access_log;
-use crate::telemetry::live::{BackendFigures, LiveFigures, ObjectiveFigures, PairFigure, ShadowFigure};
+use crate::telemetry::live::{BackendFigures, EngineFigures, LiveFigures, ObjectiveFigures, PairFigure, ShadowFigure};
 
 /// The figures of the metrics page that only the fleet knows.
 pub(super) fn live_figures(services: &Services, fleet: &Fleet) -> LiveFigures {
+    let now = services.clock.now();
     let figures = |backend: &Arc<LiveBackend>| BackendFigures {
         name: Arc::clone(backend.name()),
         in_flight: backend.in_flight().into(),
         waiting_tokens: backend.waiting_tokens(),
         state: backend.state().as_str(),
+        engine: backend.engine(now).map(|engine| EngineFigures {
+            running: engine.running,
+            waiting: engine.waiting,
+            kv_cache_ratio: engine.kv_ratio,
+        }),
     };
-    let now = services.clock.now();
     LiveFigures {
         backends: fleet.backends().iter().map(figures).collect(),
         objectives: services.telemetry.metrics().objectives(now),
@@ -99,6 +104,17 @@ pub(super) struct BackendView {
     models: Vec<ModelView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_check: Option<CheckView>,
+    /// What the engine says of itself, where it is asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    engine: Option<EngineView>,
+}
+
+#[derive(Debug, Serialize)]
+struct EngineView {
+    running: f64,
+    waiting: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kv_cache_ratio: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -139,6 +155,11 @@ impl BackendView {
             last_check: backend.last_check().map(|check| CheckView {
                 seconds_ago: now.saturating_duration_since(check.at).as_secs_f64(),
                 result: check.outcome.describe(),
+            }),
+            engine: backend.engine(now).map(|engine| EngineView {
+                running: engine.running,
+                waiting: engine.waiting,
+                kv_cache_ratio: engine.kv_ratio,
             }),
         }
     }

@@ -34,7 +34,7 @@ pub fn dump(settings: &Settings) -> Value {
             "path": state.path,
             "interval": duration(state.interval),
         })),
-        "baselines": settings.baselines,
+        "baselines": settings.baselines.as_ref().map(|baselines| &baselines.path),
         "backends": settings.backends.iter().map(|backend| self::backend(backend)).collect::<Vec<_>>(),
         "routes": settings.routes.iter().map(|route| self::route(route, settings)).collect::<Vec<_>>(),
     }))

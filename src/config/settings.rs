@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use super::baselines::Baselines;
 use super::network::Network;
 use crate::measure::objective::Objectives;
 use crate::route::{admission::OnOverload, policy::PolicyKind, price::Price};
@@ -31,7 +32,7 @@ pub struct Settings {
     /// Where what was learned is kept across restarts; `None` forgets it.
     pub state: Option<StateFile>,
     /// Measurements that backends start from; `None` starts from neutral guesses.
-    pub baselines: Option<PathBuf>,
+    pub baselines: Option<Arc<Baselines>>,
     /// The model servers, names unique.
     pub backends: Vec<Arc<Backend>>,
     /// The routes, in order; the first that matches serves.

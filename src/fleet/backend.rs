@@ -11,8 +11,10 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use super::endpoint::Endpoint;
+use super::engine_metrics::Reported;
 use super::models::{Discovered, Serves};
 use super::tls::TlsMaterial;
+use crate::config::baselines::Baseline;
 use crate::config::settings::Backend;
 use crate::measure::outcome::Blame;
 use crate::random::Random;
@@ -145,6 +147,8 @@ pub(super) struct Shared {
     pub(super) discovered: ArcSwap<Discovered>,
     judged: Mutex<Judged>,
     model: Mutex<BackendModel>,
+    /// What its engines last said, where they are asked.
+    engine: Mutex<Option<Reported>>,
     /// The other members of each route's pool.
     pools: ArcSwap<Vec<Vec<Weak<Shared>>>>,
     /// Held while a backend is taken out of its pools, so that two at once cannot empty one.
@@ -291,8 +295,22 @@ impl Shared {
             discovered: ArcSwap::default(),
             judged: Mutex::new(judged),
             model: Mutex::new(BackendModel::new(Tuning::default(), now)),
+            engine: Mutex::new(None),
             pools: ArcSwap::default(),
             ejecting,
+        }
+    }
+
+    /// Starts from what was measured before it served.
+    pub(super) fn start_from(&self, baseline: Option<&Baseline>, now: Instant) {
+        let Some(baseline) = baseline else { return };
+        let mut model = self.model();
+        if let Some(learned) = baseline.learned() {
+            model.resume(&learned, now);
+        }
+        #[allow(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
+        if let Some(tokens) = baseline.kv_cache_tokens {
+            model.kv_capacity(tokens as f64);
         }
     }
 
@@ -311,6 +329,11 @@ impl Shared {
     /// What is known of its load and latencies.
     pub(super) fn model(&self) -> MutexGuard<'_, BackendModel> {
         self.model.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What its engines last said.
+    pub(super) fn engine(&self) -> MutexGuard<'_, Option<Reported>> {
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn state(&self) -> BackendState {

@@ -16,8 +16,10 @@ pub mod models;
 pub mod probes;
 pub mod route;
 pub mod shadow;
+pub mod state;
 
 mod candidates;
+mod engine_metrics;
 mod health;
 mod pace;
 mod prompt_sizes;
@@ -52,6 +54,7 @@ use self::prompt_sizes::PromptSizes;
 use self::route::{Pair, RouteCounts};
 use self::stored::StoredResponses;
 use self::tls::TlsMaterial;
+use crate::config::baselines::Baseline;
 use crate::config::settings::{Backend, Route, Settings, Timeouts};
 use crate::measure::exchange::ExchangeRecord;
 use crate::route::admission::OnOverload;
@@ -274,7 +277,8 @@ impl Fleet {
         let common = old.map(|old| Arc::clone(&old.common)).unwrap_or_default();
         let mut backends = Vec::with_capacity(settings.backends.len());
         for (index, backend) in settings.backends.iter().enumerate() {
-            let shared = Self::shared(backend, old, &common, now)?;
+            let baseline = settings.baselines.as_ref().and_then(|baselines| baselines.of(backend));
+            let shared = Self::shared(backend, old, &common, baseline, now)?;
             backends.push(Arc::new(LiveBackend::new(Arc::clone(backend), BackendIndex(index), shared)));
         }
         let routes = settings.routes.iter().map(|route| live_route(route, &backends, old, &common)).collect();
@@ -285,6 +289,7 @@ impl Fleet {
         backend: &Arc<Backend>,
         old: Option<&Self>,
         common: &Common,
+        baseline: Option<&Baseline>,
         now: Instant,
     ) -> Result<Arc<Shared>, FleetError> {
         let tls = TlsMaterial::load(backend)?;
@@ -296,7 +301,11 @@ impl Fleet {
                 && other.shared.tls.group == tls.group
         };
         let kept = old.and_then(|old| old.backends.iter().find(same)).map(|kept| Arc::clone(&kept.shared));
-        let fresh = || Arc::new(Shared::new(Arc::clone(backend), tls.clone(), Arc::clone(&common.ejecting), now));
+        let fresh = || {
+            let shared = Shared::new(Arc::clone(backend), tls.clone(), Arc::clone(&common.ejecting), now);
+            shared.start_from(baseline, now);
+            Arc::new(shared)
+        };
         Ok(kept.unwrap_or_else(fresh))
     }
 

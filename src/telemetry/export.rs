@@ -7,7 +7,7 @@ use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily};
 
 use super::families::{self, Family};
 use super::histogram::Histogram;
-use super::live::{BACKEND_STATES, LiveFigures};
+use super::live::{BACKEND_STATES, BackendFigures, LiveFigures};
 use super::process::ProcessFigures;
 use super::series::{Cell, JUDGED, Latencies, NONE, OTHER, OVERHEAD_PHASES, RouteSeries, Table};
 use crate::measure::outcome::{Outcome, ShedReason};
@@ -147,6 +147,7 @@ impl Page {
         for backend in &live.backends {
             self.gauge(&families::BACKEND_IN_FLIGHT, &[&backend.name], float(backend.in_flight));
             self.gauge(&families::BACKEND_WAITING_TOKENS, &[&backend.name], float(backend.waiting_tokens));
+            self.engine(backend);
             for state in BACKEND_STATES {
                 let is = f64::from(u8::from(state == backend.state));
                 self.gauge(&families::BACKEND_STATE, &[&backend.name, state], is);
@@ -160,6 +161,16 @@ impl Page {
             for (window, rate) in &objective.burn {
                 self.gauge(&families::SLO_BURN_RATE, &[route, latency, window], *rate);
             }
+        }
+    }
+
+    /// Absent where the engine is not asked.
+    fn engine(&mut self, backend: &BackendFigures) {
+        let Some(engine) = backend.engine else { return };
+        self.gauge(&families::ENGINE_RUNNING, &[&backend.name], engine.running);
+        self.gauge(&families::ENGINE_WAITING, &[&backend.name], engine.waiting);
+        if let Some(ratio) = engine.kv_cache_ratio {
+            self.gauge(&families::ENGINE_KV_CACHE, &[&backend.name], ratio);
         }
     }
 

@@ -111,6 +111,12 @@ families! {
         "Requests in flight on the backend.";
     BACKEND_WAITING_TOKENS = Gauge "headway_backend_waiting_tokens" ["backend"]
         "Estimated prompt tokens of the backend's requests that await their first token.";
+    ENGINE_RUNNING = Gauge "headway_engine_running" ["backend"]
+        "Requests in the engine's batch, whoever sent them, by its own metrics; where they are asked for.";
+    ENGINE_WAITING = Gauge "headway_engine_waiting" ["backend"]
+        "Requests in the engine's queue, whoever sent them, by its own metrics.";
+    ENGINE_KV_CACHE = Gauge "headway_engine_kv_cache_ratio" ["backend"]
+        "Share of the engine's key/value cache in use, by its own metrics.";
     BACKEND_STATE = Gauge "headway_backend_state" ["backend", "state"]
         "1 for the state the backend is in, 0 for the others.";
     RELOAD_SUCCESSFUL = Gauge "headway_config_last_reload_successful" []

@@ -60,6 +60,19 @@ pub struct BackendFigures {
     pub waiting_tokens: u64,
     /// One of [`BACKEND_STATES`].
     pub state: &'static str,
+    /// What its engine says, where it is asked and answers.
+    pub engine: Option<EngineFigures>,
+}
+
+/// What an engine says of itself.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EngineFigures {
+    /// Requests in its batch.
+    pub running: f64,
+    /// Requests in its queue.
+    pub waiting: f64,
+    /// Share of its key/value cache in use.
+    pub kv_cache_ratio: Option<f64>,
 }
 
 /// One objective at one moment.

@@ -171,7 +171,7 @@ impl Collector for Exporter {
 mod tests {
     use std::time::Duration;
 
-    use super::super::live::{BackendFigures, ShadowFigure};
+    use super::super::live::{BackendFigures, EngineFigures, ShadowFigure};
     use super::super::testing;
     use super::*;
     use crate::clock::{Clock, SystemClock};
@@ -188,7 +188,13 @@ mod tests {
 
     fn live() -> LiveFigures {
         LiveFigures {
-            backends: vec![BackendFigures { name: "cheap".into(), in_flight: 3, waiting_tokens: 930, state: "ready" }],
+            backends: vec![BackendFigures {
+                name: "cheap".into(),
+                in_flight: 3,
+                waiting_tokens: 930,
+                state: "ready",
+                engine: Some(EngineFigures { running: 7.0, waiting: 2.0, kv_cache_ratio: Some(0.25) }),
+            }],
             objectives: vec![ObjectiveFigures {
                 route: "chat".into(),
                 latency: "ttft",

@@ -6,6 +6,7 @@
 
 mod features;
 mod learned;
+mod measured;
 mod observe;
 mod pair;
 mod probing;
@@ -20,6 +21,7 @@ mod tests;
 use std::time::Instant;
 
 pub use learned::{BackendLearned, PairLearned, RouteLearned, TrackerLearned};
+pub use measured::Measured;
 pub use route::{Output, RouteModel, allowed_misses};
 pub use ticket::{How, Ticket};
 

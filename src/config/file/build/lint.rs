@@ -10,6 +10,7 @@ pub(super) fn settings(settings: &Settings, root: &View<'_>, builder: &mut Build
     state_file(settings, root, builder);
     unreachable_routes(settings, root, builder);
     unused_backends(settings, root, builder);
+    unknown_measured(settings, root, builder);
 }
 
 fn admin_address(settings: &Settings, root: &View<'_>, builder: &mut Builder<'_, '_, '_>) {
@@ -25,7 +26,7 @@ fn state_file(settings: &Settings, root: &View<'_>, builder: &mut Builder<'_, '_
     let Some(state) = &settings.state else { return };
     let taken = match &settings.telemetry.access_log {
         Some(AccessLog::File(path)) if *path == state.path => "the access log",
-        _ if settings.baselines.as_ref() == Some(&state.path) => "`baselines`",
+        _ if settings.baselines.as_ref().is_some_and(|baselines| baselines.path == state.path) => "`baselines`",
         _ => return,
     };
     let message = format!("the state would be written over {taken}");
@@ -49,6 +50,19 @@ fn unused_backends(settings: &Settings, root: &View<'_>, builder: &mut Builder<'
         if settings.routes.iter().all(|route| route.backends.iter().all(|(used, _)| *used != index)) {
             let message = format!("no route uses the backend `{}`", view.text().unwrap_or_default());
             builder.warning(&view, Code::Unused, message, "name it in a route's `backends`, or remove it");
+        }
+    }
+}
+
+/// Measurements of a backend that is not there are kept, and probably of a name misspelt.
+fn unknown_measured(settings: &Settings, root: &View<'_>, builder: &mut Builder<'_, '_, '_>) {
+    let Some(baselines) = &settings.baselines else { return };
+    let names = || settings.backends.iter().map(|backend| &*backend.name);
+    for name in baselines.entries.iter().filter_map(|entry| entry.backend.as_deref()) {
+        if names().all(|known| known != name) {
+            let message =
+                format!("`{}` has measurements of `{name}`, and no backend is called so", baselines.path.display());
+            builder.warning(&root.key("baselines"), Code::Unused, message, "rename the entry, or remove it");
         }
     }
 }
