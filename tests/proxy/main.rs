@@ -17,6 +17,7 @@ mod failover;
 mod headers;
 mod midstream;
 mod oddities;
+mod overload;
 mod privacy;
 mod refusals;
 mod simulated;
