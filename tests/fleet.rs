@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use headway::clock::{Clock, ManualClock};
 use headway::config::settings::*;
-use headway::fleet::{BackendState, Fleet, Needs, NoCandidate, Request, probes};
+use headway::fleet::{BackendState, Fleet, NoCandidate, Request, probes};
 use headway::measure::objective::Objectives;
 use headway::measure::outcome::Blame;
+use headway::route::admission::OnOverload;
 use headway::route::policy::PolicyKind;
 use headway::route::snapshot::{BackendIndex, RequestFacts};
 use pingora_core::connectors::http::Connector;
@@ -119,6 +120,7 @@ fn backend(name: &str, host: &str, port: u16) -> Backend {
         features: Features::default(),
         credential: Credential::None,
         health: Health { path: None, interval: Duration::from_millis(10) },
+        metrics: None,
     }
 }
 
@@ -135,6 +137,10 @@ fn settings(backends: Vec<Backend>) -> Arc<Settings> {
         window: SECOND * 300,
         budget_period: SECOND * 86_400,
         policy: PolicyKind::LeastInFlight,
+        shadow_policy: None,
+        priority: 0,
+        on_overload: OnOverload::default(),
+        prefix_affinity: PrefixAffinity::default(),
         timeouts: Timeouts::default(),
         retry: Retry::default(),
         commit: Commit::default(),
@@ -149,6 +155,8 @@ fn settings(backends: Vec<Backend>) -> Arc<Settings> {
         trusted_proxies: Vec::new(),
         admin: Admin { address: ([127, 0, 0, 1], 0).into(), token: None, open_metrics: true },
         telemetry: Telemetry::default(),
+        state: None,
+        baselines: None,
         backends: backends.into_iter().map(Arc::new).collect(),
         routes: vec![Arc::new(route)],
     })
@@ -213,7 +221,7 @@ impl Running {
 
     fn dispatch(&self, exclude: &[BackendIndex]) -> Result<headway::fleet::Dispatched, NoCandidate> {
         let facts = RequestFacts { input_tokens: 10, stream: true, ..RequestFacts::default() };
-        let request = Request { model: "m", facts, needs: Needs::default() };
+        let request = Request { model: "m", facts, ..Request::default() };
         self.fleet().dispatch(0, &request, exclude, self.clock.now())
     }
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, WWW_AUTHENTICATE};
@@ -13,10 +13,13 @@ use hyper::body::Incoming;
 use serde::Serialize;
 use serde_json::json;
 
-use super::endpoint::{Endpoint, LISTED, parameter};
+use super::decision_view::{DecisionView, ExplanationView};
+use super::endpoint::{Endpoint, LISTED, parameter, percent_decoded};
 use super::guard::{self, Refusal};
-use super::view::{self, BackendView, DecisionView, Probe, Requests, RouteView, WantedLevel};
+use super::view::{self, BackendView, Probe, Requests, RouteView, WantedLevel};
 use super::{ReloadOutcome, Services, config_view};
+use crate::fleet::{Fleet, Request as Question};
+use crate::route::snapshot::RequestFacts;
 use crate::telemetry::logs;
 
 /// Largest request body.
@@ -78,10 +81,15 @@ fn show(services: &Services, endpoint: &Endpoint, query: Option<&str>) -> Answer
             shown(&json!({ "routes": fleet.routes().iter().map(view).collect::<Vec<_>>() }))
         }
         Endpoint::Decisions => {
-            let newest = fleet.decisions().into_iter().rev().take(limit);
-            let views: Vec<_> = newest.map(|decision| DecisionView::new(&decision, services)).collect();
+            let (route, id) = (parameter(query, "route"), parameter(query, "request_id"));
+            let newest = fleet.decisions(limit, |one| {
+                let of = |wanted: Option<&str>, is: Option<&str>| wanted.is_none() || wanted == is;
+                of(route, Some(&one.route)) && of(id, one.request_id.as_deref())
+            });
+            let views: Vec<_> = newest.iter().map(|decision| DecisionView::new(decision, services)).collect();
             shown(&json!({ "decisions": views }))
         }
+        Endpoint::Explain => explain(&fleet, query, now),
         Endpoint::Requests => requests(services, parameter(query, "id"), limit),
         Endpoint::Config => shown(&config_view::config(fleet.settings())),
         Endpoint::Version => shown(&json!({ "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION") })),
@@ -102,6 +110,30 @@ fn ready(services: &Services, verbose: bool) -> Answer {
         reasons.insert(0, "headway is draining".to_owned());
     }
     as_json(status, &Probe { ready, draining, reasons })
+}
+
+/// Where a request of such a size would go now.
+fn explain(fleet: &Fleet, query: Option<&str>, now: Instant) -> Answer {
+    let number = |name: &str| match parameter(query, name) {
+        None => Ok(None),
+        Some(text) => text.parse::<u64>().map(Some).map_err(|_| name.to_owned()),
+    };
+    let name =
+        parameter(query, "route").map_or(Ok(String::new()), |name| percent_decoded(name).ok_or("route".to_owned()));
+    let read = name.and_then(|name| Ok((name, number("input_tokens")?, number("max_tokens")?)));
+    let (name, input_tokens, max_tokens) = match read {
+        Ok(read) => read,
+        Err(name) => return error(StatusCode::BAD_REQUEST, "invalid_parameter", &format!("`{name}` cannot be read")),
+    };
+    let Some(route) = fleet.routes().iter().find(|route| **route.name() == *name) else {
+        return error(StatusCode::NOT_FOUND, "no_such_route", "no route of that name; see /api/v1/routes");
+    };
+    let usual = route.usual_request();
+    let stream = parameter(query, "stream") != Some("false");
+    let input_tokens = input_tokens.unwrap_or(usual.input_tokens);
+    let facts = RequestFacts { input_tokens, max_tokens, stream, ..usual };
+    let explanation = fleet.explain(&name, &Question { facts, ..Question::default() }, now);
+    explanation.map_or_else(index, |explanation| shown(&ExplanationView::new(&explanation)))
 }
 
 fn requests(services: &Services, id: Option<&str>, limit: usize) -> Answer {

@@ -12,6 +12,7 @@ pub(super) enum Endpoint {
     Backends,
     Routes,
     Decisions,
+    Explain,
     Requests,
     Config,
     Version,
@@ -23,13 +24,14 @@ pub(super) enum Endpoint {
 }
 
 /// The page at `/` lists these.
-pub(super) const LISTED: [(&str, &str, &str); 14] = [
+pub(super) const LISTED: [(&str, &str, &str); 15] = [
     ("GET", "/metrics", "Prometheus metrics"),
     ("GET", "/healthz", "200 while the process is alive"),
     ("GET", "/readyz?verbose", "200 while requests can be served, with the reasons when not"),
     ("GET", "/api/v1/backends", "backends: state, requests in flight, last check"),
     ("GET", "/api/v1/routes", "routes: objectives, attainment, latencies per backend"),
-    ("GET", "/api/v1/decisions?limit=100", "the latest routing decisions with their candidates"),
+    ("GET", "/api/v1/decisions?limit=100", "the latest routing decisions: candidates, reason, what happened then"),
+    ("GET", "/api/v1/explain?route=NAME&input_tokens=500", "where a request would go now, and why"),
     ("GET", "/api/v1/requests?limit=100", "the latest exchanges, in the access log's fields"),
     ("GET", "/api/v1/config", "the configuration in force, secrets redacted"),
     ("GET", "/api/v1/version", "which headway this is"),
@@ -51,6 +53,7 @@ impl Endpoint {
             "/api/v1/backends" => Self::Backends,
             "/api/v1/routes" => Self::Routes,
             "/api/v1/decisions" => Self::Decisions,
+            "/api/v1/explain" => Self::Explain,
             "/api/v1/requests" => Self::Requests,
             "/api/v1/config" => Self::Config,
             "/api/v1/version" => Self::Version,
@@ -89,7 +92,7 @@ impl Endpoint {
 }
 
 /// `None` where an escape is not one, or what comes out is not UTF-8.
-fn percent_decoded(text: &str) -> Option<String> {
+pub(super) fn percent_decoded(text: &str) -> Option<String> {
     let mut pieces = text.split('%');
     let mut bytes = pieces.next()?.as_bytes().to_vec();
     for piece in pieces {

@@ -5,6 +5,7 @@
 
 mod answer;
 mod config_view;
+mod decision_view;
 mod endpoint;
 mod guard;
 mod server;

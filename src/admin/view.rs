@@ -9,35 +9,63 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::Services;
-use crate::fleet::{BackendState, DecisionRecord, Fleet, LiveBackend, LiveRoute};
+use crate::fleet::{BackendState, Fleet, LiveBackend, LiveRoute, Request, ShadowFigures};
 use crate::measure::exchange::ExchangeRecord;
 use crate::measure::objective::Latency;
 use crate::route::decision::Assessment;
 use crate::route::snapshot::Observed;
 use crate::telemetry::access_log;
-use crate::telemetry::live::{BackendFigures, LiveFigures, ObjectiveFigures};
-use crate::telemetry::time::rfc3339;
+use crate::telemetry::live::{BackendFigures, EngineFigures, LiveFigures, ObjectiveFigures, PairFigure, ShadowFigure};
 
 /// The figures of the metrics page that only the fleet knows.
 pub(super) fn live_figures(services: &Services, fleet: &Fleet) -> LiveFigures {
+    let now = services.clock.now();
     let figures = |backend: &Arc<LiveBackend>| BackendFigures {
         name: Arc::clone(backend.name()),
         in_flight: backend.in_flight().into(),
         waiting_tokens: backend.waiting_tokens(),
         state: backend.state().as_str(),
+        engine: backend.engine(now).map(|engine| EngineFigures {
+            running: engine.running,
+            waiting: engine.waiting,
+            kv_cache_ratio: engine.kv_ratio,
+        }),
     };
     LiveFigures {
         backends: fleet.backends().iter().map(figures).collect(),
-        objectives: services.telemetry.metrics().objectives(services.clock.now()),
+        objectives: services.telemetry.metrics().objectives(now),
+        predicted: fleet.routes().iter().flat_map(|route| predicted(fleet, route, now)).collect(),
+        missed: services.telemetry.metrics().missed(now),
+        shadows: fleet.shadows().into_iter().map(shadow).collect(),
     }
+}
+
+/// What a usual request of the route would get at each of its backends now.
+fn predicted(fleet: &Fleet, route: &LiveRoute, now: Instant) -> Vec<PairFigure> {
+    let usual = Request { facts: route.usual_request(), ..Request::default() };
+    let Some(explanation) = fleet.explain(route.name(), &usual, now) else { return Vec::new() };
+    let figures = |(backend, one): &(Arc<str>, Assessment)| {
+        let bounds = [one.ttft, one.itl, Some(one.e2e)].map(|forecast| forecast.map(|forecast| forecast.bound));
+        let figure = |(latency, bound): (Latency, Option<f64>)| {
+            let (route, backend) = (Arc::clone(route.name()), Arc::clone(backend));
+            Some(PairFigure { route, backend, latency: latency.as_str(), value: bound? })
+        };
+        Latency::PROMISED.into_iter().zip(bounds).filter_map(figure).collect::<Vec<_>>()
+    };
+    explanation.candidates.iter().flat_map(figures).collect()
+}
+
+fn shadow(figures: ShadowFigures) -> ShadowFigure {
+    let ShadowFigures { route, backend, choices, cost } = figures;
+    ShadowFigure { route, backend: backend.unwrap_or_else(|| "none".into()), choices, cost }
 }
 
 /// A name that is shared with the fleet rather than copied.
 #[derive(Debug)]
-struct Name(Arc<str>);
+pub(super) struct Name(Arc<str>);
 
 impl Name {
-    fn new(name: &Arc<str>) -> Self {
+    pub(super) fn new(name: &Arc<str>) -> Self {
         Self(Arc::clone(name))
     }
 }
@@ -76,6 +104,17 @@ pub(super) struct BackendView {
     models: Vec<ModelView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_check: Option<CheckView>,
+    /// What the engine says of itself, where it is asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    engine: Option<EngineView>,
+}
+
+#[derive(Debug, Serialize)]
+struct EngineView {
+    running: f64,
+    waiting: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kv_cache_ratio: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -116,6 +155,11 @@ impl BackendView {
             last_check: backend.last_check().map(|check| CheckView {
                 seconds_ago: now.saturating_duration_since(check.at).as_secs_f64(),
                 result: check.outcome.describe(),
+            }),
+            engine: backend.engine(now).map(|engine| EngineView {
+                running: engine.running,
+                waiting: engine.waiting,
+                kv_cache_ratio: engine.kv_ratio,
             }),
         }
     }
@@ -227,77 +271,6 @@ impl ObservedView {
     }
 }
 
-/// One of `/api/v1/decisions`.
-#[derive(Debug, Serialize)]
-pub(super) struct DecisionView {
-    number: u64,
-    at: String,
-    route: Name,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    backend: Option<Name>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
-    input_tokens: u64,
-    candidates: Vec<CandidateView>,
-}
-
-#[derive(Debug, Serialize)]
-struct CandidateView {
-    backend: Name,
-    in_flight: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ttft: Option<PredictedView>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    itl: Option<PredictedView>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    e2e: Option<PredictedView>,
-    /// Largest ratio of bound to objective.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    load: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    price: Option<f64>,
-}
-
-#[derive(Debug, Serialize)]
-struct PredictedView {
-    expected_ms: f64,
-    bound_ms: f64,
-}
-
-impl DecisionView {
-    pub(super) fn new(decision: &DecisionRecord, services: &Services) -> Self {
-        let ago = services.clock.now().saturating_duration_since(decision.at);
-        let named = |(backend, _)| decision.candidates.iter().find(|(_, one)| one.backend == backend);
-        let chosen = decision.chosen.and_then(named);
-        Self {
-            number: decision.number,
-            at: services.clock.wall().checked_sub(ago).map(rfc3339).unwrap_or_default(),
-            route: Name::new(&decision.route),
-            backend: chosen.map(|(name, _)| Name::new(name)),
-            reason: decision.chosen.map(|(_, reason)| reason.as_str()),
-            input_tokens: decision.input_tokens,
-            candidates: decision.candidates.iter().map(|(name, one)| CandidateView::new(name, one)).collect(),
-        }
-    }
-}
-
-impl CandidateView {
-    fn new(name: &Arc<str>, one: &Assessment) -> Self {
-        let predicted = |both: Option<(Duration, Duration)>| {
-            both.map(|(expected, bound)| PredictedView { expected_ms: millis(expected), bound_ms: millis(bound) })
-        };
-        Self {
-            backend: Name::new(name),
-            in_flight: one.in_flight,
-            ttft: predicted(one.ttft),
-            itl: predicted(one.itl),
-            e2e: predicted(one.e2e),
-            load: one.load,
-            price: one.price,
-        }
-    }
-}
-
 /// `/api/v1/requests`
 #[derive(Debug, Serialize)]
 pub(super) struct Requests {
@@ -317,6 +290,6 @@ pub(super) fn request(record: &ExchangeRecord) -> Option<Box<RawValue>> {
 
 /// To the microsecond.
 #[allow(clippy::cast_precision_loss, reason = "a float holds the microseconds of 285 years exactly")]
-fn millis(duration: Duration) -> f64 {
+pub(super) fn millis(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1e3
 }

@@ -17,7 +17,7 @@ use crate::admin::{self, ReloadOutcome, Services};
 use crate::clock::{Clock, SystemClock};
 use crate::config::settings::Settings;
 use crate::config::{self, Loaded, Reloader, Report, Trigger, Watch};
-use crate::fleet::{Fleet, probes};
+use crate::fleet::{Fleet, probes, state};
 use crate::proxy::{self, BindError, Connections, Lifecycle, Listeners, Proxy};
 use crate::telemetry::{Telemetry, logs};
 
@@ -26,6 +26,9 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How long connections may take to write what is left and to close.
 const LAST_BYTES: Duration = Duration::from_secs(1);
+
+/// How long what was learned may take to be written.
+const LAST_STATE: Duration = Duration::from_secs(5);
 
 /// How long logs may take to be written out at the end.
 const LOG_PATIENCE: Duration = Duration::from_secs(1);
@@ -45,6 +48,8 @@ pub struct Server {
     admin_address: SocketAddr,
     /// Dropping it ends probes and the admin listener.
     background: watch::Sender<bool>,
+    /// Writes what was learned, at last when the background work ends.
+    keeping: tokio::task::JoinHandle<()>,
     accepting: tokio::task::JoinHandle<Connections>,
 }
 
@@ -110,6 +115,7 @@ impl Server {
     pub async fn start(settings: Settings, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
         let settings = Arc::new(settings);
         let fleet = Arc::new(Fleet::new(Arc::clone(&settings), clock.now())?);
+        state::restore(&fleet, &*clock);
         let telemetry = Arc::new(Telemetry::new(&settings).context("the access log cannot be opened")?);
         let listeners = Listeners::bind(&settings).await?;
         let admin_listener = std::net::TcpListener::bind(settings.admin.address)
@@ -142,8 +148,10 @@ impl Server {
             connector,
             Arc::clone(&core.lifecycle),
         );
+        let keeping =
+            tokio::spawn(state::keep(core.generations.subscribe(), Arc::clone(&core.clock), background.subscribe()));
         let accepting = tokio::spawn(listeners.run(proxy));
-        Ok(Self { core, addresses, admin_address, background, accepting })
+        Ok(Self { core, addresses, admin_address, background, keeping, accepting })
     }
 
     /// Where clients connect, with real ports.
@@ -203,6 +211,7 @@ impl Server {
             let _ = tokio::time::timeout(LAST_BYTES, connections.closed()).await;
         }
         self.background.send_replace(true);
+        let _ = tokio::time::timeout(LAST_STATE, self.keeping).await;
         self.core.close().await;
     }
 }

@@ -6,6 +6,8 @@
 //! # Ok::<(), headway::config::Report>(())
 //! ```
 
+mod atomically;
+pub mod baselines;
 mod diagnostic;
 mod dump;
 mod environment;
@@ -18,6 +20,7 @@ mod watch;
 
 use std::path::Path;
 
+pub use self::atomically::replace_file;
 pub use self::diagnostic::{Code, Diagnostic, Report, Severity, Snippet};
 pub use self::dump::dump;
 pub use self::environment::{Contents, Environment, Lookup, NoEnvironment, SystemEnvironment};

@@ -11,13 +11,17 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use super::endpoint::Endpoint;
+use super::engine_metrics::Reported;
 use super::models::{Discovered, Serves};
 use super::tls::TlsMaterial;
+use crate::config::baselines::Baseline;
 use crate::config::settings::Backend;
 use crate::measure::outcome::Blame;
 use crate::random::Random;
 use crate::route::ejection::{Ejection, Standing};
-use crate::route::snapshot::BackendIndex;
+use crate::route::model::{Asking, BackendModel};
+use crate::route::snapshot::{BackendIndex, Outlook};
+use crate::route::tuning::Tuning;
 
 /// Failed checks in a row that take a ready backend down; one may be a hiccup of a busy server.
 const FAILURES_TO_DOWN: u32 = 2;
@@ -121,7 +125,7 @@ struct Judged {
 /// What outlives a configuration generation.
 #[derive(Debug)]
 pub(super) struct Shared {
-    /// Where the milliseconds of `progress` count from.
+    /// Where `progress`, in milliseconds, and `token_at` count from.
     base: Instant,
     pub(super) tls: TlsMaterial,
     /// The settings in force, for the background tasks, which outlive generations too.
@@ -130,9 +134,10 @@ pub(super) struct Shared {
     pub(super) streaming: AtomicU32,
     /// Of those in flight, the ones that wait for their clients: the backend owes them nothing now.
     pub(super) excused: AtomicU32,
-    pub(super) waiting_tokens: AtomicU64,
     pub(super) output_tokens: AtomicU64,
     progress: AtomicU64,
+    /// Microseconds since `base` at which a token of any stream last came.
+    token_at: AtomicU64,
     draining: AtomicBool,
     connect: Mutex<Duration>,
     endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
@@ -143,6 +148,9 @@ pub(super) struct Shared {
     pub(super) health_path: AtomicUsize,
     pub(super) discovered: ArcSwap<Discovered>,
     judged: Mutex<Judged>,
+    model: Mutex<BackendModel>,
+    /// What its engines last said, where they are asked.
+    engine: Mutex<Option<Reported>>,
     /// The other members of each route's pool.
     pools: ArcSwap<Vec<Vec<Weak<Shared>>>>,
     /// Held while a backend is taken out of its pools, so that two at once cannot empty one.
@@ -192,9 +200,15 @@ impl LiveBackend {
         self.shared.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Estimated prompt tokens of requests that await their first token.
+    /// Estimated prompt tokens that it must compute for requests that await their first token.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, and far below 2^52")]
     pub fn waiting_tokens(&self) -> u64 {
-        self.shared.waiting_tokens.load(Ordering::Relaxed)
+        self.shared.model().load().own().waiting_tokens.round() as u64
+    }
+
+    /// Streams there that await their first token.
+    pub fn awaiting_first_token(&self) -> u32 {
+        self.shared.model().load().awaited()
     }
 
     /// Output tokens reported through in-flight guards since the start.
@@ -248,6 +262,11 @@ impl LiveBackend {
         super::models::serves(&self.settings, &self.shared.discovered.load(), model)
     }
 
+    /// Learns what an active check found, from whoever checked.
+    pub fn checked(&self, outcome: CheckOutcome, now: Instant) {
+        self.shared.checked(outcome, now);
+    }
+
     /// Whether it could take a request now, room apart.
     pub fn usable(&self) -> bool {
         self.shared.admission() == Admission::Open
@@ -272,9 +291,9 @@ impl Shared {
             in_flight: AtomicU32::new(0),
             streaming: AtomicU32::new(0),
             excused: AtomicU32::new(0),
-            waiting_tokens: AtomicU64::new(0),
             output_tokens: AtomicU64::new(0),
             progress: AtomicU64::new(0),
+            token_at: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             connect: Mutex::new(Duration::from_secs(2)),
             endpoints: ArcSwap::default(),
@@ -283,13 +302,46 @@ impl Shared {
             health_path: AtomicUsize::new(0),
             discovered: ArcSwap::default(),
             judged: Mutex::new(judged),
+            model: Mutex::new(BackendModel::new(Tuning::default(), now)),
+            engine: Mutex::new(None),
             pools: ArcSwap::default(),
             ejecting,
         }
     }
 
+    /// Starts from what was measured before it served.
+    pub(super) fn start_from(&self, baseline: Option<&Baseline>, now: Instant) {
+        let Some(baseline) = baseline else { return };
+        let mut model = self.model();
+        if let Some(learned) = baseline.learned() {
+            model.resume(&learned, now);
+        }
+        #[allow(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
+        if let Some(tokens) = baseline.kv_cache_tokens {
+            model.kv_capacity(tokens as f64);
+        }
+    }
+
     fn judged(&self) -> MutexGuard<'_, Judged> {
         self.judged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it would make of a request, by what is known of it now.
+    pub(super) fn outlook(&self, asking: &Asking<'_>, now: Instant) -> Outlook {
+        let token_at = self.base + Duration::from_micros(self.token_at.load(Ordering::Relaxed));
+        let mut model = self.model();
+        model.progressed(token_at);
+        model.outlook(asking, now)
+    }
+
+    /// What is known of its load and latencies.
+    pub(super) fn model(&self) -> MutexGuard<'_, BackendModel> {
+        self.model.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What its engines last said.
+    pub(super) fn engine(&self) -> MutexGuard<'_, Option<Reported>> {
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn state(&self) -> BackendState {
@@ -328,6 +380,12 @@ impl Shared {
     pub(super) fn progressed(&self, now: Instant) {
         let since = now.saturating_duration_since(self.base).as_millis();
         self.progress.store(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Tokens of a stream came. One relaxed store.
+    pub(super) fn token_seen(&self, now: Instant) {
+        let since = now.saturating_duration_since(self.base).as_micros();
+        self.token_at.store(u64::try_from(since).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// A request was sent that is counted in already: the clock of the watchdog starts with the first that is owed an
@@ -393,6 +451,7 @@ impl Shared {
         drop(judged);
         drop(one_at_a_time);
         if ejected {
+            self.model().ejected();
             tracing::warn!(backend = %self.latest.load().name, "ejected");
         }
         ejected
@@ -435,6 +494,9 @@ impl Shared {
         }
         let after = judged.health;
         drop(judged);
+        if before == Health::Ready && after != Health::Ready {
+            self.model().ejected();
+        }
         if before != after {
             let name = &self.latest.load().name;
             tracing::info!(backend = %name, ready = after == Health::Ready, reason = %outcome.describe(), "health changed");

@@ -1,9 +1,13 @@
-//! The latest decisions, with their candidates and reasons, for whoever asks why a request went where it went.
+//! The latest decisions, with their candidates and reasons and with what happened then, for whoever asks why a request
+//! went where it went.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::route::decision::{Assessment, Decision, Reason};
+use crate::measure::exchange::{Attempt, ExchangeRecord};
+use crate::measure::objective::Latency;
+use crate::measure::outcome::Outcome;
+use crate::route::decision::{Assessment, Decision, Reason, TurnedAway};
 use crate::route::snapshot::BackendIndex;
 
 /// How many decisions are remembered.
@@ -18,12 +22,72 @@ pub struct DecisionRecord {
     pub at: Instant,
     /// On which route.
     pub route: Arc<str>,
-    /// Which backend, and why; indices are those of the generation that decided.
-    pub chosen: Option<(BackendIndex, Reason)>,
+    /// For which request; `None` where nobody named one.
+    pub request_id: Option<Arc<str>>,
     /// Estimated prompt tokens of the request.
     pub input_tokens: u64,
+    /// What was decided.
+    pub verdict: Decided,
     /// What it was chosen from, in the order of the configuration.
     pub candidates: Vec<(Arc<str>, Assessment)>,
+    /// What the route's shadow would have decided.
+    pub shadow: Option<Decided>,
+    /// What happened then; `None` while it has not ended.
+    pub happened: Option<Happened>,
+}
+
+/// What was decided; indices are those of the generation that decided.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Decided {
+    /// Which backend, and why.
+    pub chosen: Option<(BackendIndex, Reason)>,
+    /// Set when the request was turned away instead.
+    pub turned_away: Option<TurnedAway>,
+}
+
+impl Decided {
+    /// What a decision came to.
+    #[must_use]
+    pub fn of(decision: &Decision) -> Self {
+        Self { chosen: decision.chosen, turned_away: decision.turned_away }
+    }
+}
+
+/// What came of a decision, each latency from the beginning of the try, as it was predicted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Happened {
+    /// How the try ended.
+    pub outcome: Outcome,
+    /// To the first token.
+    pub ttft: Option<Duration>,
+    /// Between tokens.
+    pub itl: Option<Duration>,
+    /// The whole try.
+    pub e2e: Option<Duration>,
+    /// Whether the exchange kept its objectives; `None` where nothing was promised, and for a try that was not the last.
+    pub kept: Option<bool>,
+}
+
+impl Happened {
+    fn of(attempt: &Attempt) -> Self {
+        let (outcome, ttft, e2e) = (attempt.outcome, attempt.first_token, Some(attempt.duration));
+        Self { outcome, ttft, itl: None, e2e, kept: None }
+    }
+
+    fn of_last(attempt: &Attempt, record: &ExchangeRecord) -> Self {
+        let itl = record.taken(Latency::InterToken);
+        Self { itl, kept: record.verdicts.joint(), ..Self::of(attempt) }
+    }
+}
+
+/// What is remembered besides the decision itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Circumstances<'a> {
+    pub(super) route: &'a Arc<str>,
+    pub(super) request_id: Option<&'a Arc<str>>,
+    pub(super) input_tokens: u64,
+    pub(super) shadow: Option<Decided>,
+    pub(super) now: Instant,
 }
 
 /// A ring that allocates nothing once it has been round.
@@ -34,38 +98,65 @@ pub(super) struct DecisionLog {
 }
 
 impl DecisionLog {
-    /// Remembers a decision.
+    /// Remembers a decision; answers its number.
     pub(super) fn add(
         &mut self,
-        (route, input_tokens): (&Arc<str>, u64),
+        of: &Circumstances<'_>,
         decision: &Decision,
         name: impl Fn(BackendIndex) -> Option<Arc<str>>,
-        now: Instant,
-    ) {
-        let place = usize::try_from(self.made % REMEMBERED as u64).unwrap_or_default();
+    ) -> u64 {
+        let place = place(self.made);
         self.made += 1;
         let named = decision.candidates.iter().filter_map(|one| Some((name(one.backend)?, *one)));
-        let Some(old) = self.ring.get_mut(place) else {
-            self.ring.push(DecisionRecord {
-                number: self.made,
-                at: now,
-                route: Arc::clone(route),
-                chosen: decision.chosen,
-                input_tokens,
-                candidates: named.collect(),
-            });
-            return;
+        let mut record = DecisionRecord {
+            number: self.made,
+            at: of.now,
+            route: Arc::clone(of.route),
+            request_id: of.request_id.cloned(),
+            input_tokens: of.input_tokens,
+            verdict: Decided::of(decision),
+            candidates: Vec::new(),
+            shadow: of.shadow,
+            happened: None,
         };
-        (old.number, old.at, old.chosen, old.input_tokens) = (self.made, now, decision.chosen, input_tokens);
-        old.route.clone_from(route);
-        old.candidates.clear();
-        old.candidates.extend(named);
+        if let Some(old) = self.ring.get_mut(place) {
+            record.candidates = std::mem::take(&mut old.candidates);
+            record.candidates.clear();
+            record.candidates.extend(named);
+            *old = record;
+        } else {
+            record.candidates.extend(named);
+            self.ring.push(record);
+        }
+        self.made
     }
 
-    /// Oldest first.
-    pub(super) fn snapshot(&self) -> Vec<DecisionRecord> {
-        let mut all = self.ring.clone();
-        all.sort_unstable_by_key(|one| one.number);
-        all
+    /// Notes what became of the decisions that an exchange was due to, as far as they are still remembered.
+    pub(super) fn ended(&mut self, exchange: &ExchangeRecord) {
+        let Some((last, before)) = exchange.attempts.split_last() else { return };
+        for attempt in before {
+            self.happened(attempt, Happened::of(attempt));
+        }
+        self.happened(last, Happened::of_last(last, exchange));
     }
+
+    fn happened(&mut self, attempt: &Attempt, happened: Happened) {
+        let Some(number) = attempt.decision else { return };
+        let place = place(number.wrapping_sub(1));
+        if let Some(record) = self.ring.get_mut(place).filter(|record| record.number == number) {
+            record.happened = Some(happened);
+        }
+    }
+
+    /// Those that are wanted, the newest first.
+    pub(super) fn newest(&self, most: usize, wanted: impl Fn(&DecisionRecord) -> bool) -> Vec<DecisionRecord> {
+        // The place that is written next holds the oldest.
+        let (latest, before) = self.ring.split_at(place(self.made).min(self.ring.len()));
+        let newest_first = latest.iter().rev().chain(before.iter().rev());
+        newest_first.filter(|record| wanted(record)).take(most).cloned().collect()
+    }
+}
+
+fn place(number: u64) -> usize {
+    usize::try_from(number % REMEMBERED as u64).unwrap_or_default()
 }

@@ -1,24 +1,25 @@
 //! Choosing a backend and counting the request in, as one critical section: two threads never see the same idle
 //! backend.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::backend::{Admission, LiveBackend};
-use super::decisions::DecisionLog;
+use super::Fleet;
+use super::backend::LiveBackend;
+use super::choosing::{asking, choose, summarise};
+use super::decisions::{Circumstances, Decided, DecisionLog};
 use super::endpoint::Endpoint;
 use super::in_flight::InFlight;
 use super::models::Serves;
-use super::route::{LiveRoute, Pair};
-use super::{Fleet, RETRY_AFTER};
-use crate::config::settings::Features;
+use super::pace::Pace;
+use super::route::LiveRoute;
 use crate::measure::exchange::DecisionSummary;
-use crate::route::decision::{Decision, Reason};
-use crate::route::snapshot::{BackendIndex, Candidate, FleetSnapshot, RequestFacts};
-
-/// Output tokens that are expected before anything was measured.
-const USUAL_OUTPUT: f64 = 200.0;
+use crate::route::decision::{Decision, Reason, TurnedAway};
+use crate::route::model::Asking;
+use crate::route::prefix::Prefix;
+use crate::route::price::Work;
+use crate::route::snapshot::{BackendIndex, Candidate, RequestFacts};
 
 /// What a request asks of a backend's features.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,7 +33,7 @@ pub struct Needs {
 }
 
 /// What dispatching looks at.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Request<'a> {
     /// The model, as the client named it; empty when the request names none, and any backend of the route will do.
     pub model: &'a str,
@@ -40,6 +41,12 @@ pub struct Request<'a> {
     pub facts: RequestFacts,
     /// Features.
     pub needs: Needs,
+    /// The blocks of its prompt.
+    pub prefix: Prefix<'a>,
+    /// Under which name the decision is remembered.
+    pub request_id: Option<&'a Arc<str>>,
+    /// It waits and was turned away before: being turned away again is nothing new.
+    pub again: bool,
 }
 
 /// A request that was given a backend and is counted in there.
@@ -60,33 +67,46 @@ pub struct Dispatched {
 }
 
 /// Why no backend could be given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoCandidate {
     /// No backend of the route serves the model.
+    #[error("no backend of the route serves the model")]
     NoSuchModel,
     /// Those that serve it are still loading it.
+    #[error("the model is still loading")]
     Loading {
         /// When to try again.
         retry_after: Duration,
     },
     /// Those that serve it are down, ejected or draining.
+    #[error("no backend for this model is healthy")]
     NoneHealthy {
         /// When to try again.
         retry_after: Duration,
     },
     /// Those that serve it have no place left.
+    #[error("every backend for this model is full")]
     AllFull {
         /// When to try again.
         retry_after: Duration,
     },
+    /// None of those that serve it is expected to keep the promise, and the route does not serve such requests.
+    #[error("no backend is expected to answer in time")]
+    WouldMiss {
+        /// When to try again, by how long the backends take to drain.
+        retry_after: Duration,
+    },
     /// Prompt and `max_tokens` together exceed every context.
+    #[error("prompt and max_tokens together exceed the {limit} tokens that any backend takes")]
     TooLong {
         /// The longest context there is, in tokens.
         limit: u64,
     },
     /// No backend that serves it has this feature.
+    #[error("no backend for this model supports {0}")]
     MissingFeature(&'static str),
     /// Only excluded ones were left.
+    #[error("no other backend for this model is healthy")]
     Excluded,
 }
 
@@ -95,20 +115,8 @@ pub enum NoCandidate {
 pub(super) struct Desk {
     candidates: Vec<Candidate>,
     decision: Decision,
+    shadow: Decision,
     pub(super) log: DecisionLog,
-}
-
-/// Why backends were passed over; decides what the client is told when none is left.
-#[derive(Debug, Default)]
-#[allow(clippy::struct_excessive_bools, reason = "each notes one fact, and all of them may hold")]
-struct PassedOver {
-    serving: bool,
-    missing: Option<&'static str>,
-    longest: Option<u64>,
-    suitable: bool,
-    excluded: bool,
-    loading: bool,
-    full: bool,
 }
 
 impl Fleet {
@@ -116,7 +124,7 @@ impl Fleet {
     /// among the rest, and counts the request in.
     ///
     /// # Errors
-    /// When no backend is left, with the reason.
+    /// When no backend is left, or none is expected to keep the promise and the route wants to keep it; with the reason.
     pub fn dispatch(
         &self,
         route: usize,
@@ -125,185 +133,102 @@ impl Fleet {
         now: Instant,
     ) -> Result<Dispatched, NoCandidate> {
         let route = self.routes().get(route).ok_or(NoCandidate::NoSuchModel)?;
-        route.pairs.iter().for_each(|pair| pair.refresh(&route.settings().objectives, now));
+        let asking = asking(route, request);
         // Every generation dispatches under this one lock, so a place that is free here is free when it is taken.
         let mut desk = self.desk();
-        let passed_over = self.gather(route, request, exclude, &mut desk.candidates, now);
-        let Desk { candidates, decision, log } = &mut *desk;
-        let chosen = choose(route, &request.facts, candidates, decision);
-        let given = chosen.and_then(|chosen| self.count_in(route, request, chosen, decision, now));
-        let dispatched = given.ok_or_else(|| passed_over.reason())?;
+        let Desk { candidates, decision, shadow, log } = &mut *desk;
+        let passed_over = self.gather(route, (request, &asking), exclude, candidates, now);
+        choose(route, &request.facts, candidates, decision);
+        if decision.turned_away.is_none() && decision.chosen.is_none() {
+            return Err(passed_over.reason());
+        }
+        if let Some(TurnedAway::Shed { retry_after } | TurnedAway::Wait { retry_after }) = decision.turned_away
+            && request.again
+        {
+            return Err(NoCandidate::WouldMiss { retry_after });
+        }
+        let shadow = self.shadow(route, &request.facts, candidates, (decision, shadow));
         let names = |one: BackendIndex| self.backends().get(one.0).map(|backend| Arc::clone(backend.name()));
-        log.add((route.name(), request.facts.input_tokens), decision, names, now);
+        let input_tokens = request.facts.input_tokens;
+        let of = Circumstances { route: route.name(), request_id: request.request_id, input_tokens, shadow, now };
+        let number = log.add(&of, decision, names);
+        if let Some(TurnedAway::Shed { retry_after } | TurnedAway::Wait { retry_after }) = decision.turned_away {
+            return Err(NoCandidate::WouldMiss { retry_after });
+        }
+        route.counts.saw(&request.facts);
+        let chosen = candidates.iter().find(|one| decision.chosen.is_some_and(|(index, _)| index == one.backend));
+        let given = decision.chosen.zip(chosen);
+        let given = given.and_then(|((_, reason), one)| self.count_in(route, (request, &asking), (one, reason), now));
+        let mut dispatched = given.ok_or_else(|| passed_over.reason())?;
+        dispatched.summary = summarise(decision, number);
         Ok(dispatched)
     }
 
-    /// Fills in the candidates. An ejected backend is one only when the others are all down: full
-    /// ones will have room again, and excluded ones have just been tried.
-    fn gather(
+    fn shadow(
         &self,
         route: &LiveRoute,
-        request: &Request<'_>,
-        exclude: &[BackendIndex],
-        candidates: &mut Vec<Candidate>,
-        now: Instant,
-    ) -> PassedOver {
-        let mut passed_over = PassedOver::default();
-        for wanted in [Admission::Open, Admission::Ejected] {
-            candidates.clear();
-            for (backend, pair, weight) in self.backends_of(route) {
-                if weight > 0 && passed_over.lets(backend, request, exclude, wanted) {
-                    candidates.push(pair.candidate(backend, weight, now));
-                }
-            }
-            if !candidates.is_empty() || passed_over.full || passed_over.excluded {
-                break;
-            }
-        }
-        passed_over
+        facts: &RequestFacts,
+        candidates: &[Candidate],
+        (live, shadow): (&Decision, &mut Decision),
+    ) -> Option<Decided> {
+        let policy = route.shadow_policy()?;
+        super::choosing::shadow(route, policy, facts, candidates, shadow);
+        self.count_shadow(route, live, shadow);
+        Some(Decided::of(shadow))
     }
 
     fn count_in(
         &self,
         route: &Arc<LiveRoute>,
-        request: &Request<'_>,
-        (index, reason): (BackendIndex, Reason),
-        decision: &Decision,
+        (request, asking): (&Request<'_>, &Asking<'_>),
+        (chosen, reason): (&Candidate, Reason),
         now: Instant,
     ) -> Option<Dispatched> {
+        let index = chosen.backend;
         let backend = Arc::clone(self.backends().get(index.0)?);
-        let pair = Arc::clone(route.pair(backend.name())?);
         let endpoint = backend.shared.next_endpoint()?;
-        let in_flight = count(&backend, pair, route, &request.facts, reason);
+        let in_flight = self.count(&backend, route, asking, (chosen, reason), now);
         backend.shared.owes(request.facts.stream, now);
         let model_name = match backend.serves(request.model) {
             Serves::Renamed(name) => Some(name),
             Serves::Yes | Serves::NotYetKnown | Serves::No => None,
         };
-        let summary = summarise(decision, index, reason);
-        Some(Dispatched { backend, index, endpoint, in_flight, summary, model_name })
+        Some(Dispatched { backend, index, endpoint, in_flight, summary: DecisionSummary::default(), model_name })
     }
-}
 
-fn choose(
-    route: &LiveRoute,
-    facts: &RequestFacts,
-    candidates: &[Candidate],
-    decision: &mut Decision,
-) -> Option<(BackendIndex, Reason)> {
-    let asked = facts.max_tokens.unwrap_or(u64::MAX);
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an average of token counts")]
-    let expected_output = (route.expected_output().unwrap_or(USUAL_OUTPUT) as u64).min(asked);
-    let snapshot = FleetSnapshot { candidates, expected_output };
-    let mut state = route.counts.policy.lock().unwrap_or_else(PoisonError::into_inner);
-    route.settings().policy.rule().choose(facts, &snapshot, &mut state, decision);
-    decision.chosen
-}
-
-/// From here on the guard's drop undoes each of these increments.
-fn count(
-    backend: &Arc<LiveBackend>,
-    pair: Arc<Pair>,
-    route: &LiveRoute,
-    facts: &RequestFacts,
-    reason: Reason,
-) -> InFlight {
-    let shared = &backend.shared;
-    let exploring = reason == Reason::Explore;
-    let others = shared.in_flight.fetch_add(1, Ordering::AcqRel);
-    route.counts.active.fetch_add(1, Ordering::AcqRel);
-    pair.awaiting.fetch_add(1, Ordering::AcqRel);
-    pair.exploring.fetch_add(u32::from(exploring), Ordering::AcqRel);
-    shared.waiting_tokens.fetch_add(facts.input_tokens, Ordering::AcqRel);
-    shared.streaming.fetch_add(u32::from(facts.stream), Ordering::AcqRel);
-    InFlight {
-        backend: Arc::clone(backend),
-        pair,
-        counts: Arc::clone(&route.counts),
-        input_tokens: facts.input_tokens,
-        stream: facts.stream,
-        excused: false,
-        probe: shared.sent(),
-        exploring,
-        awaiting: true,
-        others,
-    }
-}
-
-fn summarise(decision: &Decision, index: BackendIndex, reason: Reason) -> DecisionSummary {
-    let reason = reason.as_str();
-    let Some(chosen) = decision.candidates.iter().find(|one| one.backend == index) else {
-        return DecisionSummary { reason, ..DecisionSummary::default() };
-    };
-    let split = |pair: Option<(Duration, Duration)>| (pair.map(|(value, _)| value), pair.map(|(_, bound)| bound));
-    let ((predicted_ttft, bound_ttft), (predicted_itl, bound_itl)) = (split(chosen.ttft), split(chosen.itl));
-    let (predicted_e2e, bound_e2e) = split(chosen.e2e);
-    let price = chosen.price;
-    DecisionSummary { reason, predicted_ttft, bound_ttft, predicted_itl, bound_itl, predicted_e2e, bound_e2e, price }
-}
-
-impl PassedOver {
-    /// Whether a backend may serve the request; if not, notes why.
-    fn lets(
-        &mut self,
+    /// From here on the guard's drop undoes each of these increments.
+    fn count(
+        &self,
         backend: &Arc<LiveBackend>,
-        request: &Request<'_>,
-        exclude: &[BackendIndex],
-        wanted: Admission,
-    ) -> bool {
-        let serves = if request.model.is_empty() { Serves::Yes } else { backend.serves(request.model) };
-        if serves == Serves::No {
-            return false;
-        }
-        self.serving = true;
-        if let Some(feature) = missing(request.needs, backend.settings().features) {
-            self.missing = Some(feature);
-            return false;
-        }
-        let name = if let Serves::Renamed(name) = &serves { name } else { request.model };
-        if let Some(limit) = backend.context_length(name)
-            && request.facts.input_tokens.saturating_add(request.facts.max_tokens.unwrap_or(0)) > limit
-        {
-            self.longest = self.longest.max(Some(limit));
-            return false;
-        }
-        self.suitable = true;
-        if exclude.contains(&backend.index()) {
-            self.excluded = true;
-            return false;
-        }
-        let admission = backend.shared.admission();
-        if admission == Admission::Warming || (serves == Serves::NotYetKnown && admission == Admission::Open) {
-            self.loading = true;
-            return false;
-        }
-        if admission != wanted {
-            return false;
-        }
-        let full = backend.settings().max_in_flight.is_some_and(|most| backend.in_flight() >= most);
-        self.full |= full;
-        !full
-    }
-
-    fn reason(&self) -> NoCandidate {
-        match self {
-            Self { serving: false, .. } => NoCandidate::NoSuchModel,
-            Self { suitable: false, longest: Some(limit), .. } => NoCandidate::TooLong { limit: *limit },
-            Self { suitable: false, missing: Some(feature), .. } => NoCandidate::MissingFeature(feature),
-            Self { full: true, .. } => NoCandidate::AllFull { retry_after: Duration::from_secs(1) },
-            Self { excluded: true, .. } => NoCandidate::Excluded,
-            Self { loading: true, .. } => NoCandidate::Loading { retry_after: RETRY_AFTER },
-            _ => NoCandidate::NoneHealthy { retry_after: RETRY_AFTER },
+        route: &LiveRoute,
+        asking: &Asking<'_>,
+        (chosen, reason): (&Candidate, Reason),
+        now: Instant,
+    ) -> InFlight {
+        let (shared, stream) = (&backend.shared, asking.facts.stream);
+        let ticket = shared.model().dispatched(asking, reason, now);
+        shared.in_flight.fetch_add(1, Ordering::AcqRel);
+        shared.streaming.fetch_add(u32::from(stream), Ordering::AcqRel);
+        route.counts.active.fetch_add(1, Ordering::AcqRel);
+        let outlook = &chosen.outlook;
+        let work = Work {
+            uncached_tokens: outlook.uncached_tokens,
+            cached_tokens: outlook.cached_tokens,
+            output_tokens: asking.output.mean,
+            prefill_seconds: outlook.prefill_seconds,
+            decode_seconds: outlook.decode_seconds,
+        };
+        InFlight {
+            backend: Arc::clone(backend),
+            counts: Arc::clone(&route.counts),
+            line: Arc::clone(&self.common.line),
+            stream,
+            excused: false,
+            probe: shared.sent(),
+            ticket: Some(ticket),
+            pace: Pace::default(),
+            work,
+            price: chosen.price,
         }
     }
-}
-
-fn missing(needs: Needs, features: Features) -> Option<&'static str> {
-    [
-        (needs.tools && !features.tools, "tools"),
-        (needs.vision && !features.vision, "vision"),
-        (needs.structured_output && !features.structured_output, "structured_output"),
-    ]
-    .into_iter()
-    .find_map(|(lacks, name)| lacks.then_some(name))
 }

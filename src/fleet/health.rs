@@ -62,6 +62,17 @@ pub(super) async fn discover(connector: &Connector, shared: &Shared, endpoint: &
     Discovered::parse(&answer.body).filter(|_| (200..300).contains(&answer.status))
 }
 
+/// A whole page that is no answer about health; `None` when there is none, or it is too long to be one.
+pub(super) async fn page(
+    connector: &Connector,
+    endpoint: &Endpoint,
+    settings: &Arc<Backend>,
+    path: &str,
+) -> Option<Vec<u8>> {
+    let answer = ask(connector, endpoint, settings, path).await.ok()?;
+    ((200..300).contains(&answer.status) && answer.body.len() < MOST_BYTES).then_some(answer.body)
+}
+
 fn outcome(status: Result<u16, CheckOutcome>) -> CheckOutcome {
     match status {
         Ok(200..=299) => CheckOutcome::Passed,
@@ -125,7 +136,7 @@ fn question(settings: &Backend, path: &str) -> Option<RequestHeader> {
     let mut question = RequestHeader::build(Method::GET, path.as_bytes(), None).ok()?;
     question.insert_header("host", settings.url.authority()).ok()?;
     question.insert_header("user-agent", concat!("headway/", env!("CARGO_PKG_VERSION"))).ok()?;
-    question.insert_header("accept", "application/json").ok()?;
+    question.insert_header("accept", "application/json, text/plain;q=0.5").ok()?;
     if let Credential::ApiKey(key) = &settings.credential {
         question.insert_header("authorization", format!("Bearer {}", key.expose_secret())).ok()?;
     }

@@ -3,32 +3,44 @@
 //! Each is released by `Drop`, exactly once, whatever becomes of the exchange.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use super::backend::LiveBackend;
-use super::route::{Pair, RouteCounts};
+use super::line::Line;
+use super::pace::Pace;
+use super::route::RouteCounts;
 use crate::measure::outcome::Blame;
+use crate::route::model::{How, Ticket};
+use crate::route::price::{Price, Work};
 
 /// One attempt in flight at a backend.
 #[derive(Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "each says which counter this one still holds")]
 pub struct InFlight {
     pub(super) backend: Arc<LiveBackend>,
-    pub(super) pair: Arc<Pair>,
     pub(super) counts: Arc<RouteCounts>,
-    /// Estimated prompt tokens.
-    pub(super) input_tokens: u64,
+    /// Those that wait for a place; told when there may be one.
+    pub(super) line: Arc<Line>,
     pub(super) stream: bool,
     /// Whether the breaker waits for this one's end.
     pub(super) probe: bool,
-    pub(super) exploring: bool,
     /// Whether the backend owes it nothing now.
     pub(super) excused: bool,
-    /// Whether the first token has not come yet.
-    pub(super) awaiting: bool,
-    /// How many others were in flight there when it was sent.
-    pub(super) others: u32,
+    /// What the backend's model knows of it; taken when it ends.
+    pub(super) ticket: Option<Ticket>,
+    pub(super) pace: Pace,
+    /// What it makes the backend do, as far as expected, and what that costs.
+    pub(super) work: Work,
+    pub(super) price: Option<Price>,
+}
+
+/// An answer that is whole.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Served {
+    /// Output tokens, as far as stated or counted.
+    pub output_tokens: Option<u64>,
+    /// Mean gap between the tokens of a stream.
+    pub mean_gap: Option<Duration>,
 }
 
 impl InFlight {
@@ -58,54 +70,93 @@ impl InFlight {
         }
     }
 
-    /// The first token came.
+    /// The first token of a stream came.
     pub fn first_token(&mut self, now: Instant) {
-        if self.awaiting {
-            self.answered();
-            self.pair.answered(self.others, now);
+        if let Some(ticket) = &mut self.ticket {
+            self.backend.shared.model().first_token(ticket, now);
+        }
+        self.pace.begin(now);
+        self.line.call();
+    }
+
+    /// So many tokens of a stream came with one read. The model hears of them every sixteen.
+    pub fn tokens(&mut self, count: u64, now: Instant) {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        if count == 0 {
+            return;
+        }
+        let shared = &self.backend.shared;
+        shared.token_seen(now);
+        let (Some(sample), Some(ticket)) = (self.pace.add(count, now), &mut self.ticket) else { return };
+        shared.output_tokens.fetch_add(sample.tokens.into(), Ordering::Relaxed);
+        match sample.mean_gap {
+            Some(gap) => shared.model().tokens(ticket, sample.tokens, gap, now),
+            None => shared.model().counted(ticket, sample.tokens, now),
         }
     }
 
-    /// So many output tokens came.
-    pub fn tokens(&self, count: u64) {
-        self.backend.shared.output_tokens.fetch_add(count, Ordering::Relaxed);
+    /// The client does not keep up: from now on its reading sets the pace, which says nothing about the backend.
+    pub fn paced_by_client(&mut self) {
+        self.pace.set_by_client();
     }
 
-    /// The attempt is over, and this is what its end says about the backend. Dropping the guard instead says nothing.
+    /// What the answer cost, by the tokens that the backend states; what it does not state is taken as expected.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
+    pub fn cost(&self, input: Option<u64>, cached: Option<u64>, output: Option<u64>) -> Option<f64> {
+        let cached = cached.map_or(self.work.cached_tokens, |tokens| tokens as f64);
+        let input = input.map_or(self.work.uncached_tokens + self.work.cached_tokens, |tokens| tokens as f64);
+        let output_tokens = output.map_or(self.work.output_tokens, |tokens| tokens as f64);
+        let cached_tokens = cached.min(input);
+        let uncached_tokens = input - cached_tokens;
+        self.price.map(|price| price.of(&Work { uncached_tokens, cached_tokens, output_tokens, ..self.work }))
+    }
+
+    /// The answer is whole, and everything about it is learned.
+    pub fn served(mut self, served: &Served, now: Instant) {
+        let Served { output_tokens, mean_gap } = *served;
+        self.end(How::Completed { output_tokens, mean_gap, paced_by_client: self.pace.is_set_by_client() }, now);
+        self.judge(Blame::Success, now);
+    }
+
+    /// The attempt is over without an answer to learn from, and this is what its end says about the backend. Dropping
+    /// the guard instead says nothing.
     pub fn ended(mut self, blame: Blame, now: Instant) {
-        if blame == Blame::Success && self.awaiting {
-            self.pair.answered(self.others, now);
+        self.end(if blame == Blame::Fault { How::Failed } else { How::Cancelled }, now);
+        self.judge(blame, now);
+    }
+
+    fn end(&mut self, how: How, now: Instant) {
+        if let Some(ticket) = self.ticket.take() {
+            self.backend.shared.model().ended(ticket, how, now);
         }
+    }
+
+    fn judge(&mut self, blame: Blame, now: Instant) {
         let probe = std::mem::take(&mut self.probe);
         self.backend.shared.ended(blame, probe, now);
-    }
-
-    fn answered(&mut self) {
-        self.awaiting = false;
-        lower(&self.pair.awaiting);
-        lower_by(&self.backend.shared.waiting_tokens, self.input_tokens);
-        if self.exploring {
-            lower(&self.pair.exploring);
-        }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if self.awaiting {
-            self.answered();
+        let shared = &self.backend.shared;
+        if let Some(ticket) = self.ticket.take() {
+            shared.model().dropped(ticket);
         }
+        shared.output_tokens.fetch_add(self.pace.rest().into(), Ordering::Relaxed);
         if self.probe {
-            self.backend.shared.probe_lost();
+            shared.probe_lost();
         }
         if self.excused {
             lower(&self.backend.shared.excused);
         }
         if self.stream {
-            lower(&self.backend.shared.streaming);
+            lower(&shared.streaming);
         }
         lower(&self.counts.active);
-        lower(&self.backend.shared.in_flight);
+        lower(&shared.in_flight);
+        self.line.call();
     }
 }
 
@@ -140,10 +191,5 @@ fn most_retries(active: u32, share: f64) -> u32 {
 /// Every decrement has had its increment; should one not, a stuck gauge is better than a wrapped one.
 fn lower(counter: &AtomicU32) {
     let before = counter.fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| count.checked_sub(1));
-    debug_assert!(before.is_ok(), "a guard was released twice");
-}
-
-fn lower_by(counter: &AtomicU64, by: u64) {
-    let before = counter.fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| count.checked_sub(by));
     debug_assert!(before.is_ok(), "a guard was released twice");
 }

@@ -5,16 +5,23 @@
 //! once and keeps it for its life.
 
 pub mod backend;
+pub mod choosing;
 pub mod decisions;
 pub mod dispatch;
 pub mod endpoint;
 pub mod in_flight;
+pub mod line;
 pub mod matching;
 pub mod models;
 pub mod probes;
 pub mod route;
+pub mod shadow;
+pub mod state;
 
+mod candidates;
+mod engine_metrics;
 mod health;
+mod pace;
 mod prompt_sizes;
 mod resolve;
 mod stored;
@@ -25,26 +32,34 @@ mod windows;
 #[cfg(test)]
 mod tests;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 pub use self::backend::{BackendState, LiveBackend};
-pub use self::decisions::DecisionRecord;
+pub use self::choosing::Explanation;
+pub use self::decisions::{Decided, DecisionRecord, Happened};
 pub use self::dispatch::{Dispatched, Needs, NoCandidate, Request};
 pub use self::endpoint::Endpoint;
-pub use self::in_flight::{InFlight, RetryPermit};
+pub use self::in_flight::{InFlight, RetryPermit, Served};
+pub use self::line::{Place, Turn};
 pub use self::matching::RouteMatchResult;
 pub use self::route::LiveRoute;
+pub use self::shadow::ShadowFigures;
 
 use self::backend::Shared;
 use self::dispatch::Desk;
+use self::line::Line;
 use self::prompt_sizes::PromptSizes;
 use self::route::{Pair, RouteCounts};
 use self::stored::StoredResponses;
 use self::tls::TlsMaterial;
+use crate::config::baselines::Baseline;
 use crate::config::settings::{Backend, Route, Settings, Timeouts};
 use crate::measure::exchange::ExchangeRecord;
-use crate::route::snapshot::BackendIndex;
+use crate::route::admission::OnOverload;
+use crate::route::prefix::BlockHasher;
+use crate::route::snapshot::{BackendIndex, RouteSlot};
 use crate::wire::StoredId;
 
 /// Why a fleet cannot be made of a configuration.
@@ -75,9 +90,29 @@ pub struct Fleet {
 #[derive(Debug, Default)]
 struct Common {
     desk: Mutex<Desk>,
+    line: Arc<Line>,
     ejecting: Arc<Mutex<()>>,
     prompts: PromptSizes,
+    /// Slots given to routes so far.
+    slots: AtomicUsize,
     stored: StoredResponses,
+    seed: Seed,
+}
+
+/// What nobody outside can know, so that a client cannot choose which prompts share a name.
+#[derive(Debug)]
+struct Seed(u64);
+
+impl Seed {
+    fn get(&self) -> u64 {
+        self.0
+    }
+}
+
+impl Default for Seed {
+    fn default() -> Self {
+        Self(std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0))
+    }
 }
 
 /// Whether the fleet can serve.
@@ -130,6 +165,9 @@ impl Fleet {
         if let Some(route) = name.and_then(|name| self.routes.iter().find(|route| route.name() == name)) {
             route.record(record, now);
         }
+        if record.attempts.iter().any(|attempt| attempt.decision.is_some()) {
+            self.desk().log.ended(record);
+        }
     }
 
     /// Leave to try a second backend, unless the route's retry budget is used up.
@@ -146,6 +184,11 @@ impl Fleet {
             .estimate(model, prompt_bytes)
             .or_else(known)
             .unwrap_or_else(|| prompt_sizes::usual(prompt_bytes))
+    }
+
+    /// Names the blocks of prompts to this model: the same in all generations of this process, and unknown outside it.
+    pub fn block_hasher(&self, model: &str) -> BlockHasher {
+        BlockHasher::new(self.common.seed.get(), model)
     }
 
     /// Learns how many tokens a prompt of so many bytes had. Ignored for models that are neither configured nor
@@ -173,9 +216,34 @@ impl Fleet {
         (others.len() < route.pairs.len()).then_some(others)
     }
 
-    /// The latest decisions, oldest first; at most 1,000.
-    pub fn decisions(&self) -> Vec<DecisionRecord> {
-        self.desk().log.snapshot()
+    /// The latest decisions that are wanted, newest first; the last 1,000 are remembered.
+    pub fn decisions(&self, most: usize, wanted: impl Fn(&DecisionRecord) -> bool) -> Vec<DecisionRecord> {
+        self.desk().log.newest(most, wanted)
+    }
+
+    /// Whether a request that must be sent by `deadline` has to wait because others of its route go first.
+    pub fn must_wait(&self, route: usize, deadline: Instant) -> bool {
+        let route = self.routes.get(route);
+        route.is_some_and(|route| self.common.line.is_before(route.counts.slot, route.settings().priority, deadline))
+    }
+
+    /// A place in the line of a route that has one; `None` when it is full of requests that go first.
+    pub fn join(&self, route: usize, deadline: Instant) -> Option<Place> {
+        let route = self.routes.get(route)?;
+        let OnOverload::Queue { depth, .. } = route.on_overload() else { return None };
+        self.common.line.join(route.counts.slot, depth, route.settings().priority, deadline)
+    }
+
+    /// Requests that wait for a place, of all routes.
+    pub fn queued(&self) -> usize {
+        self.common.line.len()
+    }
+
+    /// A request was turned away at last, not only for now.
+    pub fn shed(&self, route: usize) {
+        if let Some(route) = self.routes.get(route) {
+            route.counts.model().shed();
+        }
     }
 
     /// Whether the fleet can serve, and what is missing.
@@ -209,10 +277,11 @@ impl Fleet {
         let common = old.map(|old| Arc::clone(&old.common)).unwrap_or_default();
         let mut backends = Vec::with_capacity(settings.backends.len());
         for (index, backend) in settings.backends.iter().enumerate() {
-            let shared = Self::shared(backend, old, &common, now)?;
+            let baseline = settings.baselines.as_ref().and_then(|baselines| baselines.of(backend));
+            let shared = Self::shared(backend, old, &common, baseline, now)?;
             backends.push(Arc::new(LiveBackend::new(Arc::clone(backend), BackendIndex(index), shared)));
         }
-        let routes = settings.routes.iter().map(|route| live_route(route, &backends, old, now)).collect();
+        let routes = settings.routes.iter().map(|route| live_route(route, &backends, old, &common)).collect();
         Ok(Self { settings, backends, routes, common })
     }
 
@@ -220,6 +289,7 @@ impl Fleet {
         backend: &Arc<Backend>,
         old: Option<&Self>,
         common: &Common,
+        baseline: Option<&Baseline>,
         now: Instant,
     ) -> Result<Arc<Shared>, FleetError> {
         let tls = TlsMaterial::load(backend)?;
@@ -231,7 +301,11 @@ impl Fleet {
                 && other.shared.tls.group == tls.group
         };
         let kept = old.and_then(|old| old.backends.iter().find(same)).map(|kept| Arc::clone(&kept.shared));
-        let fresh = || Arc::new(Shared::new(Arc::clone(backend), tls.clone(), Arc::clone(&common.ejecting), now));
+        let fresh = || {
+            let shared = Shared::new(Arc::clone(backend), tls.clone(), Arc::clone(&common.ejecting), now);
+            shared.start_from(baseline, now);
+            Arc::new(shared)
+        };
         Ok(kept.unwrap_or_else(fresh))
     }
 
@@ -254,7 +328,12 @@ impl Fleet {
     }
 }
 
-fn live_route(route: &Arc<Route>, backends: &[Arc<LiveBackend>], old: Option<&Fleet>, now: Instant) -> Arc<LiveRoute> {
+fn live_route(
+    route: &Arc<Route>,
+    backends: &[Arc<LiveBackend>],
+    old: Option<&Fleet>,
+    common: &Common,
+) -> Arc<LiveRoute> {
     let before = old.and_then(|old| Some((old, old.routes.iter().find(|one| one.name() == &route.name)?)));
     let pair = |&(index, _): &(usize, u32)| {
         let backend = backends.get(index)?;
@@ -262,7 +341,7 @@ fn live_route(route: &Arc<Route>, backends: &[Arc<LiveBackend>], old: Option<&Fl
             let same = |(one, _, _): &(&Arc<LiveBackend>, &Arc<Pair>, u32)| Arc::ptr_eq(&one.shared, &backend.shared);
             old.backends_of(before).find(same).map(|(_, pair, _)| Arc::clone(pair))
         });
-        Some(kept.unwrap_or_else(|| Arc::new(Pair::new(Arc::clone(backend.name()), now))))
+        Some(kept.unwrap_or_else(|| Arc::new(Pair::new(Arc::clone(backend.name())))))
     };
     let pairs = route.backends.iter().filter_map(pair).collect();
     let counts = before.map(|(_, before)| Arc::clone(&before.counts));
@@ -270,7 +349,8 @@ fn live_route(route: &Arc<Route>, backends: &[Arc<LiveBackend>], old: Option<&Fl
         .name
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    let counts = counts.unwrap_or_else(|| Arc::new(RouteCounts::new(seed)));
+    let slot = || RouteSlot(common.slots.fetch_add(1, Ordering::Relaxed));
+    let counts = counts.unwrap_or_else(|| Arc::new(RouteCounts::new(seed, slot())));
     Arc::new(LiveRoute::new(Arc::clone(route), pairs, counts))
 }
 

@@ -1,4 +1,4 @@
-//! The background work: active checks, discovery and name resolution, a few tasks per backend, reconciled with every
+//! The background work: active checks, discovery, name resolution and questions to engines, a few tasks per backend, reconciled with every
 //! new configuration generation; and the progress watchdog over all.
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::backend::{CheckOutcome, Shared};
 use super::resolve::{Names, keep_resolved};
-use super::{Fleet, health};
+use super::{Fleet, engine_metrics, health};
 use crate::clock::Clock;
 
 /// Between two looks of the progress watchdog.
@@ -86,6 +86,8 @@ fn watch(shared: &Arc<Shared>, tools: &Tools) -> Watched {
     tasks.spawn(async move { keep_resolved(&own, &own_tools.names, &*own_tools.clock).await });
     let (own, own_tools) = (Arc::clone(shared), tools.clone());
     tasks.spawn(async move { keep_checked(&own, &own_tools).await });
+    let (own, own_tools) = (Arc::clone(shared), tools.clone());
+    tasks.spawn(async move { engine_metrics::keep_asking(&own, &own_tools.connector, &*own_tools.clock).await });
     Watched { shared: Arc::clone(shared), _tasks: tasks }
 }
 

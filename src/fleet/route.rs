@@ -1,23 +1,25 @@
 //! One route, alive: what it has seen of each of its backends.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use super::backend::LiveBackend;
+use super::shadow::ShadowCounts;
 use super::windows::Windows;
-use crate::config::settings::Route;
+use crate::config::settings::{PrefixAffinity, Route};
 use crate::measure::exchange::{Attempt, ExchangeRecord};
-use crate::measure::objective::{Latency, Objectives};
+use crate::measure::objective::Latency;
 use crate::measure::outcome::Outcome;
-use crate::route::policy::PolicyState;
-use crate::route::snapshot::{Candidate, Observed};
+use crate::route::admission::OnOverload;
+use crate::route::model::RouteModel;
+use crate::route::policy::{PolicyKind, PolicyState};
+use crate::route::snapshot::{Observed, RequestFacts, RouteSlot};
 use crate::units::Quantile;
 
-/// How long a quantile may be read again before it is computed anew.
-const CACHED: Duration = Duration::from_millis(100);
-/// How fast averages follow: about twenty samples.
-const GAIN: f64 = 0.05;
+/// Prompt tokens of a usual request, before any was seen.
+const USUAL_INPUT: f64 = 500.0;
+/// How fast that follows: about twenty requests.
+const INPUT_GAIN: f64 = 0.05;
 
 /// One route, in one configuration generation.
 #[derive(Debug)]
@@ -32,68 +34,51 @@ pub struct LiveRoute {
 pub(super) struct RouteCounts {
     pub(super) active: AtomicU32,
     pub(super) retrying: AtomicU32,
-    pub(super) output_tokens: Average,
+    /// The route's place in what backends have learned.
+    pub(super) slot: RouteSlot,
+    model: Mutex<RouteModel>,
     pub(super) policy: Mutex<PolicyState>,
+    pub(super) shadow_policy: Mutex<PolicyState>,
+    /// What a shadow would have turned away.
+    pub(super) shadow: ShadowCounts,
+    /// Prompt tokens of a usual request, as bits; written under the desk's lock only.
+    usual_input: AtomicU64,
 }
 
 impl RouteCounts {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64, slot: RouteSlot) -> Self {
         Self {
             active: AtomicU32::new(0),
             retrying: AtomicU32::new(0),
-            output_tokens: Average::default(),
+            slot,
+            model: Mutex::default(),
             policy: Mutex::new(PolicyState::seeded(seed)),
+            shadow_policy: Mutex::new(PolicyState::seeded(!seed)),
+            shadow: ShadowCounts::default(),
+            usual_input: AtomicU64::new(USUAL_INPUT.to_bits()),
         }
+    }
+
+    /// A request was dispatched.
+    #[allow(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
+    pub(super) fn saw(&self, facts: &RequestFacts) {
+        let usual = f64::from_bits(self.usual_input.load(Ordering::Relaxed));
+        let usual = usual + INPUT_GAIN * (facts.input_tokens as f64 - usual);
+        self.usual_input.store(usual.to_bits(), Ordering::Relaxed);
+    }
+
+    pub(super) fn model(&self) -> MutexGuard<'_, RouteModel> {
+        self.model.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One route at one backend: what routing knows of it.
+/// One route at one backend: what was measured there, and what a shadow would have sent there.
 #[derive(Debug)]
 pub(super) struct Pair {
     /// The same in every generation that shares this pair.
     pub(super) backend: Arc<str>,
-    base: Instant,
-    pub(super) awaiting: AtomicU32,
-    pub(super) exploring: AtomicU32,
-    /// Milliseconds from `base` to the latest first token, plus one; 0 is never.
-    last_observed: AtomicU64,
-    usual_in_flight: Average,
+    pub(super) shadow: ShadowCounts,
     windows: Mutex<Windows>,
-    cache: Mutex<Cache>,
-}
-
-#[derive(Debug, Default, Clone, Copy)]
-struct Cache {
-    at: Option<Instant>,
-    ttft: Observed,
-    itl: Observed,
-    e2e: Observed,
-}
-
-/// A moving average that many threads may feed.
-#[derive(Debug)]
-pub(super) struct Average(AtomicU64);
-
-impl Default for Average {
-    fn default() -> Self {
-        Self(AtomicU64::new(f64::NAN.to_bits()))
-    }
-}
-
-impl Average {
-    /// The average; `None` before the first sample.
-    pub(super) fn value(&self) -> Option<f64> {
-        Some(f64::from_bits(self.0.load(Ordering::Relaxed))).filter(|value| !value.is_nan())
-    }
-
-    pub(super) fn learn(&self, sample: f64) {
-        let step = |bits: u64| {
-            let before = f64::from_bits(bits);
-            let after = if before.is_nan() { sample } else { before + GAIN * (sample - before) };
-            Some(after.to_bits())
-        };
-        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, step);
-    }
 }
 
 impl LiveRoute {
@@ -132,14 +117,30 @@ impl LiveRoute {
         Some(self.pair(backend)?.windows().at(latency, quantile, now))
     }
 
-    /// Requests of this route at a backend (by its name) that await their first token.
-    pub fn awaiting_first_token(&self, backend: &str) -> Option<u32> {
-        Some(self.pair(backend)?.awaiting.load(Ordering::Relaxed))
+    /// Output tokens of an answer, on average.
+    pub fn expected_output(&self) -> f64 {
+        self.counts.model().output(None).mean
     }
 
-    /// Output tokens of an answer, on average.
-    pub fn expected_output(&self) -> Option<f64> {
-        self.counts.output_tokens.value()
+    /// A request as this route usually has them.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, and far below 2^52")]
+    pub fn usual_request(&self) -> RequestFacts {
+        let input_tokens = f64::from_bits(self.counts.usual_input.load(Ordering::Relaxed)) as u64;
+        RequestFacts { input_tokens, stream: true, objectives: self.settings.objectives, ..RequestFacts::default() }
+    }
+
+    /// What the route does with requests that no backend is expected to keep the promise for.
+    pub fn on_overload(&self) -> OnOverload {
+        self.settings.on_overload
+    }
+
+    pub(super) fn shadow_policy(&self) -> Option<PolicyKind> {
+        self.settings.shadow_policy
+    }
+
+    /// Whether what backends have cached is looked at.
+    pub fn follows_prefixes(&self) -> bool {
+        self.settings.prefix_affinity == PrefixAffinity::Auto
     }
 
     pub(super) fn pair(&self, backend: &str) -> Option<&Arc<Pair>> {
@@ -153,47 +154,36 @@ impl LiveRoute {
                 pair.attempted(attempt, record.stream, now);
             }
         }
+        self.learn(record);
         if !record.measured() {
             return;
         }
         if let Some(pair) = record.backend().and_then(|name| self.pair(name)) {
             pair.completed(record, now);
         }
-        if let Some(tokens) = record.usage.output_tokens {
-            #[allow(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
-            self.counts.output_tokens.learn(tokens as f64);
+    }
+
+    /// The route's own: how long answers are, and whether the promise is kept. What reached no backend says nothing of
+    /// either.
+    fn learn(&self, record: &ExchangeRecord) {
+        let Some(decision) = &record.decision else { return };
+        let mut model = self.counts.model();
+        if let Some(tokens) = record.usage.output_tokens.filter(|_| record.measured()) {
+            model.answered(tokens);
+        }
+        if let Some(good) = record.verdicts.joint().filter(|_| record.outcome != Outcome::Shed) {
+            model.judged(good, decision.feasible, &self.settings.objectives);
         }
     }
 }
 
 impl Pair {
-    pub(super) fn new(backend: Arc<str>, now: Instant) -> Self {
-        Self {
-            backend,
-            base: now,
-            awaiting: AtomicU32::new(0),
-            exploring: AtomicU32::new(0),
-            last_observed: AtomicU64::new(0),
-            usual_in_flight: Average::default(),
-            windows: Mutex::new(Windows::new()),
-            cache: Mutex::default(),
-        }
+    pub(super) fn new(backend: Arc<str>) -> Self {
+        Self { backend, shadow: ShadowCounts::default(), windows: Mutex::new(Windows::new()) }
     }
 
     pub(super) fn windows(&self) -> std::sync::MutexGuard<'_, Windows> {
         self.windows.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A first token came from a request that was sent while so many others were in flight.
-    pub(super) fn answered(&self, others: u32, now: Instant) {
-        let since = u64::try_from(now.saturating_duration_since(self.base).as_millis()).unwrap_or(u64::MAX);
-        self.last_observed.store(since.saturating_add(1), Ordering::Relaxed);
-        self.usual_in_flight.learn(f64::from(others));
-    }
-
-    fn last_observed(&self, now: Instant) -> Option<Duration> {
-        let since = self.last_observed.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(now.saturating_duration_since(self.base + Duration::from_millis(since)))
     }
 
     /// The attempt's own first token; a wait that was cut short by its timer counts as at least that long.
@@ -224,48 +214,5 @@ impl Pair {
         if let Some(value) = whole {
             windows.record(Latency::EndToEnd, value, now);
         }
-    }
-
-    /// What routing may know of this pair at this instant.
-    pub(super) fn candidate(&self, backend: &LiveBackend, weight: u32, now: Instant) -> Candidate {
-        let seen = *self.cache();
-        let settings = backend.settings();
-        Candidate {
-            backend: backend.index(),
-            weight,
-            in_flight: backend.in_flight(),
-            max_in_flight: settings.max_in_flight,
-            price: settings.price,
-            ttft: seen.ttft,
-            itl: seen.itl,
-            e2e: seen.e2e,
-            awaiting_first_token: self.awaiting.load(Ordering::Relaxed),
-            usual_in_flight: self.usual_in_flight.value().unwrap_or_default(),
-            exploring: self.exploring.load(Ordering::Relaxed),
-            last_observed: self.last_observed(now),
-        }
-    }
-
-    /// Reads the windows anew when the quantiles have grown too old. Apart from the critical section of dispatching,
-    /// which reads the cache only; whoever comes meanwhile goes on with the old ones.
-    pub(super) fn refresh(&self, objectives: &Objectives, now: Instant) {
-        {
-            let mut cache = self.cache();
-            if cache.at.is_some_and(|at| now.saturating_duration_since(at) < CACHED) {
-                return;
-            }
-            cache.at = Some(now);
-        }
-        let mut windows = self.windows();
-        let mut observed = |latency| windows.observed(latency, objectives, now);
-        let ttft = observed(Latency::TimeToFirstToken);
-        let itl = observed(Latency::InterToken);
-        let e2e = observed(Latency::EndToEnd);
-        drop(windows);
-        *self.cache() = Cache { at: Some(now), ttft, itl, e2e };
-    }
-
-    fn cache(&self) -> std::sync::MutexGuard<'_, Cache> {
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

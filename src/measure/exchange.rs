@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::gaps::GapHistogram;
-use super::objective::Verdicts;
-use super::outcome::{Blame, Outcome};
+use super::objective::{Latency, Verdicts};
+use super::outcome::{Blame, Outcome, ShedReason};
 use crate::wire::{Api, FinishReason, Usage};
 
 /// One client request and all that became of it.
@@ -53,6 +53,10 @@ pub struct ExchangeRecord {
     pub bytes_out: u64,
     /// Why the (last) backend was chosen.
     pub decision: Option<DecisionSummary>,
+    /// What the answer cost, in the configuration's currency; `None` without a price, or without an answer.
+    pub cost: Option<f64>,
+    /// Why the exchange was refused for its load.
+    pub shed: Option<ShedReason>,
     /// How each objective of the route judges this exchange.
     pub verdicts: Verdicts,
 }
@@ -66,6 +70,8 @@ pub struct Attempt {
     pub profile: Option<Arc<str>>,
     /// Why this backend was chosen; one of a closed set.
     pub reason: Option<&'static str>,
+    /// The number of the decision, as the list of decisions shows it.
+    pub decision: Option<u64>,
     /// How the try ended.
     pub outcome: Outcome,
     /// What the end says about the backend.
@@ -110,8 +116,12 @@ pub struct Phases {
     pub backend_wait: Duration,
     /// Writes to the client pending while the backend had more to say: the client's own pace.
     pub backpressure: Duration,
-    /// What headway itself added before the request left for the backend.
+    /// What headway itself added before the request left for the backend; the two below are part of it.
     pub overhead: Duration,
+    /// Naming the blocks of the prompt.
+    pub hash: Duration,
+    /// Choosing the backend.
+    pub decide: Duration,
     /// Whether the client's pace disturbed the gaps, so that they are not learned from.
     pub backpressured: bool,
 }
@@ -119,8 +129,12 @@ pub struct Phases {
 /// Why a backend was chosen, as the log shows it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DecisionSummary {
+    /// Counts all decisions of the process.
+    pub number: u64,
     /// The reason's name; one of a closed set.
     pub reason: &'static str,
+    /// Whether the backend was expected to keep the objectives: such a request moves its route's margin.
+    pub feasible: bool,
     /// Expected time to first token, if the policy had one.
     pub predicted_ttft: Option<Duration>,
     /// The bound the policy compared with the objective.
@@ -135,6 +149,21 @@ pub struct DecisionSummary {
     pub bound_e2e: Option<Duration>,
     /// Price the policy reckoned with, in the configuration's currency.
     pub price: Option<f64>,
+    /// Estimated prompt tokens that the backend's prefix cache held.
+    pub prefix_tokens: f64,
+}
+
+impl DecisionSummary {
+    /// The bound of a latency that was predicted and later measured.
+    #[must_use]
+    pub fn bound(&self, latency: Latency) -> Option<Duration> {
+        match latency {
+            Latency::TimeToFirstToken => self.bound_ttft,
+            Latency::InterToken => self.bound_itl,
+            Latency::EndToEnd => self.bound_e2e,
+            Latency::TimeToFirstOutputToken | Latency::InterChunk => None,
+        }
+    }
 }
 
 impl ExchangeRecord {
@@ -148,6 +177,19 @@ impl ExchangeRecord {
     #[must_use]
     pub fn backend(&self) -> Option<&Arc<str>> {
         self.attempts.last().map(|attempt| &attempt.backend)
+    }
+
+    /// What the backend that answered really took, each from where the prediction of it started: the try's beginning.
+    #[must_use]
+    pub fn taken(&self, latency: Latency) -> Option<Duration> {
+        let last = self.last_attempt().filter(|_| self.measured())?;
+        let streamed = |value: Option<Duration>| value.filter(|_| self.stream && !self.phases.backpressured);
+        match latency {
+            Latency::TimeToFirstToken => last.first_token.filter(|_| self.stream),
+            Latency::InterToken => streamed(self.latencies.inter_token),
+            Latency::EndToEnd => Some(last.duration).filter(|_| !self.phases.backpressured),
+            Latency::TimeToFirstOutputToken | Latency::InterChunk => None,
+        }
     }
 
     /// Whether the latencies of this exchange belong in distributions: complete, one choice, of an API that is

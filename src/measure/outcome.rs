@@ -135,3 +135,34 @@ impl Outcome {
         )
     }
 }
+/// Why a request was refused for the load; a closed set, so that it can be a metric's label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ShedReason {
+    /// Every backend has as many requests as it may have.
+    Full,
+    /// No backend was expected to keep the promise.
+    Predicted,
+    /// So many wait already that are to be served first.
+    QueueFull,
+    /// It waited as long as it may.
+    Waited,
+    /// headway itself holds as many request bodies as it may.
+    Memory,
+}
+
+impl ShedReason {
+    /// Every reason, each at the place of its number.
+    pub const ALL: [Self; 5] = [Self::Full, Self::Predicted, Self::QueueFull, Self::Waited, Self::Memory];
+
+    /// The name in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Predicted => "predicted",
+            Self::QueueFull => "queue_full",
+            Self::Waited => "waited",
+            Self::Memory => "memory",
+        }
+    }
+}

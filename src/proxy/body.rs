@@ -10,6 +10,7 @@ use pingora_core::protocols::http::server::Session;
 use super::refuse::Refusal;
 use crate::clock::Clock;
 use crate::config::settings::Limits;
+use crate::measure::outcome::ShedReason;
 use crate::units::format_size;
 
 /// Slowest pace, in bytes per second, at which a body may arrive once `body_idle` has passed: a client that sends one
@@ -102,7 +103,7 @@ pub(super) async fn read(
         }
         if !held.grow(length, limits.memory) {
             let message = "headway holds as many request bytes as it may";
-            return Err(BodyError::Refused(Refusal::overloaded(message, Duration::from_secs(1))));
+            return Err(BodyError::Refused(Refusal::overloaded(ShedReason::Memory, message, Duration::from_secs(1))));
         }
         gathered.push(chunk);
     }

@@ -9,6 +9,7 @@ use pingora_core::protocols::http::server::Session;
 use pingora_http::ResponseHeader;
 
 use super::Proxy;
+use super::answer::Reading;
 use super::exchange::Exchange;
 use super::flow::{Forwarded, Terms};
 use super::forward::forward;
@@ -18,8 +19,10 @@ use super::refuse::{Refusal, shown};
 use super::stream;
 use super::win::Won;
 use crate::config::settings::{Route, Settings};
+use crate::fleet::Served;
 use crate::measure::exchange::Attempt;
 use crate::measure::outcome::{Blame, Outcome};
+use crate::wire::Usage;
 use crate::wire::error::error_event;
 
 /// How long an h2 connection may take to send what precedes a reset.
@@ -138,13 +141,16 @@ async fn settle(proxy: &Arc<Proxy>, mut exchange: Exchange, won: Won, forwarded:
         && answer.reading.error().is_some_and(|error| error.is_backpressure());
     let blame = if busy { Blame::Neutral } else { forwarded.outcome.blame() };
     let started = exchange.started;
+    let (mut usage, mut served) = (Usage::default(), None);
     if let Some(id) = answer.reading.stored() {
         exchange.fleet.remember_stored(id, &backend);
     }
-    let mut input_tokens = None;
     exchange.note(|record| {
         answer.reading.report(record, started);
-        input_tokens = record.usage.input_tokens;
+        usage = record.usage;
+        record.cost = in_flight.cost(usage.input_tokens, usage.cached_tokens, output_tokens(&answer.reading, usage));
+        let learned = Served { output_tokens: usage.output_tokens, mean_gap: record.latencies.inter_token };
+        served = Some(learned).filter(|_| forwarded.outcome == Outcome::Complete);
         record.bytes_out = forwarded.bytes_out;
         record.phases.connect = answer.connect;
         record.phases.backend_wait = answer.backend_wait;
@@ -154,19 +160,28 @@ async fn settle(proxy: &Arc<Proxy>, mut exchange: Exchange, won: Won, forwarded:
             backend,
             profile,
             reason: record.decision.as_ref().map(|decision| decision.reason),
+            decision: record.decision.as_ref().map(|decision| decision.number),
             outcome: forwarded.outcome,
             blame,
             duration: now.saturating_duration_since(answer.began),
             first_token: answer.reading.first_token_at().map(|at| at.saturating_duration_since(answer.began)),
         });
     });
-    in_flight.ended(blame, now);
+    match served {
+        Some(served) => in_flight.served(&served, now),
+        None => in_flight.ended(blame, now),
+    }
     if answer.reading.unread() > 0 {
         proxy.telemetry.metrics().parse_skipped(answer.reading.unread());
     }
-    if let Some(tokens) = input_tokens {
+    if let Some(tokens) = usage.input_tokens {
         exchange.fleet.learn_prompt_size(&prompt.0, prompt.1, tokens);
     }
     exchange.finish(forwarded.outcome);
     answer.upstream.release().await;
+}
+
+/// As the backend states it, else as far as it was seen.
+fn output_tokens(reading: &Reading, usage: Usage) -> Option<u64> {
+    usage.output_tokens.or(Some(reading.tokens()).filter(|tokens| *tokens > 0))
 }

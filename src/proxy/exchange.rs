@@ -52,6 +52,8 @@ impl Exchange {
             bytes_in: 0,
             bytes_out: 0,
             decision: None,
+            cost: None,
+            shed: None,
             verdicts: Verdicts::default(),
         };
         Self {
@@ -89,6 +91,11 @@ impl Exchange {
     /// Why the backend was chosen.
     pub(super) fn decision_reason(&self) -> Option<&'static str> {
         Some(self.record.as_ref()?.decision.as_ref()?.reason)
+    }
+
+    /// The number of the decision.
+    pub(super) fn decision_number(&self) -> Option<u64> {
+        Some(self.record.as_ref()?.decision.as_ref()?.number)
     }
 
     /// What headway itself has added so far.

@@ -157,10 +157,10 @@ impl Flow {
                 in_flight.excuse();
             }
         }
-        in_flight.tokens(answer.reading.tokens().saturating_sub(before));
         if let (0, Some(at)) = (before, answer.reading.first_token_at()) {
             in_flight.first_token(at);
         }
+        in_flight.tokens(answer.reading.tokens().saturating_sub(before), now);
     }
 
     /// What is queued, as one piece of a size that one write should have. It is on its way until [`Self::wrote`].
@@ -203,6 +203,7 @@ impl Flow {
         if full && !self.backpressured {
             self.backpressured = true;
             self.won.answer.reading.suspend_gaps();
+            self.won.in_flight.paced_by_client();
         }
         !full && !self.ended()
     }

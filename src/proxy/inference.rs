@@ -102,7 +102,7 @@ pub(super) async fn turn_away(session: &mut Session, mut exchange: Exchange, tur
         }
         Turned::Refused(refusal) => refusal,
     };
-    exchange.note(|record| record.status = refusal.status);
+    exchange.note(|record| (record.status, record.shed) = (refusal.status, refusal.shed));
     // What is left of a body would be taken for the next request.
     let body_read = session.is_body_done();
     let sent = respond(session, &exchange.request_id(), &refusal, body_read).await;

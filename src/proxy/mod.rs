@@ -23,6 +23,7 @@ mod lifecycle;
 mod listener;
 mod models;
 mod panics;
+mod place;
 mod pool;
 mod refuse;
 mod service;

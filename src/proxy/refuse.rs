@@ -5,7 +5,7 @@ use std::time::Duration;
 use pingora_http::ResponseHeader;
 
 use crate::config::settings::Route;
-use crate::measure::outcome::Outcome;
+use crate::measure::outcome::{Outcome, ShedReason};
 use crate::wire::error::error_body;
 
 /// Longest `Retry-After` that is ever sent: some SDKs obey any value, others give up above 120 s.
@@ -30,6 +30,8 @@ pub(super) struct Refusal {
     pub(super) should_retry: Option<bool>,
     /// How the exchange is recorded.
     pub(super) outcome: Outcome,
+    /// Why it is refused for the load, if it is.
+    pub(super) shed: Option<ShedReason>,
     /// Header fields of the status itself (`Allow`).
     pub(super) allow: Option<&'static str>,
 }
@@ -45,6 +47,7 @@ impl Refusal {
             retry_after: None,
             should_retry: None,
             outcome,
+            shed: None,
             allow: None,
         }
     }
@@ -102,8 +105,9 @@ impl Refusal {
     }
 
     /// Too much is asked of headway itself or of its backends.
-    pub(super) fn overloaded(message: impl Into<String>, wait: Duration) -> Self {
+    pub(super) fn overloaded(reason: ShedReason, message: impl Into<String>, wait: Duration) -> Self {
         let mut refusal = Self::new(429, "rate_limit_error", "overloaded", Outcome::Shed, message);
+        refusal.shed = Some(reason);
         refusal.retry_after = Some(wait);
         refusal.should_retry = Some(true);
         refusal

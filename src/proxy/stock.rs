@@ -18,10 +18,10 @@ use super::inspect;
 use super::refuse::{Refusal, shown};
 use super::{body, bounded};
 use crate::config::settings::Timeouts;
-use crate::fleet::{Dispatched, Fleet, Needs, NoCandidate, Request, RouteMatchResult};
+use crate::fleet::{Dispatched, Fleet, NoCandidate, Request, RouteMatchResult};
 use crate::measure::exchange::Attempt;
 use crate::measure::outcome::{Blame, Outcome};
-use crate::route::snapshot::{BackendIndex, RequestFacts};
+use crate::route::snapshot::BackendIndex;
 use crate::wire::StoredId;
 
 /// A backend that was picked for a stock exchange.
@@ -74,7 +74,8 @@ impl Stock {
         if body::declared_too_large(session, limits) {
             return Err(body::too_large(limits));
         }
-        let request = Request { model: "", facts: RequestFacts::default(), needs: Needs::default() };
+        let id = exchange.request_id();
+        let request = Request { request_id: Some(&id), ..Request::default() };
         let dispatched = fleet.dispatch(route, &request, &excluded, now).map_err(|reason| refusal(&reason))?;
         dispatched.in_flight.sent(now);
         Ok(Picked(dispatched))
@@ -206,7 +207,7 @@ impl Stock {
     fn write(self, outcome: Outcome, now: Instant) {
         let Self { mut exchange, dispatched, began, sent, received, .. } = self;
         let Dispatched { backend, in_flight, summary, .. } = dispatched;
-        let reason = Some(summary.reason);
+        let (reason, decision) = (Some(summary.reason), Some(summary.number));
         let mut blame = outcome.blame();
         exchange.note(|record| {
             // Back-pressure is no fault; a 503's body, which may say that it is one, is not read here.
@@ -220,6 +221,7 @@ impl Stock {
                 backend: Arc::clone(backend.name()),
                 profile: backend.settings().profile.clone(),
                 reason,
+                decision,
                 outcome,
                 blame,
                 duration: now.saturating_duration_since(began),
@@ -280,5 +282,5 @@ fn outcome_of(error: &Error) -> Outcome {
 }
 
 fn refusal(reason: &NoCandidate) -> Refusal {
-    super::win::no_candidate(reason, "")
+    super::place::refusal(reason, "")
 }

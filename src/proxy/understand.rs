@@ -16,6 +16,7 @@ use super::inspect;
 use super::refuse::Refusal;
 use crate::config::settings::Settings;
 use crate::fleet::{Needs, RouteMatchResult};
+use crate::route::prefix::{BLOCK_BYTES, Prefix};
 use crate::route::snapshot::{BackendIndex, RequestFacts};
 use crate::wire::Api;
 use crate::wire::request::{RequestReading, splice};
@@ -31,6 +32,7 @@ pub(super) struct Understood {
     /// Backends of the route that cannot serve it, because they lack what it continues.
     pub(super) excluded: Vec<BackendIndex>,
     pub(super) facts: RequestFacts,
+    blocks: Blocks,
     /// The body as it goes to a backend that knows the model by the client's name for it.
     pub(super) outgoing: Bytes,
     pub(super) asked_for_usage: bool,
@@ -40,10 +42,23 @@ pub(super) struct Understood {
 }
 
 impl Understood {
+    /// The blocks of its prompt.
+    pub(super) fn prefix(&self) -> Prefix<'_> {
+        Prefix { blocks: &self.blocks.names, block_tokens: self.blocks.tokens }
+    }
+
     pub(super) fn needs(&self) -> Needs {
         let features = self.reading.features;
         Needs { tools: features.tools, vision: features.vision, structured_output: features.structured_output }
     }
+}
+
+/// The blocks of a prompt, each named by a hash.
+#[derive(Debug, Default)]
+struct Blocks {
+    names: Vec<u64>,
+    /// Estimated tokens of one.
+    tokens: f64,
 }
 
 /// Reads the body and finds out what is asked, of which route.
@@ -79,6 +94,7 @@ pub(super) async fn understand(
     let route = find_route(exchange, &client, &model)?;
     let excluded = not_continuing(exchange, route, &reading)?;
     let facts = facts(exchange, &settings, route, &client, &reading, &model);
+    let blocks = name_blocks(proxy, exchange, route, (&reading, &whole.bytes, &model));
     let usage = if reading.stream && api.has_choices() { reading.ask_for_usage() } else { None };
     let outgoing = match &usage {
         Some(edit) => Bytes::from(splice(&whole.bytes, std::slice::from_ref(edit))),
@@ -92,6 +108,7 @@ pub(super) async fn understand(
         route,
         excluded,
         facts,
+        blocks,
         outgoing,
         asked_for_usage: usage.is_some(),
         forwarded: inspect::forwarded(session, &settings, &client.headers),
@@ -147,5 +164,29 @@ fn facts(
         max_tokens: reading.max_tokens,
         stream: reading.stream,
         objectives,
+        ..RequestFacts::default()
     }
+}
+
+/// Names the blocks of the prompt, once per request, and notes how long that took. A prompt without a whole block, and a
+/// route that does not look at prefixes, cost nothing.
+fn name_blocks(
+    proxy: &Proxy,
+    exchange: &mut Exchange,
+    route: usize,
+    (reading, body, model): (&RequestReading, &[u8], &str),
+) -> Blocks {
+    let fleet = Arc::clone(&exchange.fleet);
+    let wanted = fleet.routes().get(route).is_some_and(|route| route.follows_prefixes());
+    if !wanted || reading.prompt_bytes < BLOCK_BYTES as u64 {
+        return Blocks::default();
+    }
+    let began = proxy.clock.now();
+    let (mut hasher, mut names) = (fleet.block_hasher(model), Vec::new());
+    reading.prompt_text.feed(body, |part| hasher.write(part, &mut names));
+    let took = proxy.clock.now().saturating_duration_since(began);
+    exchange.note(|record| record.phases.hash = took);
+    #[allow(clippy::cast_precision_loss, reason = "a few hundred tokens")]
+    let tokens = fleet.estimate_tokens(model, BLOCK_BYTES as u64) as f64;
+    Blocks { names, tokens }
 }

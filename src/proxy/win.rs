@@ -1,7 +1,7 @@
 //! Tries backends, one or two, until one has an answer that the client may be shown.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -11,10 +11,11 @@ use super::attempt::{Call, Failure, attempt};
 use super::exchange::Exchange;
 use super::headers::{self, Added};
 use super::inference::Turned;
+use super::place::place;
 use super::refuse::{Refusal, shown};
 use super::understand::Understood;
 use crate::config::settings::Route;
-use crate::fleet::{Dispatched, InFlight, NoCandidate, Request};
+use crate::fleet::{Dispatched, InFlight};
 use crate::measure::exchange::Attempt;
 use crate::measure::outcome::{Blame, Outcome};
 use crate::wire::request::{Edit, splice};
@@ -44,11 +45,9 @@ pub(super) async fn win(
     let mut last: Option<Refusal> = None;
     let mut permit = None;
     loop {
-        let now = proxy.clock.now();
-        let asked = Request { model: &request.model, facts: request.facts, needs: request.needs() };
-        let dispatched = match exchange.fleet.dispatch(request.route, &asked, &excluded, now) {
+        let dispatched = match place(proxy, exchange, request, (&excluded, tries == 0)).await {
             Ok(dispatched) => dispatched,
-            Err(reason) => return Err(last.unwrap_or_else(|| no_candidate(&reason, &request.model)).into()),
+            Err(refusal) => return Err(last.unwrap_or(refusal).into()),
         };
         let index = dispatched.index;
         let failure = match try_backend(proxy, exchange, request, route, dispatched, total_deadline).await? {
@@ -116,7 +115,8 @@ async fn try_backend(
     let began = proxy.clock.now();
     exchange.note(|record| {
         if record.attempts.is_empty() {
-            record.phases.overhead = began.saturating_duration_since(started);
+            let before = began.saturating_duration_since(started);
+            record.phases.overhead = before.saturating_sub(record.phases.queue);
         }
     });
     in_flight.sent(began);
@@ -130,7 +130,7 @@ async fn try_backend(
             if let Some(at) = answer.reading.first_token_at() {
                 in_flight.first_token(at);
             }
-            in_flight.tokens(answer.reading.tokens());
+            in_flight.tokens(answer.reading.tokens(), now);
             let first_token_deadline = request.reading.stream.then(|| began + route.timeouts.first_token);
             let prompt = (request.model.clone(), request.reading.prompt_bytes);
             Ok(Ok(Won { answer, in_flight, backend: name, profile, first_token_deadline, prompt }))
@@ -160,6 +160,7 @@ impl PendingAttempt<'_> {
             backend: Arc::clone(&self.backend),
             profile: self.profile.clone(),
             reason: self.exchange.decision_reason(),
+            decision: self.exchange.decision_number(),
             outcome,
             blame,
             duration: now.saturating_duration_since(self.began),
@@ -184,32 +185,4 @@ fn outgoing_body(request: &Understood, model_name: Option<&str>) -> Bytes {
     let usage = if request.asked_for_usage { request.reading.ask_for_usage() } else { None };
     let edits: Vec<Edit> = usage.into_iter().chain([rename]).collect();
     Bytes::from(splice(&request.body, &edits))
-}
-
-pub(super) fn no_candidate(reason: &NoCandidate, model: &str) -> Refusal {
-    match reason {
-        NoCandidate::NoSuchModel => Refusal::unknown_model(model),
-        NoCandidate::Loading { retry_after } => {
-            Refusal::unavailable("model_loading", "the model is still loading", *retry_after)
-        }
-        NoCandidate::NoneHealthy { retry_after } => {
-            Refusal::unavailable("no_healthy_backend", "no backend for this model is healthy", *retry_after)
-        }
-        NoCandidate::AllFull { retry_after } => {
-            Refusal::overloaded("every backend for this model is full", *retry_after)
-        }
-        NoCandidate::Excluded => {
-            let message = "no other backend for this model is healthy";
-            Refusal::unavailable("no_healthy_backend", message, Duration::from_secs(1))
-        }
-        NoCandidate::TooLong { limit } => Refusal::bad_request(
-            400,
-            "context_length_exceeded",
-            format!("prompt and max_tokens together exceed the {limit} tokens that any backend takes"),
-        )
-        .about(Some("max_tokens")),
-        NoCandidate::MissingFeature(feature) => {
-            Refusal::bad_request(400, "unsupported_feature", format!("no backend for this model supports {feature}"))
-        }
-    }
 }

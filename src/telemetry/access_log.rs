@@ -129,6 +129,10 @@ fn phases(record: &ExchangeRecord, line: &mut Json<'_>) {
     line.maybe_millis("backend_wait_ms", reached(phases.backend_wait));
     line.maybe_millis("backpressure_ms", reached(phases.backpressure));
     line.micros("overhead_us", phases.overhead);
+    let spent = |phase: Duration| Some(phase).filter(|phase| !phase.is_zero());
+    line.maybe_micros("hash_us", spent(phases.hash));
+    line.maybe_micros("decide_us", spent(phases.decide));
+    line.maybe_float("cost", record.cost);
     line.number("bytes_in", record.bytes_in);
     line.number("bytes_out", record.bytes_out);
 }
@@ -142,6 +146,12 @@ fn write_decision(decision: &DecisionSummary, object: &mut Json<'_>) {
     object.maybe_millis("predicted_e2e_ms", decision.predicted_e2e);
     object.maybe_millis("bound_e2e_ms", decision.bound_e2e);
     object.maybe_float("price", decision.price);
+    object.maybe_number("prefix_tokens", Some(whole(decision.prefix_tokens)).filter(|tokens| *tokens > 0));
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, and far below 2^52")]
+fn whole(tokens: f64) -> u64 {
+    tokens.round() as u64
 }
 
 /// The trace id in the 32 digits of a `traceparent`.

@@ -7,10 +7,10 @@ use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily};
 
 use super::families::{self, Family};
 use super::histogram::Histogram;
-use super::live::{BACKEND_STATES, LiveFigures};
+use super::live::{BACKEND_STATES, BackendFigures, LiveFigures};
 use super::process::ProcessFigures;
-use super::series::{Cell, JUDGED, Latencies, NONE, OTHER, RouteSeries, Table};
-use crate::measure::outcome::Outcome;
+use super::series::{Cell, JUDGED, Latencies, NONE, OTHER, OVERHEAD_PHASES, RouteSeries, Table};
+use crate::measure::outcome::{Outcome, ShedReason};
 use crate::route::decision::Reason;
 use crate::wire::Api;
 
@@ -94,8 +94,13 @@ impl Page {
                 }
             }
         }
-        self.moved(&families::SHED, &[name, "full"], route.totals.shed.load(Ordering::Relaxed));
-        self.histogram(&families::OVERHEAD, &[name, "request"], &route.totals.overhead);
+        for (reason, value) in ShedReason::ALL.iter().zip(route.totals.shed.values()) {
+            self.moved(&families::SHED, &[name, reason.as_str()], value);
+        }
+        for (phase, histogram) in OVERHEAD_PHASES.iter().zip(&route.totals.overhead) {
+            self.histogram(&families::OVERHEAD, &[name, phase], histogram);
+        }
+        self.histogram(&families::QUEUE, &[name], &route.totals.queue);
     }
 
     fn cell(&mut self, route: &str, backend: &str, cell: &Cell) {
@@ -118,6 +123,10 @@ impl Page {
         }
         self.moved(&families::INPUT_TOKENS, &both, cell.input_tokens.load(Ordering::Relaxed));
         self.moved(&families::OUTPUT_TOKENS, &both, cell.output_tokens.load(Ordering::Relaxed));
+        let cost = cell.cost.value();
+        if cost > 0.0 {
+            self.counter(&families::COST, &both, cost);
+        }
         if let Some(latencies) = cell.latencies.get() {
             self.latencies(both, latencies);
         }
@@ -138,6 +147,7 @@ impl Page {
         for backend in &live.backends {
             self.gauge(&families::BACKEND_IN_FLIGHT, &[&backend.name], float(backend.in_flight));
             self.gauge(&families::BACKEND_WAITING_TOKENS, &[&backend.name], float(backend.waiting_tokens));
+            self.engine(backend);
             for state in BACKEND_STATES {
                 let is = f64::from(u8::from(state == backend.state));
                 self.gauge(&families::BACKEND_STATE, &[&backend.name, state], is);
@@ -150,6 +160,36 @@ impl Page {
             }
             for (window, rate) in &objective.burn {
                 self.gauge(&families::SLO_BURN_RATE, &[route, latency, window], *rate);
+            }
+        }
+    }
+
+    /// Absent where the engine is not asked.
+    fn engine(&mut self, backend: &BackendFigures) {
+        let Some(engine) = backend.engine else { return };
+        self.gauge(&families::ENGINE_RUNNING, &[&backend.name], engine.running);
+        self.gauge(&families::ENGINE_WAITING, &[&backend.name], engine.waiting);
+        if let Some(ratio) = engine.kv_cache_ratio {
+            self.gauge(&families::ENGINE_KV_CACHE, &[&backend.name], ratio);
+        }
+    }
+
+    /// What routing expects, and how well it did.
+    pub(super) fn predictions(&mut self, live: &LiveFigures) {
+        for (family, figures) in [(&families::PREDICTED, &live.predicted), (&families::PREDICTION_MISS, &live.missed)] {
+            for one in figures {
+                self.gauge(family, &[&one.route, &one.backend, one.latency], one.value);
+            }
+        }
+        for shadow in &live.shadows {
+            let (route, backend) = (&*shadow.route, &*shadow.backend);
+            for (agrees, row) in ["false", "true"].iter().zip(&shadow.choices) {
+                for (predicted, count) in ["misses", "keeps"].iter().zip(row) {
+                    self.moved(&families::SHADOW_DECISIONS, &[route, backend, agrees, predicted], *count);
+                }
+            }
+            if shadow.cost > 0.0 {
+                self.counter(&families::SHADOW_COST, &[route, backend], shadow.cost);
             }
         }
     }

@@ -76,7 +76,9 @@ families! {
     FIRST_BYTE = Histogram "headway_time_to_first_byte_seconds" ["route", "backend"]
         "From the complete request to the first byte of the answer's body; completed exchanges.";
     OVERHEAD = Histogram "headway_overhead_seconds" ["route", "phase"]
-        "What headway itself added; phase request: before the request left for the backend.";
+        "What headway itself added, waiting apart; phase request: before the request left for the backend, of which hash: naming the prompt's blocks, and decide: choosing the backend.";
+    QUEUE = Histogram "headway_queue_seconds" ["route"]
+        "How long requests waited for a place, of those that had to.";
     INPUT_TOKENS = Counter "headway_input_tokens_total" ["route", "backend"]
         "Prompt tokens, as the backends' usage states them.";
     OUTPUT_TOKENS = Counter "headway_output_tokens_total" ["route", "backend"]
@@ -91,6 +93,16 @@ families! {
         "How fast the error budget is used: 1 uses it up exactly by the end of the budget period.";
     DECISIONS = Counter "headway_decisions_total" ["route", "backend", "reason"]
         "Routing decisions, one per try, by why the backend was chosen.";
+    PREDICTED = Gauge "headway_predicted_seconds" ["route", "backend", "latency"]
+        "The calibrated bound that a usual request of the route would get at the backend now: what is compared with the objective.";
+    PREDICTION_MISS = Gauge "headway_prediction_miss_ratio" ["route", "backend", "latency"]
+        "Share of the completed requests of the last five minutes that took longer than the bound predicted of them.";
+    COST = Counter "headway_cost_total" ["route", "backend"]
+        "What answers cost, in the configuration's currency, by the tokens that the backends state.";
+    SHADOW_DECISIONS = Counter "headway_shadow_decisions_total" ["route", "backend", "agrees", "predicted"]
+        "What the route's shadow policy would have decided: whether it agreed with the policy in force, and whether its choice was expected to keep the promise.";
+    SHADOW_COST = Counter "headway_shadow_cost_total" ["route", "backend"]
+        "What the choices of the route's shadow policy were expected to cost.";
     ATTEMPTS = Counter "headway_attempts_total" ["route", "backend", "result"]
         "Tries on backends by how they ended; an exchange may have more than one.";
     SHED = Counter "headway_shed_total" ["route", "reason"]
@@ -99,6 +111,12 @@ families! {
         "Requests in flight on the backend.";
     BACKEND_WAITING_TOKENS = Gauge "headway_backend_waiting_tokens" ["backend"]
         "Estimated prompt tokens of the backend's requests that await their first token.";
+    ENGINE_RUNNING = Gauge "headway_engine_running" ["backend"]
+        "Requests in the engine's batch, whoever sent them, by its own metrics; where they are asked for.";
+    ENGINE_WAITING = Gauge "headway_engine_waiting" ["backend"]
+        "Requests in the engine's queue, whoever sent them, by its own metrics.";
+    ENGINE_KV_CACHE = Gauge "headway_engine_kv_cache_ratio" ["backend"]
+        "Share of the engine's key/value cache in use, by its own metrics.";
     BACKEND_STATE = Gauge "headway_backend_state" ["backend", "state"]
         "1 for the state the backend is in, 0 for the others.";
     RELOAD_SUCCESSFUL = Gauge "headway_config_last_reload_successful" []

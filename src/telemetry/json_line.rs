@@ -98,6 +98,13 @@ impl<'a> Json<'a> {
         self.plain(name, Thousandths(nanos / 1_000, nanos % 1_000));
     }
 
+    /// Microseconds, if there are any to speak of.
+    pub(super) fn maybe_micros(&mut self, name: &str, value: Option<Duration>) {
+        if let Some(value) = value {
+            self.micros(name, value);
+        }
+    }
+
     /// Time in RFC 3339, UTC, to the microsecond.
     pub(super) fn time(&mut self, name: &str, time: SystemTime) {
         self.text(name, &rfc3339(time));

@@ -14,6 +14,39 @@ pub struct LiveFigures {
     pub backends: Vec<BackendFigures>,
     /// Every objective of every route, and each route's joint one.
     pub objectives: Vec<ObjectiveFigures>,
+    /// The bounds, in seconds, that a usual request of a route would get at a backend now.
+    pub predicted: Vec<PairFigure>,
+    /// Shares of recent requests that took longer than the bound that was predicted of them.
+    pub missed: Vec<PairFigure>,
+    /// What shadows would have done.
+    pub shadows: Vec<ShadowFigure>,
+}
+
+/// A figure of one latency of one route at one backend.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PairFigure {
+    /// The route's name.
+    pub route: Arc<str>,
+    /// The backend's name.
+    pub backend: Arc<str>,
+    /// `ttft`, `itl` or `e2e`.
+    pub latency: &'static str,
+    /// The figure.
+    pub value: f64,
+}
+
+/// What a shadow policy would have sent to one backend of a route so far.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ShadowFigure {
+    /// The route's name.
+    pub route: Arc<str>,
+    /// The backend's name; `none` for what it would have turned away.
+    pub backend: Arc<str>,
+    /// Decisions by whether it agreed with the policy in force, then by whether its choice was expected to keep the
+    /// promise.
+    pub choices: [[u64; 2]; 2],
+    /// What its choices were expected to cost.
+    pub cost: f64,
 }
 
 /// One backend at one moment.
@@ -27,6 +60,19 @@ pub struct BackendFigures {
     pub waiting_tokens: u64,
     /// One of [`BACKEND_STATES`].
     pub state: &'static str,
+    /// What its engine says, where it is asked and answers.
+    pub engine: Option<EngineFigures>,
+}
+
+/// What an engine says of itself.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EngineFigures {
+    /// Requests in its batch.
+    pub running: f64,
+    /// Requests in its queue.
+    pub waiting: f64,
+    /// Share of its key/value cache in use.
+    pub kv_cache_ratio: Option<f64>,
 }
 
 /// One objective at one moment.

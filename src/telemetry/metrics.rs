@@ -16,7 +16,7 @@ use prometheus::{Registry, TextEncoder};
 use super::export::{Page, float};
 use super::families::{self, FAMILIES};
 use super::histogram::Grids;
-use super::live::{LiveFigures, ObjectiveFigures};
+use super::live::{LiveFigures, ObjectiveFigures, PairFigure};
 use super::logs;
 use super::process::ProcessFigures;
 use super::series::Table;
@@ -87,6 +87,12 @@ impl Metrics {
         self.counters.table.load().objectives(now)
     }
 
+    /// How often bounds were missed lately, for [`LiveFigures`].
+    #[must_use]
+    pub fn missed(&self, now: Instant) -> Vec<PairFigure> {
+        self.counters.table.load().missed(now)
+    }
+
     /// The configuration was read with success, at first or again.
     pub fn reload_succeeded(&self, at: SystemTime) {
         let since_epoch = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -138,7 +144,11 @@ impl Collector for Exporter {
         let counters = &self.of;
         let mut page = Page::default();
         page.series(&counters.table.load());
-        page.live(&counters.live.lock().unwrap_or_else(PoisonError::into_inner));
+        {
+            let live = counters.live.lock().unwrap_or_else(PoisonError::into_inner);
+            page.live(&live);
+            page.predictions(&live);
+        }
         page.total(&families::PANICS, &[], &counters.panics);
         page.total(&families::PARSE_SKIPPED, &[], &counters.parse_skipped);
         page.total(&families::ACCESS_LOG_DROPPED, &[], &counters.access_log_dropped);
@@ -161,25 +171,43 @@ impl Collector for Exporter {
 mod tests {
     use std::time::Duration;
 
-    use super::super::live::BackendFigures;
+    use super::super::live::{BackendFigures, EngineFigures, ShadowFigure};
     use super::super::testing;
     use super::*;
     use crate::clock::{Clock, SystemClock};
     use crate::measure::exchange::Attempt;
-    use crate::measure::outcome::Outcome;
+    use crate::measure::outcome::{Outcome, ShedReason};
 
     fn now() -> Instant {
         SystemClock.now()
     }
 
+    fn pair(latency: &'static str, value: f64) -> PairFigure {
+        PairFigure { route: "chat".into(), backend: "cheap".into(), latency, value }
+    }
+
     fn live() -> LiveFigures {
         LiveFigures {
-            backends: vec![BackendFigures { name: "cheap".into(), in_flight: 3, waiting_tokens: 930, state: "ready" }],
+            backends: vec![BackendFigures {
+                name: "cheap".into(),
+                in_flight: 3,
+                waiting_tokens: 930,
+                state: "ready",
+                engine: Some(EngineFigures { running: 7.0, waiting: 2.0, kv_cache_ratio: Some(0.25) }),
+            }],
             objectives: vec![ObjectiveFigures {
                 route: "chat".into(),
                 latency: "ttft",
                 attainment: Some(0.975),
                 burn: vec![("5m", 0.5)],
+            }],
+            predicted: vec![pair("ttft", 0.125), pair("itl", 0.02)],
+            missed: vec![pair("ttft", 0.05)],
+            shadows: vec![ShadowFigure {
+                route: "chat".into(),
+                backend: "cheap".into(),
+                choices: [[1, 2], [0, 5]],
+                cost: 0.5,
             }],
         }
     }
@@ -197,6 +225,8 @@ mod tests {
         metrics.record(&testing::refused(), now());
         let mut shed = ExchangeRecord { route: Some("chat".into()), outcome: Outcome::Shed, ..testing::refused() };
         shed.verdicts.ttft = Some(false);
+        shed.shed = Some(ShedReason::Predicted);
+        shed.phases.queue = Duration::from_millis(40);
         metrics.record(&shed, now());
         let mut silent = ExchangeRecord { outcome: Outcome::FirstTokenTimeout, ..testing::complete() };
         silent.latencies = crate::measure::exchange::Latencies::default();
@@ -265,7 +295,7 @@ mod tests {
         let metrics = Metrics::new(&testing::settings());
         metrics.record(&testing::complete(), now());
         let page = metrics.render(&LiveFigures::default());
-        for (backend, reason) in [("fast", "explore"), ("cheap", "cheapest_within_slo")] {
+        for (backend, reason) in [("fast", "probe"), ("cheap", "cheapest_within_slo")] {
             let line =
                 format!("headway_decisions_total{{route=\"chat\",backend=\"{backend}\",reason=\"{reason}\"}} 1\n");
             assert!(page.contains(&line), "{line}{page}");

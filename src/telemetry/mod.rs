@@ -12,6 +12,7 @@ mod json_line;
 pub mod live;
 pub mod logs;
 pub mod metrics;
+mod predicted;
 mod process;
 pub mod recent;
 mod series;

@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use super::attained::{Attained, BURN_WINDOWS};
 use super::histogram::{Grids, Histogram};
-use super::live::ObjectiveFigures;
+use super::live::{ObjectiveFigures, PairFigure};
+use super::predicted::Bounds;
 use crate::config::settings::{Route, Settings};
 use crate::measure::exchange::ExchangeRecord;
 use crate::measure::objective::{Latency, Objective, Objectives};
-use crate::measure::outcome::Outcome;
+use crate::measure::outcome::{Outcome, ShedReason};
 use crate::route::decision::Reason;
 use crate::units::Quantile;
 use crate::wire::Api;
@@ -32,6 +33,9 @@ pub(super) const JUDGED: [&str; 4] = ["ttft", "itl", "e2e", "joint"];
 const APIS: usize = Api::ALL.len() + 1;
 const OUTCOMES: usize = Outcome::ALL.len();
 const REASONS: usize = Reason::ALL.len() + 1;
+const SHED_REASONS: usize = ShedReason::ALL.len();
+/// What the `phase` label of the overhead can be.
+pub(super) const OVERHEAD_PHASES: [&str; 3] = ["request", "hash", "decide"];
 
 /// A fixed row of counters, one per value of a closed set.
 #[derive(Debug)]
@@ -54,6 +58,23 @@ impl<const N: usize> Row<N> {
     }
 }
 
+/// A sum of amounts that are no whole numbers.
+#[derive(Debug, Default)]
+pub(super) struct Sum(AtomicU64);
+
+impl Sum {
+    fn add(&self, amount: f64) {
+        if amount > 0.0 {
+            let more = |sum: u64| Some((f64::from_bits(sum) + amount).to_bits());
+            let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        }
+    }
+
+    pub(super) fn value(&self) -> f64 {
+        f64::from_bits(self.0.load(Ordering::Relaxed))
+    }
+}
+
 /// What is counted per route and backend.
 #[derive(Debug)]
 pub(super) struct Cell {
@@ -64,6 +85,9 @@ pub(super) struct Cell {
     pub(super) decisions: Row<REASONS>,
     pub(super) input_tokens: AtomicU64,
     pub(super) output_tokens: AtomicU64,
+    pub(super) cost: Sum,
+    /// How often a bound was kept, by latency.
+    pub(super) bounds: Bounds,
     /// There once an exchange completed; most cells of `other` and `none` never need them.
     pub(super) latencies: OnceLock<Box<Latencies>>,
 }
@@ -125,11 +149,13 @@ impl Cell {
             decisions: Row::new(),
             input_tokens: AtomicU64::new(0),
             output_tokens: AtomicU64::new(0),
+            cost: Sum::default(),
+            bounds: Bounds::default(),
             latencies: OnceLock::new(),
         }
     }
 
-    fn record(&self, record: &ExchangeRecord, grids: &Grids) {
+    fn record(&self, record: &ExchangeRecord, grids: &Grids, now: Instant) {
         let outcome = record.outcome as usize;
         if let Some(row) = self.requests.get(api_index(record.api)) {
             row.count(outcome);
@@ -139,6 +165,8 @@ impl Cell {
         }
         self.input_tokens.fetch_add(record.usage.input_tokens.unwrap_or(0), Ordering::Relaxed);
         self.output_tokens.fetch_add(record.usage.output_tokens.unwrap_or(0), Ordering::Relaxed);
+        self.cost.add(record.cost.unwrap_or(0.0));
+        self.bounds.record(record, now);
         if record.outcome == Outcome::Complete && record.api.is_some() {
             self.latencies.get_or_init(|| Box::new(Latencies::new(grids))).record(record);
         }
@@ -150,8 +178,11 @@ impl Cell {
 pub(super) struct RouteTotals {
     /// By [`JUDGED`]: bad, good.
     pub(super) judged: [Row<2>; JUDGED.len()],
-    pub(super) shed: AtomicU64,
-    pub(super) overhead: Histogram,
+    /// By reason.
+    pub(super) shed: Row<SHED_REASONS>,
+    /// By [`OVERHEAD_PHASES`].
+    pub(super) overhead: [Histogram; OVERHEAD_PHASES.len()],
+    pub(super) queue: Histogram,
     attained: Attained,
 }
 
@@ -189,8 +220,9 @@ impl RouteSeries {
         let new_totals = || {
             Arc::new(RouteTotals {
                 judged: array::from_fn(|_| Row::new()),
-                shed: AtomicU64::new(0),
-                overhead: Histogram::new(&grids.overhead),
+                shed: Row::new(),
+                overhead: array::from_fn(|_| Histogram::new(&grids.overhead)),
+                queue: Histogram::new(&grids.first_token),
                 attained: Attained::default(),
             })
         };
@@ -241,8 +273,23 @@ impl RouteSeries {
         })
     }
 
+    /// How often bounds were missed lately, by backend.
+    fn missed(&self, now: Instant) -> Vec<PairFigure> {
+        let mut cells: Vec<_> = self.cells.iter().collect();
+        cells.sort_unstable_by_key(|(name, _)| *name);
+        let of_cell = |(backend, cell): (&Arc<str>, &Arc<Cell>)| {
+            let (route, backend) = (Arc::clone(&self.name), Arc::clone(backend));
+            let shares = Latency::PROMISED.into_iter().zip(cell.bounds.missed(now));
+            shares.filter_map(move |(latency, share)| {
+                let (route, backend) = (Arc::clone(&route), Arc::clone(&backend));
+                Some(PairFigure { route, backend, latency: latency.as_str(), value: share? })
+            })
+        };
+        cells.into_iter().flat_map(of_cell).collect()
+    }
+
     fn record(&self, record: &ExchangeRecord, grids: &Grids, now: Instant) {
-        self.cell(record.backend()).record(record, grids);
+        self.cell(record.backend()).record(record, grids, now);
         for attempt in &record.attempts {
             let cell = self.cell(Some(&attempt.backend));
             cell.attempts.count(attempt.outcome as usize);
@@ -256,11 +303,22 @@ impl RouteSeries {
                 row.count(usize::from(good));
             }
         }
-        if record.outcome == Outcome::Shed {
-            self.totals.shed.fetch_add(1, Ordering::Relaxed);
+        if let Some(reason) = record.shed {
+            self.totals.shed.count(reason as usize);
+        }
+        let phases = &record.phases;
+        if !phases.queue.is_zero() {
+            self.totals.queue.observe(phases.queue);
         }
         if record.outcome == Outcome::Complete {
-            self.totals.overhead.observe(record.phases.overhead);
+            let [request, hash, decide] = &self.totals.overhead;
+            request.observe(phases.overhead);
+            // A prompt without a whole block, and a path that is passed through, have none.
+            for (histogram, value) in [(hash, phases.hash), (decide, phases.decide)] {
+                if !value.is_zero() {
+                    histogram.observe(value);
+                }
+            }
         }
     }
 }
@@ -294,6 +352,11 @@ impl Table {
         routes.extend([Arc::clone(&unmatched), Arc::clone(&other)]);
         let by_name = routes.iter().map(|series| (Arc::clone(&series.name), Arc::clone(series))).collect();
         Self { routes, by_name, unmatched, other }
+    }
+
+    /// How often bounds were missed lately.
+    pub(super) fn missed(&self, now: Instant) -> Vec<PairFigure> {
+        self.routes.iter().flat_map(|route| route.missed(now)).collect()
     }
 
     /// How well every promise is kept.
@@ -338,7 +401,7 @@ mod tests {
 
     #[test]
     fn an_unknown_reason_is_other() {
-        assert_eq!(reason_index("explore"), 2);
+        assert_eq!(reason_index("sacrifice"), 3);
         assert_eq!(reason_index("because"), REASONS - 1);
     }
 }

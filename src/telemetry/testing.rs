@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::config::settings::{
-    Admin, Backend, BackendTls, BackendUrl, ClientSlo, Commit, Credential, Features, Health, Limits, Retry, Route,
-    RouteMatch, Settings, Shutdown, Telemetry, Timeouts,
+    Admin, Backend, BackendTls, BackendUrl, ClientSlo, Commit, Credential, Features, Health, Limits, PrefixAffinity,
+    Retry, Route, RouteMatch, Settings, Shutdown, Telemetry, Timeouts,
 };
 use crate::measure::exchange::{Attempt, DecisionSummary, ExchangeRecord, Latencies, Phases};
 use crate::measure::objective::{Latency, Objective, Objectives, Verdicts};
 use crate::measure::outcome::{Blame, Outcome};
+use crate::route::admission::OnOverload;
 use crate::route::policy::PolicyKind;
 use crate::units::Quantile;
 use crate::wire::{Api, FinishReason, Usage};
@@ -33,6 +34,8 @@ pub(super) fn settings() -> Settings {
         trusted_proxies: Vec::new(),
         admin: Admin { address: ([127, 0, 0, 1], 0).into(), token: None, open_metrics: true },
         telemetry: Telemetry::default(),
+        state: None,
+        baselines: None,
         backends: vec![backend("fast"), backend("cheap")],
         routes: vec![route("chat", &[0, 1], promise()), route("batch", &[1], Objectives::default())],
     }
@@ -59,6 +62,7 @@ pub(super) fn backend(name: &str) -> Arc<Backend> {
         features: Features::default(),
         credential: Credential::None,
         health: Health::default(),
+        metrics: None,
     })
 }
 
@@ -71,6 +75,10 @@ pub(super) fn route(name: &str, backends: &[usize], objectives: Objectives) -> A
         window: Duration::from_secs(300),
         budget_period: Duration::from_secs(86_400),
         policy: PolicyKind::default(),
+        shadow_policy: None,
+        priority: 0,
+        on_overload: OnOverload::default(),
+        prefix_affinity: PrefixAffinity::default(),
         timeouts: Timeouts::default(),
         retry: Retry::default(),
         commit: Commit::default(),
@@ -86,7 +94,16 @@ fn attempt(
     first_token: Option<Duration>,
 ) -> Attempt {
     let profile = Some("vllm-a100-bf16-tp1-throughput".into());
-    Attempt { backend: backend.into(), profile, reason: Some(reason), outcome, blame, duration, first_token }
+    Attempt {
+        backend: backend.into(),
+        profile,
+        reason: Some(reason),
+        decision: None,
+        outcome,
+        blame,
+        duration,
+        first_token,
+    }
 }
 
 /// A streamed chat that failed over from `fast` to `cheap` and has every field.
@@ -99,7 +116,7 @@ pub(super) fn complete() -> ExchangeRecord {
         api: Some(Api::Chat),
         model: Some("meta/llama-3.1-8b-instruct".into()),
         attempts: vec![
-            attempt(("fast", "explore"), (Outcome::ConnectFailed, Blame::Fault), Duration::from_micros(1_500), None),
+            attempt(("fast", "probe"), (Outcome::ConnectFailed, Blame::Fault), Duration::from_micros(1_500), None),
             attempt(
                 ("cheap", "cheapest_within_slo"),
                 (Outcome::Complete, Blame::Success),
@@ -135,12 +152,16 @@ pub(super) fn complete() -> ExchangeRecord {
             backend_wait: millis(95),
             backpressure: Duration::ZERO,
             overhead: Duration::from_nanos(142_300),
+            hash: Duration::from_nanos(1_200),
+            decide: Duration::from_nanos(2_500),
             backpressured: false,
         },
         bytes_in: 1_240,
         bytes_out: 19_870,
         decision: Some(DecisionSummary {
+            number: 7,
             reason: "cheapest_within_slo",
+            feasible: true,
             predicted_ttft: Some(millis(110)),
             bound_ttft: Some(millis(131)),
             predicted_itl: Some(millis(19)),
@@ -148,7 +169,10 @@ pub(super) fn complete() -> ExchangeRecord {
             predicted_e2e: None,
             bound_e2e: None,
             price: Some(0.00125),
+            prefix_tokens: 256.0,
         }),
+        cost: Some(0.0011),
+        shed: None,
         verdicts: Verdicts { ttft: Some(true), itl: Some(true), e2e: None },
     }
 }
@@ -172,6 +196,7 @@ pub(super) fn refused() -> ExchangeRecord {
         bytes_in: 17,
         bytes_out: 160,
         decision: None,
+        cost: None,
         verdicts: Verdicts::default(),
         ..complete()
     }

@@ -5,6 +5,7 @@
 
 pub mod answer;
 pub mod chunk;
+pub mod engine_metrics;
 pub mod error;
 mod finish;
 pub mod json;

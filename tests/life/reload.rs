@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use headway::fleet::{Needs, Request};
-use headway::route::snapshot::RequestFacts;
+use headway::fleet::Request;
 
 use crate::support::backend::{Backend, DONE, Script, stream};
 use crate::support::client::{self, chat, read_reply, read_until, request, send};
@@ -131,7 +130,7 @@ async fn a_refused_reload_changes_nothing() {
     };
     // How it connects lies in what the generations share.
     let connects_within = || {
-        let request = Request { model: "m", facts: RequestFacts::default(), needs: Needs::default() };
+        let request = Request { model: "m", ..Request::default() };
         let given = headway.server.fleet().dispatch(0, &request, &[], now()).expect("a backend");
         given.endpoint.peer().options.connection_timeout
     };

@@ -110,10 +110,10 @@ async fn the_first_token_is_known_while_the_stream_goes_on() {
     let mut client = headway.connect().await;
     client.send(post(CHAT, STREAM)).await;
     client.arrives(|text| text.contains("\r\n\r\n")).await;
-    let awaiting = || headway.server.fleet().routes()[0].awaiting_first_token("a");
-    assert_eq!(awaiting(), Some(1));
+    let awaiting = || headway.server.fleet().backends()[0].awaiting_first_token();
+    assert_eq!(awaiting(), 1);
     backend.resume();
-    until("the first token to be known", || awaiting() == Some(0)).await;
+    until("the first token to be known", || awaiting() == 0).await;
     assert_eq!(headway.server.active(), 1);
     backend.resume();
     assert_eq!(client.reply().await.end, End::Clean);

@@ -18,6 +18,7 @@ mod failover;
 mod headers;
 mod midstream;
 mod oddities;
+mod overload;
 mod privacy;
 mod refusals;
 mod simulated;

@@ -127,14 +127,12 @@ impl Headway {
     /// Waits until every gauge is back at zero.
     pub async fn idle(&self) {
         let fleet = self.server.fleet();
-        let names: Vec<_> = fleet.backends().iter().map(|backend| backend.name().to_string()).collect();
         until("gauges at zero", || {
-            let routes = fleet.routes().iter().all(|route| {
-                let awaiting = names.iter().filter_map(|name| route.awaiting_first_token(name)).sum::<u32>();
-                route.active() + route.retrying() + awaiting == 0
-            });
-            let backends = fleet.backends().iter().all(|one| one.in_flight() == 0 && one.waiting_tokens() == 0);
-            self.server.active() == 0 && routes && backends
+            let routes = fleet.routes().iter().all(|route| route.active() + route.retrying() == 0);
+            let idle = |backend: &Arc<headway::fleet::LiveBackend>| {
+                backend.in_flight() == 0 && backend.waiting_tokens() == 0 && backend.awaiting_first_token() == 0
+            };
+            self.server.active() == 0 && fleet.queued() == 0 && routes && fleet.backends().iter().all(idle)
         })
         .await;
     }

@@ -1,6 +1,5 @@
 //! Holds a tree against the table of keys: what is unknown, missing, of the wrong kind, or says nothing.
 
-use super::keys;
 use super::scalar::Wrong;
 use super::shape::{Key, Kind, Shape, Use};
 use super::sink::{Sink, sounds_secret};
@@ -137,7 +136,7 @@ fn check_map(entries: &[Entry], at: At, keys: &'static [Key], path: &str, sink: 
         let path = join(path, &entry.key);
         match keys.iter().find(|key| key.name == entry.key) {
             None => {
-                let wrong = unknown(&entry.key, keys);
+                let wrong = unknown(&entry.key, keys, sink.root);
                 meant.extend(wrong.suggestion.clone());
                 sink.error(entry.at, &path, Code::UnknownField, wrong);
             }
@@ -163,13 +162,13 @@ fn check_map(entries: &[Entry], at: At, keys: &'static [Key], path: &str, sink: 
     }
 }
 
-fn unknown(name: &str, keys: &'static [Key]) -> Wrong {
+fn unknown(name: &str, keys: &'static [Key], root: &Shape) -> Wrong {
     let shown: String = name.chars().take(64).filter(|c| !c.is_control()).collect();
     let names = || keys.iter().filter(|key| key.use_ != Use::NotBuilt).map(|key| key.name);
     let known: Vec<_> = names().map(|known| format!("`{known}`")).collect();
     let mut wrong = Wrong::new(format!("unknown field \"{shown}\""), format!("fields here: {}", known.join(", ")));
     // A name that is right elsewhere is misplaced, not misspelt.
-    if let Some(home) = home_of(name, &keys::ROOT, "") {
+    if let Some(home) = home_of(name, root, "") {
         wrong.hint = if home.is_empty() {
             format!("`{shown}` belongs at the top level")
         } else {

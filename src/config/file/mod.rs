@@ -4,6 +4,7 @@
 //! tree against it, [`schema`] prints it. `build` fills in defaults and judges what no single value can tell. A value
 //! that is wrong is reported once and then treated as absent, so one run finds everything.
 
+pub(super) mod baselines;
 mod build;
 mod check;
 mod keys;
@@ -33,7 +34,7 @@ pub(super) fn judge(name: &str, text: &str, environment: &dyn Environment) -> (O
         let hint = "a configuration is a few hundred lines; is this the right file?";
         return (None, vec![Diagnostic::of_file(name, Code::Unreadable, "the file is larger than 1 MiB", hint)]);
     }
-    let mut sink = Sink::new(name, text);
+    let mut sink = Sink::new(name, text, &keys::ROOT);
     let (root, faults) = tree::read(text);
     let root = root.filter(|root| !matches!(root.value, tree::Value::Null));
     if let Some(root) = &root {

@@ -167,6 +167,28 @@ pub(super) fn network(text: &str) -> Result<Network, Wrong> {
     Network::parse(text).ok_or_else(wrong)
 }
 
+/// `2026-01-31`, or `2026-01-31T09:05:06Z`: what sorts as text, and no more of the calendar than that.
+pub(super) fn date(text: &str) -> Result<&str, Wrong> {
+    let (day, time) = text.split_once('T').map_or((text, None), |(day, time)| (day, Some(time)));
+    let numbers = |text: &str, separator: char, most: [u32; 3]| {
+        let mut parts = text.split(separator);
+        let fits = |most: &u32| {
+            parts.next().is_some_and(|part| part.len() >= 2 && part.parse().is_ok_and(|n: u32| n <= *most))
+        };
+        most.iter().map(fits).all(|fits| fits) && parts.next().is_none()
+    };
+    let clock = |time: &str| {
+        time.strip_suffix('Z').is_some_and(|time| {
+            let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
+            numbers(time, ':', [23, 59, 60]) && fraction.parse::<u32>().is_ok()
+        })
+    };
+    if text.len() >= 10 && numbers(day, '-', [9_999, 12, 31]) && time.is_none_or(clock) {
+        return Ok(text);
+    }
+    Err(Wrong::new(format!("`{text}` is not a date"), "write `2026-01-31` or `2026-01-31T09:05:06Z`"))
+}
+
 pub(super) fn url_path(text: &str) -> Result<&str, Wrong> {
     let clean = |c: char| c.is_ascii_graphic() && !matches!(c, '?' | '#');
     if text.starts_with('/') && text.len() <= 1_024 && text.chars().all(clean) {
@@ -310,6 +332,24 @@ mod tests {
             assert!(url(bad).is_err(), "{bad}");
         }
         assert!(!url("http://user:hunter2@a").expect_err("user").message.contains("hunter2"));
+    }
+
+    #[test]
+    fn dates_are_days_or_instants() {
+        for good in ["2026-01-31", "2026-01-31T09:05:06Z", "2026-01-31T09:05:06.000007Z"] {
+            assert_eq!(date(good), Ok(good));
+        }
+        for bad in [
+            "31.01.2026",
+            "2026-1-31",
+            "2026-13-01",
+            "2026-01-31T09:05Z",
+            "2026-01-31T09:05:06",
+            "yesterday",
+            "2026-01-31-1",
+        ] {
+            assert!(date(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

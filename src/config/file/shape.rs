@@ -82,6 +82,8 @@ pub(super) enum Kind {
     Threads,
     /// `p95`.
     Quantile,
+    /// `2026-01-31`, or an instant of that day.
+    Date,
 }
 
 impl Key {
@@ -158,6 +160,7 @@ impl Kind {
             Self::Secret => "a secret",
             Self::Threads => "a number of threads or `auto`",
             Self::Quantile => "a quantile",
+            Self::Date => "a date",
         }
     }
 
@@ -181,6 +184,7 @@ impl Kind {
             Self::Secret => "`\"${NIM_KEY}\"` or `{ file: /run/secrets/nim }`".to_owned(),
             Self::Threads => "`auto` or `4`".to_owned(),
             Self::Quantile => "`p95`".to_owned(),
+            Self::Date => "`2026-01-31`".to_owned(),
         }
     }
 
@@ -205,6 +209,7 @@ impl Kind {
             Self::Secret => scalar::secret(text).map(drop),
             Self::Threads => scalar::threads(text).map(drop),
             Self::Quantile => scalar::quantile(text).map(drop),
+            Self::Date => scalar::date(text).map(drop),
         }
     }
 

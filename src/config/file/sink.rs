@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::scalar::Wrong;
+use super::shape::Shape;
 use super::suggest::nearest;
 use super::tree::{At, Node, Value};
 use crate::config::diagnostic::{Code, Diagnostic, Severity, Snippet};
@@ -20,12 +21,23 @@ pub(super) struct Sink<'a> {
     hidden: Vec<At>,
     seen: HashSet<(usize, usize, String)>,
     diagnostics: Vec<Diagnostic>,
+    /// What was found in files that this one names.
+    elsewhere: Vec<Diagnostic>,
+    /// What the whole file may look like.
+    pub(super) root: &'static Shape,
 }
 
 impl<'a> Sink<'a> {
-    pub(super) fn new(file: &str, text: &'a str) -> Self {
-        let lines = text.lines().collect();
-        Self { file: file.into(), lines, hidden: Vec::new(), seen: HashSet::new(), diagnostics: Vec::new() }
+    pub(super) fn new(file: &str, text: &'a str, root: &'static Shape) -> Self {
+        Self {
+            file: file.into(),
+            lines: text.lines().collect(),
+            hidden: Vec::new(),
+            seen: HashSet::new(),
+            diagnostics: Vec::new(),
+            elsewhere: Vec::new(),
+            root,
+        }
     }
 
     /// Notes which values must never be shown; to be called before anything is reported about them.
@@ -52,13 +64,19 @@ impl<'a> Sink<'a> {
         }
     }
 
-    pub(super) fn has_errors(&self) -> bool {
-        self.diagnostics.iter().any(Diagnostic::is_error)
+    /// Takes in what was found in a file that this one names.
+    pub(super) fn elsewhere(&mut self, found: Vec<Diagnostic>) {
+        self.elsewhere.extend(found);
     }
 
-    /// Everything found, in the order of the file.
+    pub(super) fn has_errors(&self) -> bool {
+        self.diagnostics.iter().chain(&self.elsewhere).any(Diagnostic::is_error)
+    }
+
+    /// Everything found, in the order of the file; then what was found in the files it names.
     pub(super) fn finish(mut self) -> Vec<Diagnostic> {
         self.diagnostics.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
+        self.diagnostics.append(&mut self.elsewhere);
         self.diagnostics
     }
 

@@ -1,6 +1,8 @@
 //! The fleet without sockets: dispatching, guards, ejection, generations.
 
+mod deciding;
 mod learning;
+mod waiting;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -13,6 +15,8 @@ use crate::config::settings::*;
 use crate::measure::objective::Objectives;
 use crate::measure::outcome::Blame;
 use crate::random::Random;
+use crate::route::admission::OnOverload;
+use crate::route::load::Load;
 use crate::route::policy::PolicyKind;
 use crate::route::snapshot::RequestFacts;
 
@@ -38,6 +42,7 @@ fn backend(name: &str) -> Backend {
         features: Features::default(),
         credential: Credential::None,
         health: Health::default(),
+        metrics: None,
     }
 }
 
@@ -50,6 +55,10 @@ fn route(name: &str, members: &[usize]) -> Route {
         window: SECOND * 300,
         budget_period: SECOND * 86_400,
         policy: PolicyKind::LeastInFlight,
+        shadow_policy: None,
+        priority: 0,
+        on_overload: OnOverload::default(),
+        prefix_affinity: PrefixAffinity::default(),
         timeouts: Timeouts::default(),
         retry: Retry::default(),
         commit: Commit::default(),
@@ -67,6 +76,8 @@ fn settings(backends: Vec<Backend>, routes: Vec<Route>) -> Arc<Settings> {
         trusted_proxies: Vec::new(),
         admin: Admin { address: ([127, 0, 0, 1], 0).into(), token: None, open_metrics: true },
         telemetry: Telemetry::default(),
+        state: None,
+        baselines: None,
         backends: backends.into_iter().map(Arc::new).collect(),
         routes: routes.into_iter().map(Arc::new).collect(),
     })
@@ -82,7 +93,7 @@ fn fleet(backends: Vec<Backend>, now: Instant) -> Fleet {
 
 fn request(model: &str) -> Request<'_> {
     let facts = RequestFacts { input_tokens: 100, max_tokens: Some(50), stream: true, ..RequestFacts::default() };
-    Request { model, facts, needs: Needs::default() }
+    Request { model, facts, ..Request::default() }
 }
 
 fn send(fleet: &Fleet, now: Instant) -> Dispatched {
@@ -94,12 +105,11 @@ fn check_idle(fleet: &Fleet) {
     for backend in fleet.backends() {
         assert_eq!((backend.in_flight(), backend.waiting_tokens()), (0, 0), "{}", backend.name());
         assert_eq!(backend.shared.streaming.load(Ordering::Relaxed), 0);
+        let (model, nothing) = (backend.shared.model(), Load::default());
+        assert_eq!((model.load().in_flight(), model.load().own()), (0, nothing), "{}", backend.name());
     }
     for route in fleet.routes() {
         assert_eq!((route.active(), route.retrying()), (0, 0));
-        for pair in &route.pairs {
-            assert_eq!(pair.awaiting.load(Ordering::Relaxed) + pair.exploring.load(Ordering::Relaxed), 0);
-        }
     }
 }
 
@@ -162,7 +172,7 @@ fn places_are_never_oversold_and_none_leaks_under_concurrency() {
     });
     assert_eq!(served.into_inner() + refused.into_inner(), THREADS * EACH);
     check_idle(&fleet);
-    assert_eq!(fleet.decisions().len(), decisions::REMEMBERED);
+    assert_eq!(fleet.decisions(usize::MAX, |_| true).len(), decisions::REMEMBERED);
 }
 
 #[test]

@@ -4,11 +4,13 @@
 //! and every other byte stays, so a field headway has never heard of reaches the backend as it was written.
 
 mod prompt;
+mod prompt_text;
 mod splice;
 
 use std::ops::Range;
 
 use self::prompt::Prompt;
+pub use self::prompt_text::PromptText;
 pub use self::splice::{Edit, splice};
 use super::json::{Kind, Malformed, Scanner, name_buffer, push_string};
 use super::{Api, StoredId};
@@ -100,6 +102,8 @@ pub struct RequestReading {
     pub include_usage: IncludeUsage,
     /// Bytes of message text, data URLs excluded.
     pub prompt_bytes: u64,
+    /// Where that text stands in the body.
+    pub prompt_text: PromptText,
     /// What the backend must be able to do.
     pub features: Features,
     /// `previous_response_id` of the responses API: only the backend that gave it knows it.
@@ -164,6 +168,7 @@ impl Reader {
             max_tokens: None,
             include_usage: IncludeUsage::NoOptions { at: 0, others: false },
             prompt_bytes: 0,
+            prompt_text: PromptText::default(),
             features: Features::default(),
             previous_response: None,
         };
@@ -311,6 +316,7 @@ impl Reader {
                 let mut prompt = Prompt::default();
                 prompt.value(scanner)?;
                 self.reading.prompt_bytes = self.reading.prompt_bytes.saturating_add(prompt.bytes);
+                self.reading.prompt_text.append(&mut prompt.text);
                 features.vision |= prompt.vision;
             }
             _ => {}

@@ -170,3 +170,22 @@ proptest! {
         }
     }
 }
+
+#[track_caller]
+fn check_text(api: Api, body: &str, expected: &str) {
+    let mut text = Vec::new();
+    read(api, body).prompt_text.feed(body.as_bytes(), |part| text.extend_from_slice(part));
+    assert_eq!(String::from_utf8(text).unwrap(), expected.replace('|', "\u{1f}"), "{body}");
+}
+
+#[test]
+fn the_text_of_a_prompt_is_canonical_however_it_is_written() {
+    let expected = "system|été|user|a\nb|";
+    let plain = r#"{"messages":[{"role":"system","content":"été"},{"role":"user","content":"a\nb"}]}"#;
+    let escaped = r#"{"n":1, "messages" : [{"role":"system","content":"\u00e9t\u00e9"},
+        {"role":"user","content":[{"type":"text","text":"a\u000ab"},{"type":"image_url","image_url":{"url":"data:x"}}]}]}"#;
+    check_text(Api::Chat, plain, expected);
+    check_text(Api::Chat, escaped, expected);
+    check_text(Api::Completions, r#"{"prompt":["abc","data:d","e"],"suffix":"f"}"#, "abc|e|");
+    check_text(Api::Messages, r#"{"system":"ab","messages":[{"role":"user","content":"cd"}]}"#, "ab|user|cd|");
+}

@@ -87,7 +87,7 @@ impl Builder<'_, '_, '_> {
         self.error(view, Code::File, message, "name the certificate that was made for this key");
     }
 
-    fn contents(&mut self, view: &View<'_>) -> Option<(PathBuf, Contents)> {
+    pub(super) fn contents(&mut self, view: &View<'_>) -> Option<(PathBuf, Contents)> {
         let path = self.base.join(view.text()?);
         match self.environment.file(&path) {
             Lookup::Found(contents) => Some((path, contents)),

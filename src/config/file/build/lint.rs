@@ -3,12 +3,14 @@
 use super::{Builder, collide};
 use crate::config::diagnostic::Code;
 use crate::config::file::view::View;
-use crate::config::settings::{ModelPattern, RouteMatch, Settings};
+use crate::config::settings::{AccessLog, ModelPattern, RouteMatch, Settings};
 
 pub(super) fn settings(settings: &Settings, root: &View<'_>, builder: &mut Builder<'_, '_, '_>) {
     admin_address(settings, root, builder);
+    state_file(settings, root, builder);
     unreachable_routes(settings, root, builder);
     unused_backends(settings, root, builder);
+    unknown_measured(settings, root, builder);
 }
 
 fn admin_address(settings: &Settings, root: &View<'_>, builder: &mut Builder<'_, '_, '_>) {
@@ -17,6 +19,18 @@ fn admin_address(settings: &Settings, root: &View<'_>, builder: &mut Builder<'_,
         let message = format!("the admin listener's `{address}` is taken by a data listener");
         builder.error(&root.key("admin").key("address"), Code::Duplicate, message, "give it a port of its own");
     }
+}
+
+/// The state file is written over, so nothing else may be there.
+fn state_file(settings: &Settings, root: &View<'_>, builder: &mut Builder<'_, '_, '_>) {
+    let Some(state) = &settings.state else { return };
+    let taken = match &settings.telemetry.access_log {
+        Some(AccessLog::File(path)) if *path == state.path => "the access log",
+        _ if settings.baselines.as_ref().is_some_and(|baselines| baselines.path == state.path) => "`baselines`",
+        _ => return,
+    };
+    let message = format!("the state would be written over {taken}");
+    builder.error(&root.key("state").key("path"), Code::Conflict, message, "give it a file of its own");
 }
 
 fn unreachable_routes(settings: &Settings, root: &View<'_>, builder: &mut Builder<'_, '_, '_>) {
@@ -36,6 +50,19 @@ fn unused_backends(settings: &Settings, root: &View<'_>, builder: &mut Builder<'
         if settings.routes.iter().all(|route| route.backends.iter().all(|(used, _)| *used != index)) {
             let message = format!("no route uses the backend `{}`", view.text().unwrap_or_default());
             builder.warning(&view, Code::Unused, message, "name it in a route's `backends`, or remove it");
+        }
+    }
+}
+
+/// Measurements of a backend that is not there are kept, and probably of a name misspelt.
+fn unknown_measured(settings: &Settings, root: &View<'_>, builder: &mut Builder<'_, '_, '_>) {
+    let Some(baselines) = &settings.baselines else { return };
+    let names = || settings.backends.iter().map(|backend| &*backend.name);
+    for name in baselines.entries.iter().filter_map(|entry| entry.backend.as_deref()) {
+        if names().all(|known| known != name) {
+            let message =
+                format!("`{}` has measurements of `{name}`, and no backend is called so", baselines.path.display());
+            builder.warning(&root.key("baselines"), Code::Unused, message, "rename the entry, or remove it");
         }
     }
 }

@@ -12,14 +12,18 @@ use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::scalar::{self, Wrong};
 use super::sink::Sink;
 use super::view::View;
+use crate::config::baselines::Baselines;
 use crate::config::diagnostic::Code;
 use crate::config::environment::Environment;
+use crate::config::file;
 use crate::config::settings::{
-    AccessLog, Admin, Level, Limits, Listener, ListenerTls, Retry, RetryCause, Settings, Shutdown, Telemetry, Timeouts,
+    AccessLog, Admin, Level, Limits, Listener, ListenerTls, Retry, RetryCause, Settings, Shutdown, StateFile,
+    Telemetry, Timeouts,
 };
 
 /// Where the admin listener is unless the file says otherwise.
@@ -49,6 +53,8 @@ pub(super) fn settings(root: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Se
         threads: threads(&root.key("threads")),
         admin: admin(&root.key("admin"), builder),
         telemetry: telemetry(&root.key("telemetry"), builder),
+        state: state(&root.key("state"), builder),
+        baselines: baselines(&root.key("baselines"), builder).map(Arc::new),
         backends,
         routes,
     };
@@ -198,6 +204,31 @@ fn telemetry(view: &View<'_>, builder: &Builder<'_, '_, '_>) -> Telemetry {
         _ => Level::Info,
     };
     Telemetry { access_log, level }
+}
+
+fn state(view: &View<'_>, builder: &Builder<'_, '_, '_>) -> Option<StateFile> {
+    let path = builder.base.join(view.key("path").text()?);
+    let interval = view.key("interval").read(scalar::duration).unwrap_or(StateFile::INTERVAL);
+    Some(StateFile { path, interval })
+}
+
+/// The file is judged like the configuration itself, each mistake at its place in that file.
+fn baselines(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Option<Baselines> {
+    let path = builder.base.join(view.text()?);
+    let Some((path, contents)) = builder.contents(view) else {
+        return Some(Baselines { path, entries: Vec::new() });
+    };
+    let name = path.to_string_lossy();
+    let (entries, found) = match String::from_utf8(contents.bytes) {
+        Ok(text) => file::baselines::judge(&name, &text),
+        Err(_) => {
+            let message = format!("`{name}` is not UTF-8 text");
+            builder.error(view, Code::File, message, "name a file that `headway calibrate` wrote");
+            return None;
+        }
+    };
+    builder.sink.elsewhere(found);
+    Some(Baselines { path, entries })
 }
 
 fn timeouts(view: &View<'_>, default: Timeouts) -> Timeouts {
