@@ -3,7 +3,11 @@
 //!
 //! Every figure is the median of many batches on one thread, without locks: those are the fleet's, and measured there.
 
-#![allow(clippy::print_stdout, reason = "a benchmark reports to whoever runs it")]
+#![allow(
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    reason = "a benchmark reports to whoever runs it, and may panic"
+)]
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -94,7 +98,7 @@ impl Fleet {
     fn serve(&mut self, round: usize, random: &mut Random) {
         self.turn = random.below(PROMPTS);
         let place = round % self.models.len();
-        let route = if round % 3 == 0 { OTHER_ROUTE } else { ROUTE };
+        let route = if round.is_multiple_of(3) { OTHER_ROUTE } else { ROUTE };
         let facts = self.facts;
         let asking = Asking { facts: &facts, route, ..self.asking() };
         let mut model = self.models[place].clone();

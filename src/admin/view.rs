@@ -199,7 +199,11 @@ struct MemberView {
     #[serde(skip_serializing_if = "Option::is_none")]
     ttft: Option<ObservedView>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    ttfo: Option<ObservedView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     itl: Option<ObservedView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chunk_gap: Option<ObservedView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     e2e: Option<ObservedView>,
 }
@@ -226,7 +230,9 @@ impl RouteView {
                 weight,
                 state: backend.state().as_str(),
                 ttft: observed(Latency::TimeToFirstToken),
+                ttfo: observed(Latency::TimeToFirstOutputToken),
                 itl: observed(Latency::InterToken),
+                chunk_gap: observed(Latency::InterChunk),
                 e2e: observed(Latency::EndToEnd),
             })
         };

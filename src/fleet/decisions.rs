@@ -119,17 +119,14 @@ impl DecisionLog {
             shadow: of.shadow,
             happened: None,
         };
-        match self.ring.get_mut(place) {
-            Some(old) => {
-                record.candidates = std::mem::take(&mut old.candidates);
-                record.candidates.clear();
-                record.candidates.extend(named);
-                *old = record;
-            }
-            None => {
-                record.candidates.extend(named);
-                self.ring.push(record);
-            }
+        if let Some(old) = self.ring.get_mut(place) {
+            record.candidates = std::mem::take(&mut old.candidates);
+            record.candidates.clear();
+            record.candidates.extend(named);
+            *old = record;
+        } else {
+            record.candidates.extend(named);
+            self.ring.push(record);
         }
         self.made
     }

@@ -24,6 +24,7 @@ mod health;
 mod pace;
 mod prompt_sizes;
 mod resolve;
+mod stored;
 mod tls;
 mod watchdog;
 mod windows;
@@ -51,12 +52,15 @@ use self::dispatch::Desk;
 use self::line::Line;
 use self::prompt_sizes::PromptSizes;
 use self::route::{Pair, RouteCounts};
+use self::stored::StoredResponses;
 use self::tls::TlsMaterial;
 use crate::config::baselines::Baseline;
 use crate::config::settings::{Backend, Route, Settings, Timeouts};
 use crate::measure::exchange::ExchangeRecord;
 use crate::route::admission::OnOverload;
+use crate::route::prefix::BlockHasher;
 use crate::route::snapshot::{BackendIndex, RouteSlot};
+use crate::wire::StoredId;
 
 /// Why a fleet cannot be made of a configuration.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +95,24 @@ struct Common {
     prompts: PromptSizes,
     /// Slots given to routes so far.
     slots: AtomicUsize,
+    stored: StoredResponses,
+    seed: Seed,
+}
+
+/// What nobody outside can know, so that a client cannot choose which prompts share a name.
+#[derive(Debug)]
+struct Seed(u64);
+
+impl Seed {
+    fn get(&self) -> u64 {
+        self.0
+    }
+}
+
+impl Default for Seed {
+    fn default() -> Self {
+        Self(std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0))
+    }
 }
 
 /// Whether the fleet can serve.
@@ -164,12 +186,34 @@ impl Fleet {
             .unwrap_or_else(|| prompt_sizes::usual(prompt_bytes))
     }
 
+    /// Names the blocks of prompts to this model: the same in all generations of this process, and unknown outside it.
+    pub fn block_hasher(&self, model: &str) -> BlockHasher {
+        BlockHasher::new(self.common.seed.get(), model)
+    }
+
     /// Learns how many tokens a prompt of so many bytes had. Ignored for models that are neither configured nor
     /// discovered.
     pub fn learn_prompt_size(&self, model: &str, prompt_bytes: u64, input_tokens: u64) {
         if let Some(name) = self.serves_model(model) {
             self.common.prompts.learn(&name, prompt_bytes, input_tokens);
         }
+    }
+
+    /// Remembers which backend made a response that may be asked for again.
+    pub fn remember_stored(&self, id: StoredId, backend: &Arc<str>) {
+        self.common.stored.remember(id, backend);
+    }
+
+    /// The route's backends that do not hold a stored response; `None` when it is not known which one does.
+    pub fn not_holding(&self, route: usize, id: StoredId) -> Option<Vec<BackendIndex>> {
+        let route = self.routes.get(route)?;
+        if route.pairs.len() == 1 {
+            return Some(Vec::new());
+        }
+        let maker = self.common.stored.maker(id)?;
+        let others: Vec<_> =
+            self.backends_of(route).filter(|(one, _, _)| *one.name() != maker).map(|(one, _, _)| one.index()).collect();
+        (others.len() < route.pairs.len()).then_some(others)
     }
 
     /// The latest decisions that are wanted, newest first; the last 1,000 are remembered.

@@ -138,7 +138,8 @@ impl LiveRoute {
         self.settings.shadow_policy
     }
 
-    pub(super) fn follows_prefixes(&self) -> bool {
+    /// Whether what backends have cached is looked at.
+    pub fn follows_prefixes(&self) -> bool {
         self.settings.prefix_affinity == PrefixAffinity::Auto
     }
 
@@ -204,6 +205,9 @@ impl Pair {
         }
         if let Some(value) = latencies.inter_token {
             windows.record(Latency::InterToken, value, now);
+        }
+        if let Some(gaps) = record.gaps.as_deref().filter(|_| record.stream) {
+            windows.record_gaps(gaps, now);
         }
         let alone = record.attempts.len() == 1;
         let whole = latencies.end_to_end.filter(|_| alone).or(record.last_attempt().map(|last| last.duration));

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::measure::gaps::GapHistogram;
 use crate::measure::objective::{Latency, Objective, Objectives};
 use crate::measure::window::LatencyWindow;
 use crate::route::snapshot::Observed;
@@ -18,18 +19,24 @@ pub(super) struct Windows {
     ttft: LatencyWindow,
     ttfo: LatencyWindow,
     itl: LatencyWindow,
+    gaps: LatencyWindow,
     e2e: LatencyWindow,
 }
 
 impl Windows {
     pub(super) fn new() -> Self {
         let window = || LatencyWindow::new(MEMORY);
-        Self { ttft: window(), ttfo: window(), itl: window(), e2e: window() }
+        Self { ttft: window(), ttfo: window(), itl: window(), gaps: window(), e2e: window() }
     }
 
     pub(super) fn record(&mut self, latency: Latency, value: Duration, now: Instant) {
-        if let Some(window) = self.window(latency) {
-            window.record(value, now);
+        self.window(latency).record(value, now);
+    }
+
+    /// Adds every gap of an answer.
+    pub(super) fn record_gaps(&mut self, gaps: &GapHistogram, now: Instant) {
+        for (gap, count) in gaps.buckets() {
+            self.gaps.record_many(gap, count, now);
         }
     }
 
@@ -41,24 +48,44 @@ impl Windows {
 
     /// What the window says at a quantile.
     pub(super) fn at(&mut self, latency: Latency, quantile: Quantile, now: Instant) -> Observed {
-        let Some(window) = self.window(latency) else { return Observed::default() };
+        let window = self.window(latency);
         let Some(estimate) = window.quantile(quantile, now) else { return Observed::default() };
         let bound = window.upper_bound(quantile, CONFIDENCE, now).map(|bound| bound.value.max(estimate.value));
         Observed { samples: estimate.samples, estimate: Some(estimate.value), bound }
     }
 
-    /// Gaps between chunks have no window here: an objective cannot be about them.
-    fn window(&mut self, latency: Latency) -> Option<&mut LatencyWindow> {
+    fn window(&mut self, latency: Latency) -> &mut LatencyWindow {
         match latency {
-            Latency::TimeToFirstToken => Some(&mut self.ttft),
-            Latency::TimeToFirstOutputToken => Some(&mut self.ttfo),
-            Latency::InterToken => Some(&mut self.itl),
-            Latency::EndToEnd => Some(&mut self.e2e),
-            Latency::InterChunk => None,
+            Latency::TimeToFirstToken => &mut self.ttft,
+            Latency::TimeToFirstOutputToken => &mut self.ttfo,
+            Latency::InterToken => &mut self.itl,
+            Latency::InterChunk => &mut self.gaps,
+            Latency::EndToEnd => &mut self.e2e,
         }
     }
 }
 
 fn promised(latency: Latency, objectives: &Objectives) -> Option<&Objective> {
     objectives.iter().find(|objective| objective.latency == latency)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, ManualClock};
+
+    #[test]
+    fn every_gap_of_an_answer_counts() {
+        let (mut windows, now) = (Windows::new(), ManualClock::new().now());
+        let mut gaps = GapHistogram::default();
+        for millis in [10; 99].into_iter().chain([500]) {
+            gaps.record(Duration::from_millis(millis));
+        }
+        windows.record_gaps(&gaps, now);
+        let seen = windows.at(Latency::InterChunk, Quantile::P50, now);
+        let within = |value: Duration| (9_900..=10_400).contains(&value.as_micros());
+        assert!(seen.samples == 100 && seen.estimate.is_some_and(within), "{seen:?}");
+        let longest = windows.at(Latency::InterChunk, Quantile::new(0.999).unwrap(), now).estimate.unwrap();
+        assert!(longest >= Duration::from_millis(500), "{longest:?}");
+    }
 }

@@ -54,6 +54,11 @@ impl LatencyWindow {
 
     /// Adds a sample.
     pub fn record(&mut self, value: Duration, now: Instant) {
+        self.record_many(value, 1, now);
+    }
+
+    /// Adds so many samples of the same value.
+    pub fn record_many(&mut self, value: Duration, count: u32, now: Instant) {
         self.advance(now);
         if self.ring.is_none() {
             let Some(total) = empty() else { return };
@@ -61,7 +66,7 @@ impl LatencyWindow {
             self.ring = Some(Box::new(Ring { epoch: now, turn: 0, slots, total }));
         }
         if let Some(ring) = &mut self.ring {
-            ring.record(value);
+            ring.record(value, count);
         }
     }
 
@@ -110,7 +115,7 @@ impl LatencyWindow {
 }
 
 impl Ring {
-    fn record(&mut self, value: Duration) {
+    fn record(&mut self, value: Duration, count: u32) {
         let units = u64::try_from(value.as_micros()).unwrap_or(u64::MAX).div_ceil(UNIT_MICROS).clamp(1, MAX_UNITS);
         let slot = slot_of(self.turn);
         let Some(place) = self.slots.get_mut(slot) else { return };
@@ -119,8 +124,8 @@ impl Ring {
         }
         let Some(histogram) = place else { return };
         // Slot and sum change together, or what is subtracted later would not have been added.
-        if histogram.record(units).is_ok() {
-            self.total.saturating_record(units);
+        if histogram.record_n(units, count).is_ok() {
+            self.total.saturating_record_n(units, count);
         }
     }
 

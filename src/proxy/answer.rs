@@ -12,7 +12,7 @@ use crate::measure::reader::StreamReader;
 use crate::measure::sieve::UsageSieve;
 use crate::wire::answer::read_answer;
 use crate::wire::error::StreamError;
-use crate::wire::{Api, FinishReason, Usage};
+use crate::wire::{Api, FinishReason, StoredId, Usage};
 
 /// Most of a whole answer that is kept to be read: token counts stand at its end.
 const CAPTURED: usize = 1 << 20;
@@ -131,6 +131,15 @@ impl Reading {
             Self::Stream { reader, .. } => reader.error().copied(),
             Self::Whole(whole) => whole.read().and_then(|answer| answer.error),
             Self::Opaque { .. } => None,
+        }
+    }
+
+    /// The name under which the backend may have stored it.
+    pub(super) fn stored(&self) -> Option<StoredId> {
+        match self {
+            Self::Stream { reader, .. } => reader.stored(),
+            Self::Whole(whole) if whole.api == Api::Responses => whole.read()?.stored,
+            Self::Whole(_) | Self::Opaque { .. } => None,
         }
     }
 

@@ -159,7 +159,7 @@ async fn once(call: &Call<'_>, fresh: bool) -> Result<Box<Answer>, Broken> {
     };
     let connected = clock.now();
     let broken = |upstream: &Upstream| if upstream.reused { Broken::Stale } else { Failure::reset().into() };
-    if upstream.send(call.head.clone(), call.body.clone()).await.is_err() {
+    if upstream.send(&call.head, &call.body).await.is_err() {
         return Err(broken(&upstream));
     }
     let sent = clock.now();

@@ -138,6 +138,9 @@ async fn settle(proxy: &Arc<Proxy>, mut exchange: Exchange, won: Won, forwarded:
     let blame = if busy { Blame::Neutral } else { forwarded.outcome.blame() };
     let started = exchange.started;
     let (mut usage, mut served) = (Usage::default(), None);
+    if let Some(id) = answer.reading.stored() {
+        exchange.fleet.remember_stored(id, &backend);
+    }
     exchange.note(|record| {
         answer.reading.report(record, started);
         usage = record.usage;

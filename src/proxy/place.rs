@@ -20,10 +20,10 @@ pub(super) async fn place(
     proxy: &Arc<Proxy>,
     exchange: &mut Exchange,
     request: &Understood,
-    excluded: &[BackendIndex],
+    (excluded, first): (&[BackendIndex], bool),
 ) -> Result<Dispatched, Refusal> {
     let now = proxy.clock.now();
-    let wait = longest_wait(exchange, request).filter(|_| excluded.is_empty());
+    let wait = longest_wait(exchange, request).filter(|_| first);
     let deadline = wait.and_then(|wait| now.checked_add(wait));
     let jumps = deadline.is_some_and(|deadline| exchange.fleet.must_wait(request.route, deadline));
     let mut reason = NoCandidate::WouldMiss { retry_after: RETRY_AFTER };
@@ -35,7 +35,7 @@ pub(super) async fn place(
     }
     let refusal = match deadline.filter(|_| is_for_now(&reason)) {
         None => refusal(&reason, &request.model),
-        Some(deadline) => match wait_for_turn(proxy, exchange, request, (now, deadline), reason).await {
+        Some(deadline) => match wait_for_turn(proxy, exchange, request, (now, deadline), (excluded, reason)).await {
             Ok(dispatched) => return Ok(dispatched),
             Err(refusal) => refusal,
         },
@@ -64,7 +64,7 @@ async fn wait_for_turn(
     exchange: &mut Exchange,
     request: &Understood,
     (since, deadline): (Instant, Instant),
-    mut reason: NoCandidate,
+    (excluded, mut reason): (&[BackendIndex], NoCandidate),
 ) -> Result<Dispatched, Refusal> {
     let Some(place) = exchange.fleet.join(request.route, deadline) else {
         return Err(queue_full(&reason));
@@ -78,7 +78,7 @@ async fn wait_for_turn(
                 return Err(Refusal::overloaded(ShedReason::Waited, message, retry_after(&reason)));
             }
             Turn::Displaced => return Err(queue_full(&reason)),
-            Turn::Try => match dispatch(proxy, waiting.exchange, request, (&[], true), proxy.clock.now()) {
+            Turn::Try => match dispatch(proxy, waiting.exchange, request, (excluded, true), proxy.clock.now()) {
                 Ok(dispatched) => return Ok(dispatched),
                 Err(other) => reason = other,
             },
@@ -118,6 +118,7 @@ fn dispatch(
         model: &request.model,
         facts: RequestFacts { waited, ..request.facts },
         needs: request.needs(),
+        prefix: request.prefix(),
         request_id: Some(&request_id),
         again,
         ..Request::default()

@@ -21,6 +21,8 @@ use crate::config::settings::Timeouts;
 use crate::fleet::{Dispatched, Fleet, NoCandidate, Request, RouteMatchResult};
 use crate::measure::exchange::Attempt;
 use crate::measure::outcome::{Blame, Outcome};
+use crate::route::snapshot::BackendIndex;
+use crate::wire::StoredId;
 
 /// A backend that was picked for a stock exchange.
 pub(super) struct Picked(Dispatched);
@@ -64,7 +66,7 @@ impl Stock {
         now: Instant,
     ) -> std::result::Result<Picked, Refusal> {
         let fleet = Arc::clone(&exchange.fleet);
-        let route = find_route(&fleet, session.req_header())?;
+        let (route, excluded) = find_route(&fleet, session.req_header())?;
         exchange.route = Some(route);
         let name = fleet.settings().routes.get(route).map(|route| Arc::clone(&route.name));
         exchange.note(|record| record.route = name);
@@ -74,7 +76,7 @@ impl Stock {
         }
         let id = exchange.request_id();
         let request = Request { request_id: Some(&id), ..Request::default() };
-        let dispatched = fleet.dispatch(route, &request, &[], now).map_err(|reason| refusal(&reason))?;
+        let dispatched = fleet.dispatch(route, &request, &excluded, now).map_err(|reason| refusal(&reason))?;
         dispatched.in_flight.sent(now);
         Ok(Picked(dispatched))
     }
@@ -231,36 +233,33 @@ impl Stock {
     }
 }
 
-/// The route that names the path; or that is the only way to a stored response.
-fn find_route(fleet: &Fleet, head: &RequestHeader) -> std::result::Result<usize, Refusal> {
+/// The route that names the path, or that leads to a stored response; and which of its backends do not hold that.
+fn find_route(fleet: &Fleet, head: &RequestHeader) -> std::result::Result<(usize, Vec<BackendIndex>), Refusal> {
     let field = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
-    if let RouteMatchResult::Found(route) = fleet.match_route(head.uri.path(), field, None) {
-        return Ok(route);
-    }
-    if !is_stored_response(head) {
-        return Err(Refusal::not_found(false));
-    }
-    // A stored response is known to the backend that made it alone, and nothing says which one that was.
-    let routes = fleet.routes_for("/v1/responses", field);
-    let settings = &fleet.settings().routes;
-    let mut backends = routes.iter().filter_map(|&route| settings.get(route)).flat_map(|route| &route.backends);
-    let first = backends.next();
-    match (routes.first(), first) {
-        (Some(&route), Some(first)) if backends.all(|other| other.0 == first.0) => Ok(route),
-        (Some(_), _) => {
-            let message = "several backends serve responses here, and only the one that made this one knows it; \
-                           keep what the answer to the POST said";
-            Err(Refusal::bad_request(400, "previous_response_unknown", message))
+    let named = match fleet.match_route(head.uri.path(), field, None) {
+        RouteMatchResult::Found(route) => Some(route),
+        _ => None,
+    };
+    let Some(id) = stored_response(head) else {
+        return named.map(|route| (route, Vec::new())).ok_or_else(|| Refusal::not_found(false));
+    };
+    let routes = named.map_or_else(|| fleet.routes_for("/v1/responses", field), |route| vec![route]);
+    let holding = routes.iter().find_map(|&route| Some((route, fleet.not_holding(route, id)?)));
+    holding.or_else(|| named.map(|route| (route, Vec::new()))).ok_or_else(|| {
+        if routes.is_empty() {
+            return Refusal::not_found(true);
         }
-        (None, _) => Err(Refusal::not_found(true)),
-    }
+        let message = "it is not known here which backend made this response; keep what the answer to the POST said";
+        Refusal::bad_request(400, "previous_response_unknown", message)
+    })
 }
 
-/// `GET` or `DELETE /v1/responses/ID`.
-fn is_stored_response(head: &RequestHeader) -> bool {
-    let id = head.uri.path().strip_prefix("/v1/responses/").unwrap_or_default();
+/// Which one `GET` or `DELETE /v1/responses/ID` asks for.
+fn stored_response(head: &RequestHeader) -> Option<StoredId> {
+    let id = head.uri.path().strip_prefix("/v1/responses/")?;
     let harmless = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
-    matches!(head.method, Method::GET | Method::DELETE) && !id.is_empty() && id.bytes().all(harmless)
+    let asks = matches!(head.method, Method::GET | Method::DELETE) && !id.is_empty() && id.bytes().all(harmless);
+    asks.then(|| StoredId::of(id.as_bytes()))
 }
 
 fn outcome_of(error: &Error) -> Outcome {

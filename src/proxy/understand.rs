@@ -16,7 +16,8 @@ use super::inspect;
 use super::refuse::Refusal;
 use crate::config::settings::Settings;
 use crate::fleet::{Needs, RouteMatchResult};
-use crate::route::snapshot::RequestFacts;
+use crate::route::prefix::{BLOCK_BYTES, Prefix};
+use crate::route::snapshot::{BackendIndex, RequestFacts};
 use crate::wire::Api;
 use crate::wire::request::{RequestReading, splice};
 
@@ -28,7 +29,10 @@ pub(super) struct Understood {
     pub(super) body: Bytes,
     _held: Held,
     pub(super) route: usize,
+    /// Backends of the route that cannot serve it, because they lack what it continues.
+    pub(super) excluded: Vec<BackendIndex>,
     pub(super) facts: RequestFacts,
+    blocks: Blocks,
     /// The body as it goes to a backend that knows the model by the client's name for it.
     pub(super) outgoing: Bytes,
     pub(super) asked_for_usage: bool,
@@ -38,10 +42,23 @@ pub(super) struct Understood {
 }
 
 impl Understood {
+    /// The blocks of its prompt.
+    pub(super) fn prefix(&self) -> Prefix<'_> {
+        Prefix { blocks: &self.blocks.names, block_tokens: self.blocks.tokens }
+    }
+
     pub(super) fn needs(&self) -> Needs {
         let features = self.reading.features;
         Needs { tools: features.tools, vision: features.vision, structured_output: features.structured_output }
     }
+}
+
+/// The blocks of a prompt, each named by a hash.
+#[derive(Debug, Default)]
+struct Blocks {
+    names: Vec<u64>,
+    /// Estimated tokens of one.
+    tokens: f64,
 }
 
 /// Reads the body and finds out what is asked, of which route.
@@ -75,8 +92,9 @@ pub(super) async fn understand(
     };
     let client = session.req_header().clone();
     let route = find_route(exchange, &client, &model)?;
-    continuable(&settings, route, &reading)?;
+    let excluded = not_continuing(exchange, route, &reading)?;
     let facts = facts(exchange, &settings, route, &client, &reading, &model);
+    let blocks = name_blocks(proxy, exchange, route, (&reading, &whole.bytes, &model));
     let usage = if reading.stream && api.has_choices() { reading.ask_for_usage() } else { None };
     let outgoing = match &usage {
         Some(edit) => Bytes::from(splice(&whole.bytes, std::slice::from_ref(edit))),
@@ -88,7 +106,9 @@ pub(super) async fn understand(
         api,
         model,
         route,
+        excluded,
         facts,
+        blocks,
         outgoing,
         asked_for_usage: usage.is_some(),
         forwarded: inspect::forwarded(session, &settings, &client.headers),
@@ -116,15 +136,14 @@ fn find_route(exchange: &mut Exchange, client: &RequestHeader, model: &str) -> R
     Ok(route)
 }
 
-/// A stored response is known to the backend that made it alone, and nothing says which one that was.
-fn continuable(settings: &Settings, route: usize, reading: &RequestReading) -> Result<(), Refusal> {
-    let several = settings.routes.get(route).is_some_and(|route| route.backends.len() > 1);
-    if reading.previous_response_id.is_none() || !several {
-        return Ok(());
-    }
-    let message = "this route has several backends, and only the one that made the response knows it; \
-                   send the whole conversation instead";
-    Err(Refusal::bad_request(400, "previous_response_unknown", message).about(Some("previous_response_id")))
+/// A stored response is known to the backend that made it alone.
+fn not_continuing(exchange: &Exchange, route: usize, reading: &RequestReading) -> Result<Vec<BackendIndex>, Refusal> {
+    let Some(previous) = reading.previous_response else { return Ok(Vec::new()) };
+    exchange.fleet.not_holding(route, previous).ok_or_else(|| {
+        let message = "it is not known here which backend made this response, and only that one can continue it; \
+                       send the whole conversation instead";
+        Refusal::bad_request(400, "previous_response_unknown", message).about(Some("previous_response_id"))
+    })
 }
 
 fn facts(
@@ -147,4 +166,27 @@ fn facts(
         objectives,
         ..RequestFacts::default()
     }
+}
+
+/// Names the blocks of the prompt, once per request, and notes how long that took. A prompt without a whole block, and a
+/// route that does not look at prefixes, cost nothing.
+fn name_blocks(
+    proxy: &Proxy,
+    exchange: &mut Exchange,
+    route: usize,
+    (reading, body, model): (&RequestReading, &[u8], &str),
+) -> Blocks {
+    let fleet = Arc::clone(&exchange.fleet);
+    let wanted = fleet.routes().get(route).is_some_and(|route| route.follows_prefixes());
+    if !wanted || reading.prompt_bytes < BLOCK_BYTES as u64 {
+        return Blocks::default();
+    }
+    let began = proxy.clock.now();
+    let (mut hasher, mut names) = (fleet.block_hasher(model), Vec::new());
+    reading.prompt_text.feed(body, |part| hasher.write(part, &mut names));
+    let took = proxy.clock.now().saturating_duration_since(began);
+    exchange.note(|record| record.phases.hash = took);
+    #[allow(clippy::cast_precision_loss, reason = "a few hundred tokens")]
+    let tokens = fleet.estimate_tokens(model, BLOCK_BYTES as u64) as f64;
+    Blocks { names, tokens }
 }

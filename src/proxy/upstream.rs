@@ -105,15 +105,15 @@ impl Upstream {
     }
 
     /// Sends the whole request.
-    pub(super) async fn send(&mut self, head: Box<RequestHeader>, body: Bytes) -> Result<()> {
+    pub(super) async fn send(&mut self, head: &RequestHeader, body: &Bytes) -> Result<()> {
         match self.session()? {
             Session::Plain(connection) => {
-                connection.send(&head, &body).await.or_err(ErrorType::WriteError, "to a backend")
+                connection.send(head, body).await.or_err(ErrorType::WriteError, "to a backend")
             }
             Session::Pingora(session) => {
-                session.write_request_header(head).await?;
+                session.write_request_header(Box::new(head.clone())).await?;
                 if !body.is_empty() {
-                    session.write_request_body(body, true).await?;
+                    session.write_request_body(body.clone(), true).await?;
                 }
                 session.finish_request_body().await
             }

@@ -18,7 +18,6 @@ use crate::config::settings::Route;
 use crate::fleet::{Dispatched, InFlight};
 use crate::measure::exchange::Attempt;
 use crate::measure::outcome::{Blame, Outcome};
-use crate::route::snapshot::BackendIndex;
 use crate::wire::request::{Edit, splice};
 
 /// An answer the client may be shown, and whom it comes from.
@@ -41,11 +40,12 @@ pub(super) async fn win(
     route: &Route,
     total_deadline: Instant,
 ) -> Result<Won, Turned> {
-    let mut excluded: Vec<BackendIndex> = Vec::new();
+    let mut excluded = request.excluded.clone();
+    let mut tries = 0_u32;
     let mut last: Option<Refusal> = None;
     let mut permit = None;
     loop {
-        let dispatched = match place(proxy, exchange, request, &excluded).await {
+        let dispatched = match place(proxy, exchange, request, (&excluded, tries == 0)).await {
             Ok(dispatched) => dispatched,
             Err(refusal) => return Err(last.unwrap_or(refusal).into()),
         };
@@ -54,7 +54,7 @@ pub(super) async fn win(
             Ok(won) => return Ok(won),
             Err(failed) => failed,
         };
-        let tries = u32::try_from(excluded.len()).unwrap_or(u32::MAX).saturating_add(1);
+        tries = tries.saturating_add(1);
         let may =
             failure.cause.is_some_and(|cause| route.retry.causes.contains(&cause)) && tries < route.retry.attempts;
         let backend = exchange.fleet.backends().get(index.0).map_or("", |backend| shown(route, backend.name()));

@@ -4,7 +4,7 @@ use super::chunk::read_choice;
 use super::error::{ErrorFields, StreamError};
 use super::json::{Kind, Malformed, Scanner, name_buffer};
 use super::responses::ResponseObject;
-use super::{Api, FinishReason, Usage};
+use super::{Api, FinishReason, StoredId, Usage};
 
 /// What an unstreamed answer says about itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct Answer {
     pub content: bool,
     /// Choices in the answer.
     pub choices: u32,
+    /// The response's name (responses).
+    pub stored: Option<StoredId>,
 }
 
 /// Reads a whole body.
@@ -48,6 +50,7 @@ pub fn read_answer(api: Api, body: &[u8]) -> Result<Answer, Malformed> {
     scanner.end()?;
     if api == Api::Responses {
         answer.content = response.output;
+        answer.stored = response.stored;
         answer.finish_reason = response.reason.or(response.status).map(super::chunk::finish_of);
         errors.present |= answer.finish_reason == Some(FinishReason::Failed);
     }

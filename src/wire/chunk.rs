@@ -5,7 +5,7 @@
 
 use super::error::{ErrorFields, StreamError};
 use super::json::{Malformed, Scanner, Text, name_buffer};
-use super::{Api, FinishReason, Usage};
+use super::{Api, FinishReason, StoredId, Usage};
 
 /// Choices told apart; those beyond share the last place.
 pub const MAX_CHOICES: usize = 16;
@@ -83,6 +83,8 @@ pub struct ChunkReading {
     pub error: Option<StreamError>,
     /// The API's own end.
     pub done: bool,
+    /// The response's name (responses).
+    pub stored: Option<StoredId>,
     role: bool,
 }
 

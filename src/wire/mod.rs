@@ -12,9 +12,11 @@ pub mod json;
 mod messages;
 pub mod request;
 mod responses;
+mod stored;
 mod usage;
 
 pub use finish::FinishReason;
+pub use stored::StoredId;
 pub use usage::Usage;
 
 /// The APIs that are measured and routed.

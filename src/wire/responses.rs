@@ -3,7 +3,7 @@
 use super::chunk::{ChoiceReading, ChunkReading, finish_of, not_empty};
 use super::error::ErrorFields;
 use super::json::{Malformed, Scanner, Text, name_buffer};
-use super::{FinishReason, Usage};
+use super::{FinishReason, StoredId, Usage};
 
 /// What the event's type says about it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -44,6 +44,7 @@ pub(super) fn read<'a>(
         ..ChoiceReading::default()
     };
     reading.repeats = repeats;
+    reading.stored = response.stored;
     match kind {
         b"response.completed" | b"response.incomplete" => {
             reading.done = true;
@@ -79,6 +80,8 @@ pub(super) struct ResponseObject<'a> {
     pub(super) status: Option<Text<'a>>,
     /// `incomplete_details.reason`.
     pub(super) reason: Option<Text<'a>>,
+    /// Under which name it may be stored.
+    pub(super) stored: Option<StoredId>,
     /// Whether `output` has any element.
     pub(super) output: bool,
 }
@@ -96,6 +99,7 @@ impl<'a> ResponseObject<'a> {
         key: &[u8],
     ) -> Result<(), Malformed> {
         match key {
+            b"id" => self.stored = scanner.text()?.map(|id| StoredId::of(id.raw())),
             b"usage" => self.usage = Usage::read(scanner)?,
             b"status" => self.status = scanner.text()?,
             b"error" => errors.read(scanner)?,

@@ -5,7 +5,7 @@ use headway::measure::outcome::Outcome;
 use crate::support::backend::{Scripted, Step, send};
 use crate::support::client::End;
 use crate::support::headway::{Headway, Setup};
-use crate::support::texts::{LAST, chunk, post, post_with, with_fields};
+use crate::support::texts::{LAST, answer, chunk, post, post_with, with_fields};
 
 const PATH: &str = "/v1/audio/speech";
 
@@ -126,6 +126,35 @@ async fn a_stored_response_is_asked_of_the_only_backend() {
         assert_eq!(headway.exchange(stored(method, id)).await.status, 404, "{method} {id}");
     }
     assert_eq!(backend.count(), 2);
+}
+
+#[tokio::test]
+async fn a_stored_response_is_asked_of_the_backend_that_made_it() {
+    let whole = r#"{"id":"resp_2","object":"response","status":"completed","output":[{"type":"message"}]}"#;
+    let events = "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"id\":\"resp_1\"}}\n\n\
+                  event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"a\"}\n\n\
+                  event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{\"id\":\"resp_1\"}}\n\n";
+    let other = Scripted::start(with_fields("404 Not Found", "", "{}")).await;
+    let maker = Scripted::start(with_fields("200 OK", "", whole)).await;
+    let setup = Setup::default().backend("maker", &maker, "").backend("other", &other, "");
+    let headway = setup.route("policy: least_in_flight").start().await;
+    maker.next(answer(events));
+    // Only the first may choose; until it has answered at the maker, it is asked again.
+    while maker.count() == 0 {
+        headway.post("/v1/responses", r#"{"model":"m","stream":true,"input":"a"}"#).await;
+    }
+    for (previous, next) in [("resp_1", "resp_2"), ("resp_2", "resp_2")] {
+        let (asked, before) = (other.count(), maker.count());
+        for _ in 0..4 {
+            let body = format!(r#"{{"model":"m","input":"b","previous_response_id":"{previous}"}}"#);
+            let reply = headway.post("/v1/responses", &body).await;
+            assert!(reply.status == 200 && reply.text().contains(next), "{reply:?}");
+            assert_eq!(headway.exchange(stored("GET", previous)).await.status, 200);
+        }
+        assert_eq!((other.count(), maker.count()), (asked, before + 8), "{previous}");
+    }
+    let unknown = headway.post("/v1/responses", r#"{"model":"m","input":"b","previous_response_id":"resp_9"}"#).await;
+    assert_eq!((unknown.status, &*unknown.error_code()), (400, "previous_response_unknown"));
 }
 
 #[tokio::test]

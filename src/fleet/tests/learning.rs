@@ -10,7 +10,7 @@ use crate::units::Quantile;
 use crate::wire::Usage;
 
 /// A streamed exchange that one backend completed.
-fn completed(backend: &str, ttft: Duration) -> ExchangeRecord {
+pub(super) fn completed(backend: &str, ttft: Duration) -> ExchangeRecord {
     let attempt = Attempt {
         backend: backend.into(),
         profile: None,

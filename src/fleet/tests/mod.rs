@@ -1,6 +1,8 @@
 //! The fleet without sockets: dispatching, guards, ejection, generations.
 
+mod deciding;
 mod learning;
+mod waiting;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

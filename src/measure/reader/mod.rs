@@ -12,7 +12,7 @@ use crate::measure::sse::{SseDecoder, SseEvent};
 use crate::measure::timeline::{ChoiceClock, Stamp, Timeline};
 use crate::wire::chunk::{ChunkKind, ChunkReading, read_chunk};
 use crate::wire::error::StreamError;
-use crate::wire::{Api, FinishReason, Usage};
+use crate::wire::{Api, FinishReason, StoredId, Usage};
 
 /// Marks of one read; beyond it, events are no longer told apart, and so not removed.
 const MAX_MARKS: usize = 64;
@@ -60,6 +60,7 @@ struct Progress {
     malformed: u64,
     /// Kinds whose deltas were seen, so that a text repeated whole is not content.
     deltas: [bool; 3],
+    stored: Option<StoredId>,
 }
 
 impl StreamReader {
@@ -80,6 +81,7 @@ impl StreamReader {
                 any_finish: false,
                 malformed: 0,
                 deltas: [false; 3],
+                stored: None,
             },
             marks: Vec::new(),
             ended: None,
@@ -260,6 +262,12 @@ impl StreamReader {
         self.decoder.comments()
     }
 
+    /// The name under which the answer may be stored (responses).
+    #[must_use]
+    pub fn stored(&self) -> Option<StoredId> {
+        self.progress.stored
+    }
+
     /// The instants, with the events they were seen in.
     #[must_use]
     pub fn timeline(&self) -> &Timeline {
@@ -305,6 +313,7 @@ impl Progress {
         }
         self.any_finish |= reading.choices().iter().any(|choice| choice.finish.is_some());
         self.error = self.error.or(reading.error);
+        self.stored = self.stored.or(reading.stored);
         if reading.done {
             self.done_marker |= reading.choices().is_empty();
             self.end_seen |= !self.api.has_choices();

@@ -88,13 +88,12 @@ impl BackendModel {
 
     /// The first token of a stream came. Later calls, and calls for what is not streamed, change nothing.
     pub fn first_token(&mut self, ticket: &mut Ticket, now: Instant) {
-        if !ticket.stream || std::mem::replace(&mut ticket.first_token, true) {
+        let old = ticket.books != self.books;
+        if old || !ticket.stream || std::mem::replace(&mut ticket.first_token, true) {
             return;
         }
         let now = self.moment(now);
-        if ticket.books == self.books {
-            self.load.first_token(ticket.id, &mut ticket.load, now);
-        }
+        self.load.first_token(ticket.id, &mut ticket.load, now);
         let actual = now.since(ticket.sent);
         let lateness = (actual.max(LEAST) / ticket.ttft).ln();
         self.ttft_bounds.observe(lateness - ticket.ttft_bias, self.tuning.calibration_step);
@@ -123,8 +122,10 @@ impl BackendModel {
     /// So many more tokens of a stream came, at this mean gap: to be called every 16 gaps.
     pub fn tokens(&mut self, ticket: &mut Ticket, count: u32, mean_gap: Duration, now: Instant) {
         self.counted(ticket, count, now);
-        self.learn_gap(mean_gap.as_secs_f64(), ticket.probe, 1.0, self.moment(now));
-        ticket.sampled = true;
+        if ticket.books == self.books {
+            self.learn_gap(mean_gap.as_secs_f64(), ticket.probe, 1.0, self.moment(now));
+            ticket.sampled = true;
+        }
     }
 
     /// So many more tokens of a stream came, at the client's pace: they fill the cache and teach nothing.
@@ -149,8 +150,12 @@ impl BackendModel {
     }
 
     fn end(&mut self, ticket: &Ticket, how: How, now: Moment) {
-        if ticket.books == self.books {
-            self.load.ended(ticket.id, &ticket.load, ticket.stream && ticket.first_token);
+        if ticket.books != self.books {
+            return;
+        }
+        self.load.ended(ticket.id, &ticket.load, ticket.stream && ticket.first_token);
+        if ticket.stream && !ticket.first_token {
+            self.waited_in_vain(ticket, now);
         }
         if let How::Completed { output_tokens, mean_gap, paced_by_client: false } = how {
             if ticket.stream {
@@ -160,6 +165,18 @@ impl BackendModel {
             }
         }
         self.probing.over(ticket.id);
+    }
+
+    /// A stream ended without a token. Where it had waited for longer than its bound, its first token would have come
+    /// later still: less is not known, and that much is believed.
+    fn waited_in_vain(&mut self, ticket: &Ticket, now: Moment) {
+        let lateness = (now.since(ticket.sent).max(LEAST) / ticket.ttft).ln();
+        let bound = self.ttft_bounds.factor(ticket.alphas.ttft).ln();
+        if self.tuning.censored_evidence && lateness - ticket.ttft_bias > bound {
+            self.ttft_bounds.observe(lateness - ticket.ttft_bias, self.tuning.calibration_step);
+            self.ttft_bias.learn(lateness, self.tuning.bias_gain, BIAS_RANGE);
+            self.observed = self.observed.max(now);
+        }
     }
 
     fn streamed(&mut self, ticket: &Ticket, output_tokens: Option<u64>, mean_gap: Option<Duration>, now: Moment) {

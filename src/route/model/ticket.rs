@@ -15,7 +15,7 @@ use crate::route::snapshot::RouteSlot;
 #[must_use = "the load of a request is taken off the books only by `ended`"]
 pub struct Ticket {
     pub(super) id: u64,
-    /// Books are opened anew when a backend is ejected; a ticket of old books moves nothing.
+    /// Books are opened anew when a backend is ejected; a ticket of old books moves and teaches nothing.
     pub(super) books: u64,
     pub(super) route: RouteSlot,
     pub(super) stream: bool,

@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use super::pair::{Alphas, PairModel};
-use super::{Asking, BackendModel, features};
+use super::{Asking, BackendModel, features, slot};
 use crate::route::load::Load;
 use crate::route::moment::Moment;
 use crate::route::predict::Features;
@@ -205,10 +205,9 @@ impl BackendModel {
         if !self.tuning.residents_guard {
             return None;
         }
-        let mut least: Option<f64> = None;
-        for pair in
-            self.pairs.iter().enumerate().filter(|(slot, _)| *slot != route.0).filter_map(|(_, pair)| pair.as_ref())
-        {
+        let (own, mut least) = (slot(route), None::<f64>);
+        let others = self.pairs.iter().enumerate().filter(|(slot, _)| *slot != own);
+        for pair in others.filter_map(|(_, pair)| pair.as_ref()) {
             if let Some(itl) = pair.promised_itl.filter(|itl| least.is_none_or(|least| *itl < least))
                 && pair.arrivals.reaches(RESIDENT, now)
             {

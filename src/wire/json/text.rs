@@ -22,6 +22,12 @@ impl<'a> Text<'a> {
         Self { raw, escaped }
     }
 
+    /// A string that was scanned before, by the bytes between its quotes.
+    #[must_use]
+    pub fn scanned(raw: &'a [u8]) -> Self {
+        Self { raw, escaped: memchr::memchr(b'\\', raw).is_some() }
+    }
+
     /// Whether there is no character at all.
     #[inline]
     #[must_use]
@@ -80,8 +86,8 @@ impl<'a> Text<'a> {
         buffer.get(..len).filter(|_| fits).unwrap_or_default()
     }
 
-    /// Feeds the text piece by piece. The form was checked when it was scanned.
-    fn unescape(&self, mut sink: impl FnMut(&[u8])) {
+    /// Feeds the text piece by piece, unescaped. The form was checked when it was scanned.
+    pub fn unescape(&self, mut sink: impl FnMut(&[u8])) {
         let mut rest = self.raw;
         while let Some(at) = memchr::memchr(b'\\', rest) {
             let (plain, escape) = rest.split_at(at);

@@ -4,14 +4,16 @@
 //! and every other byte stays, so a field headway has never heard of reaches the backend as it was written.
 
 mod prompt;
+mod prompt_text;
 mod splice;
 
 use std::ops::Range;
 
 use self::prompt::Prompt;
+pub use self::prompt_text::PromptText;
 pub use self::splice::{Edit, splice};
-use super::Api;
 use super::json::{Kind, Malformed, Scanner, name_buffer, push_string};
+use super::{Api, StoredId};
 
 /// Why a body is not a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -100,10 +102,12 @@ pub struct RequestReading {
     pub include_usage: IncludeUsage,
     /// Bytes of message text, data URLs excluded.
     pub prompt_bytes: u64,
+    /// Where that text stands in the body.
+    pub prompt_text: PromptText,
     /// What the backend must be able to do.
     pub features: Features,
     /// `previous_response_id` of the responses API: only the backend that gave it knows it.
-    pub previous_response_id: Option<String>,
+    pub previous_response: Option<StoredId>,
 }
 
 impl RequestReading {
@@ -164,8 +168,9 @@ impl Reader {
             max_tokens: None,
             include_usage: IncludeUsage::NoOptions { at: 0, others: false },
             prompt_bytes: 0,
+            prompt_text: PromptText::default(),
             features: Features::default(),
-            previous_response_id: None,
+            previous_response: None,
         };
         Self { api, reading, max_completion_tokens: None }
     }
@@ -229,7 +234,7 @@ impl Reader {
             }
             b"stream_options" if self.api.has_choices() => self.stream_options(scanner),
             b"previous_response_id" if self.api == Api::Responses => {
-                self.reading.previous_response_id = scanner.text()?.map(|id| id.to_owned_string());
+                self.reading.previous_response = scanner.text()?.map(|id| StoredId::of(id.raw()));
                 Ok(())
             }
             _ => self.feature_or_prompt(scanner, key),
@@ -311,6 +316,7 @@ impl Reader {
                 let mut prompt = Prompt::default();
                 prompt.value(scanner)?;
                 self.reading.prompt_bytes = self.reading.prompt_bytes.saturating_add(prompt.bytes);
+                self.reading.prompt_text.append(&mut prompt.text);
                 features.vision |= prompt.vision;
             }
             _ => {}

@@ -1,5 +1,6 @@
 //! The size of a prompt: bytes of text in messages, and whether there is more than text.
 
+use super::prompt_text::PromptText;
 use crate::wire::json::{Kind, Malformed, Scanner, Text, name_buffer};
 
 /// A prompt of token ids counts this many bytes for each, so that it weighs like text.
@@ -10,6 +11,8 @@ const BYTES_PER_TOKEN_ID: u64 = 4;
 pub(super) struct Prompt {
     /// Bytes of text, unescaped; data URLs excluded.
     pub(super) bytes: u64,
+    /// Where it stands, roles included.
+    pub(super) text: PromptText,
     /// Whether there is an image or a video.
     pub(super) vision: bool,
 }
@@ -20,7 +23,7 @@ impl Prompt {
         match scanner.peek()? {
             Kind::String => {
                 if let Some(text) = scanner.text()? {
-                    self.text(text);
+                    self.take(&text, scanner.offset());
                 }
                 Ok(())
             }
@@ -43,6 +46,12 @@ impl Prompt {
                 self.vision = true;
                 scanner.skip()
             }
+            b"role" => {
+                if let Some(role) = scanner.text()? {
+                    self.text.add(&role, scanner.offset());
+                }
+                Ok(())
+            }
             b"type" => {
                 let kind = scanner.text()?;
                 self.vision |= kind.is_some_and(|kind| matches!(kind.raw(), b"image" | b"input_image"));
@@ -52,8 +61,9 @@ impl Prompt {
         }
     }
 
-    fn text(&mut self, text: Text<'_>) {
+    fn take(&mut self, text: &Text<'_>, after: usize) {
         if !text.raw().starts_with(b"data:") {
+            self.text.add(text, after);
             self.bytes = self.bytes.saturating_add(text.unescaped_len() as u64);
         }
     }

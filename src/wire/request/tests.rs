@@ -45,7 +45,7 @@ fn each_dialect_has_its_own_prompt_and_limit() {
     let triton = read(Api::GenerateStream, r#"{"text_input":"abcd","max_tokens":7}"#);
     assert_eq!((triton.stream, triton.prompt_bytes, triton.max_tokens), (true, 4, Some(7)));
     let responses = read(Api::Responses, r#"{"max_output_tokens":5,"max_tokens":9,"previous_response_id":"resp_1"}"#);
-    assert_eq!((responses.max_tokens, responses.previous_response_id.as_deref()), (Some(5), Some("resp_1")));
+    assert_eq!((responses.max_tokens, responses.previous_response), (Some(5), Some(StoredId::of(b"resp_1"))));
     assert!(
         read(Api::Messages, r#"{"messages":[{"content":[{"type":"image","source":{"data":"AA"}}]}]}"#).features.vision
     );
@@ -169,4 +169,23 @@ proptest! {
             let _ = RequestReading::read(api, &sample[..cut.index(sample.len())]);
         }
     }
+}
+
+#[track_caller]
+fn check_text(api: Api, body: &str, expected: &str) {
+    let mut text = Vec::new();
+    read(api, body).prompt_text.feed(body.as_bytes(), |part| text.extend_from_slice(part));
+    assert_eq!(String::from_utf8(text).unwrap(), expected.replace('|', "\u{1f}"), "{body}");
+}
+
+#[test]
+fn the_text_of_a_prompt_is_canonical_however_it_is_written() {
+    let expected = "system|été|user|a\nb|";
+    let plain = r#"{"messages":[{"role":"system","content":"été"},{"role":"user","content":"a\nb"}]}"#;
+    let escaped = r#"{"n":1, "messages" : [{"role":"system","content":"\u00e9t\u00e9"},
+        {"role":"user","content":[{"type":"text","text":"a\u000ab"},{"type":"image_url","image_url":{"url":"data:x"}}]}]}"#;
+    check_text(Api::Chat, plain, expected);
+    check_text(Api::Chat, escaped, expected);
+    check_text(Api::Completions, r#"{"prompt":["abc","data:d","e"],"suffix":"f"}"#, "abc|e|");
+    check_text(Api::Messages, r#"{"system":"ab","messages":[{"role":"user","content":"cd"}]}"#, "ab|user|cd|");
 }

@@ -1,0 +1,199 @@
+//! What the fleet does with decisions: sheds, shadows, explains, remembers.
+
+use super::*;
+use crate::measure::exchange::Attempt;
+use crate::measure::objective::{Latency, Objective, Verdicts};
+use crate::measure::outcome::Outcome;
+use crate::route::admission::OnOverload;
+use crate::route::decision::{Reason, TurnedAway};
+use crate::route::prefix::Prefix;
+use crate::route::price::Price;
+use crate::units::Quantile;
+
+/// A promise that no model keeps.
+fn hopeless() -> Objectives {
+    let threshold = Duration::from_millis(1);
+    let ttft = Objective { latency: Latency::TimeToFirstToken, quantile: Quantile::P95, threshold };
+    Objectives { ttft: Some(ttft), ..Objectives::default() }
+}
+
+/// One route over `a` and `b`, both proven.
+fn routed(change: impl Fn(&mut Route), now: Instant) -> Fleet {
+    let mut one = route("r", &[0, 1]);
+    one.policy = PolicyKind::CheapestWithinSlo;
+    change(&mut one);
+    let priced =
+        |name, per_gpu_hour| Backend { price: Some(Price::PerGpuHour { per_gpu_hour, gpus: 1 }), ..backend(name) };
+    let fleet = Fleet::new(settings(vec![priced("a", 4.0), priced("b", 2.0)], vec![one]), now).unwrap();
+    fleet.backends().iter().for_each(|one| one.shared.checked(CheckOutcome::Passed, now));
+    for other in [1, 0] {
+        for _ in 0..20 {
+            let mut given = fleet.dispatch(0, &request("m"), &[BackendIndex(other)], now).unwrap();
+            given.in_flight.first_token(now + SECOND / 5);
+            (1..40).for_each(|token| given.in_flight.tokens(1, now + SECOND / 5 + SECOND / 50 * token));
+            let served = Served { output_tokens: Some(40), mean_gap: Some(SECOND / 50) };
+            given.in_flight.served(&served, now + SECOND);
+        }
+    }
+    fleet
+}
+
+fn promising(objectives: Objectives) -> Request<'static> {
+    let mut asked = request("m");
+    asked.facts.objectives = objectives;
+    asked
+}
+
+#[test]
+fn a_route_that_sheds_says_when_to_come_back_and_counts_nothing_in() {
+    let now = now();
+    let fleet = routed(|route| route.on_overload = OnOverload::Shed, now);
+    let refused = fleet.dispatch(0, &promising(hopeless()), &[], now).unwrap_err();
+    let NoCandidate::WouldMiss { retry_after } = refused else { panic!("{refused:?}") };
+    assert!((SECOND..=SECOND * 60).contains(&retry_after));
+    let last = fleet.decisions(1, |_| true).pop().unwrap();
+    assert!(matches!(last.verdict.turned_away, Some(TurnedAway::Shed { .. })) && last.verdict.chosen.is_none());
+    assert_eq!(last.candidates.len(), 2);
+    check_idle(&fleet);
+    fleet.dispatch(0, &promising(Objectives::default()), &[], now).unwrap();
+}
+
+#[test]
+fn a_route_that_sacrifices_serves_what_is_doomed_and_says_so() {
+    let now = now();
+    let fleet = routed(|route| route.on_overload = OnOverload::Sacrifice, now);
+    let given = fleet.dispatch(0, &promising(hopeless()), &[], now).unwrap();
+    assert_eq!((given.summary.reason, given.summary.feasible), ("sacrifice", false));
+}
+
+#[test]
+fn a_decision_is_remembered_with_what_happened_then() {
+    let now = now();
+    let fleet = routed(|_| {}, now);
+    let id: Arc<str> = "req-7".into();
+    let asked = Request { request_id: Some(&id), ..promising(Objectives::default()) };
+    let given = fleet.dispatch(0, &asked, &[], now).unwrap();
+    let of_request = || fleet.decisions(9, |one| one.request_id.as_deref() == Some("req-7"));
+    assert_eq!((of_request().len(), of_request()[0].happened), (1, None));
+    let mut record = learning::completed(given.backend.name(), SECOND / 4);
+    record.attempts[0].decision = Some(given.summary.number);
+    record.verdicts = Verdicts { ttft: Some(false), itl: None, e2e: None };
+    let failed = Attempt { outcome: Outcome::ConnectFailed, decision: Some(1), ..record.attempts[0].clone() };
+    record.attempts.insert(0, failed);
+    fleet.record(&record, now);
+    let happened = of_request()[0].happened.unwrap();
+    assert_eq!((happened.outcome, happened.ttft, happened.kept), (Outcome::Complete, Some(SECOND / 4), Some(false)));
+    let first = fleet.decisions(usize::MAX, |one| one.number == 1).pop().unwrap();
+    assert_eq!(first.happened.unwrap().outcome, Outcome::ConnectFailed, "each try has its own decision");
+    let numbers: Vec<_> = fleet.decisions(3, |_| true).iter().map(|one| one.number).collect();
+    assert_eq!(numbers, [41, 40, 39], "newest first");
+}
+
+#[test]
+fn a_decision_that_was_forgotten_is_not_taken_for_another() {
+    let now = now();
+    let fleet = routed(|_| {}, now);
+    (0..decisions::REMEMBERED).for_each(|_| drop(send(&fleet, now)));
+    let mut record = learning::completed("a", SECOND);
+    record.attempts[0].decision = Some(5);
+    fleet.record(&record, now);
+    assert!(fleet.decisions(usize::MAX, |one| one.happened.is_some()).is_empty());
+    assert_eq!(fleet.decisions(usize::MAX, |_| true).len(), decisions::REMEMBERED);
+}
+
+#[test]
+fn an_explanation_is_what_would_be_decided_and_changes_nothing() {
+    let now = now();
+    let fleet = routed(|route| route.shadow_policy = Some(PolicyKind::LeastInFlight), now);
+    let asked = promising(Objectives::default());
+    let before = fleet.decisions(usize::MAX, |_| true).len();
+    let explained = fleet.explain("r", &asked, now).unwrap();
+    assert_eq!((explained.candidates.len(), explained.refused), (2, None));
+    assert!(explained.shadow.is_some_and(|shadow| matches!(shadow.chosen, Some((_, Reason::LeastInFlight)))));
+    check_idle(&fleet);
+    assert_eq!(fleet.decisions(usize::MAX, |_| true).len(), before);
+    let given = fleet.dispatch(0, &asked, &[], now).unwrap();
+    assert_eq!(Some(given.index), explained.verdict.chosen.map(|(index, _)| index));
+    assert_eq!(fleet.explain("r", &request("other"), now).unwrap().refused, Some(NoCandidate::NoSuchModel));
+    assert!(fleet.explain("none", &asked, now).is_none());
+}
+
+#[test]
+fn a_shadow_decides_on_the_same_snapshot_serves_nothing_and_is_counted() {
+    let now = now();
+    let fleet = routed(
+        |route| {
+            route.policy = PolicyKind::LeastInFlight;
+            route.shadow_policy = Some(PolicyKind::CheapestWithinSlo);
+        },
+        now,
+    );
+    let before = fleet.shadows().iter().flat_map(|one| one.choices.iter().flatten()).sum::<u64>();
+    let held: Vec<_> = (0..10).map(|_| send(&fleet, now)).collect();
+    assert_eq!(fleet.backends().iter().map(|one| one.in_flight()).collect::<Vec<_>>(), [5, 5]);
+    let figures = fleet.shadows();
+    assert_eq!(figures.iter().flat_map(|one| one.choices.iter().flatten()).sum::<u64>() - before, 10);
+    let cheap = figures.iter().find(|one| one.backend.as_deref() == Some("b")).unwrap();
+    let [differs, agrees] = cheap.choices.map(|row| row.iter().sum::<u64>());
+    assert!(differs >= 4 && agrees >= 4 && cheap.cost > 0.0, "{figures:?}");
+    assert!(fleet.decisions(1, |_| true)[0].shadow.is_some());
+    drop(held);
+    check_idle(&fleet);
+}
+
+#[test]
+fn a_prompt_whose_beginning_was_sent_somewhere_is_shorter_there() {
+    let now = now();
+    let fleet = routed(|_| {}, now);
+    let blocks = [1, 2, 3];
+    let prefix = Prefix { blocks: &blocks, block_tokens: 500.0 };
+    let mut asked = Request { prefix, ..promising(Objectives::default()) };
+    asked.facts.input_tokens = 1_600;
+    drop(fleet.dispatch(0, &asked, &[BackendIndex(1)], now).unwrap());
+    let cached = |fleet: &Fleet| {
+        let explained = fleet.explain("r", &asked, now).unwrap();
+        explained.candidates.iter().map(|(_, one)| one.prefix_tokens).collect::<Vec<_>>()
+    };
+    assert_eq!(cached(&fleet), [1_500.0, 0.0]);
+    let off = |mut settings: Settings| {
+        settings.routes =
+            vec![Arc::new(Route { prefix_affinity: PrefixAffinity::Off, ..(*settings.routes[0]).clone() })];
+        Arc::new(settings)
+    };
+    let without = fleet.rebuilt(off((**fleet.settings()).clone()), now).unwrap();
+    assert_eq!(cached(&without), [0.0, 0.0]);
+}
+
+#[test]
+fn a_backend_that_is_ejected_or_fails_opens_new_books_and_keeps_what_was_learned() {
+    let now = now();
+    let fleet = routed(|_| {}, now);
+    let shared = &fleet.backends()[0].shared;
+    let samples = || shared.model().learned().ttft.samples;
+    let held = fleet.dispatch(0, &request("m"), &[BackendIndex(1)], now).unwrap();
+    let learned = samples();
+    assert!(learned >= 20 && shared.model().load().in_flight() == 1);
+    shared.checked(CheckOutcome::Unreachable, now);
+    assert_eq!((shared.model().load().own(), fleet.backends()[0].in_flight()), (Load::default(), 1));
+    shared.checked(CheckOutcome::Passed, now);
+    drop(held);
+    assert_eq!(samples(), learned);
+    check_idle(&fleet);
+}
+
+#[test]
+fn what_was_learned_survives_a_reload_and_goes_with_a_backend_that_is_another() {
+    let now = now();
+    let fleet = routed(|_| {}, now);
+    let mut changed = (**fleet.settings()).clone();
+    let mut moved = backend("b");
+    moved.url.port = 1;
+    changed.backends[1] = Arc::new(moved);
+    let new = fleet.rebuilt(Arc::new(changed), now).unwrap();
+    let samples = |fleet: &Fleet| {
+        fleet.backends().iter().map(|one| one.shared.model().learned().ttft.samples).collect::<Vec<_>>()
+    };
+    let (old, new_samples) = (samples(&fleet), samples(&new));
+    assert_eq!((new_samples[0], new_samples[1]), (old[0], 0));
+    assert!(old[0] >= 20);
+}
