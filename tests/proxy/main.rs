@@ -15,6 +15,7 @@ mod answers;
 mod commit;
 mod failover;
 mod headers;
+mod learned;
 mod midstream;
 mod oddities;
 mod privacy;
