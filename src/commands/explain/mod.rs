@@ -78,7 +78,7 @@ fn question(args: &ExplainArgs) -> String {
     let mut path = format!("/api/v1/explain?route={}", ask::encoded(args.route.as_deref().unwrap_or_default()));
     let numbers = [("input_tokens", args.input_tokens), ("max_tokens", args.max_tokens)];
     for (name, number) in numbers.into_iter().filter_map(|(name, number)| Some((name, number?))) {
-        path.push_str(&format!("&{name}={number}"));
+        path.extend(["&", name, "=", &number.to_string()]);
     }
     if args.unstreamed {
         path.push_str("&stream=false");
