@@ -260,6 +260,11 @@ impl LiveBackend {
         super::models::serves(&self.settings, &self.shared.discovered.load(), model)
     }
 
+    /// Learns what an active check found, from whoever checked.
+    pub fn checked(&self, outcome: CheckOutcome, now: Instant) {
+        self.shared.checked(outcome, now);
+    }
+
     /// Whether it could take a request now, room apart.
     pub fn usable(&self) -> bool {
         self.shared.admission() == Admission::Open

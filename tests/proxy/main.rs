@@ -18,6 +18,7 @@ mod headers;
 mod learned;
 mod midstream;
 mod oddities;
+mod overload;
 mod privacy;
 mod refusals;
 mod simulated;
