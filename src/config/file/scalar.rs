@@ -169,7 +169,7 @@ pub(super) fn date(text: &str) -> Result<&str, Wrong> {
     let (day, time) = text.split_once('T').map_or((text, None), |(day, time)| (day, Some(time)));
     let numbers = |text: &str, separator: char, most: [u32; 3]| {
         let mut parts = text.split(separator);
-        let mut fits = |most: &u32| {
+        let fits = |most: &u32| {
             parts.next().is_some_and(|part| part.len() >= 2 && part.parse().is_ok_and(|n: u32| n <= *most))
         };
         most.iter().all(fits) && parts.next().is_none()
