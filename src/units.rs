@@ -27,7 +27,16 @@ pub enum ParseError {
         /// A text that would have been right.
         example: &'static str,
     },
+    /// A duration that no clock can be moved by.
+    #[error("`{text}` is longer than ten years; for no bound in practice, `365d` will do")]
+    TooLong {
+        /// What was written.
+        text: String,
+    },
 }
+
+/// The longest duration that may be written: an instant plus this is an instant.
+const LONGEST: Duration = Duration::from_secs(10 * 366 * 86_400);
 
 /// A share of a distribution, strictly between 0 and 1: `p95` is 0.95.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
@@ -99,6 +108,9 @@ pub fn parse_duration(text: &str) -> Result<Duration, ParseError> {
         total = total.checked_add(part).ok_or_else(malformed)?;
         rest = after.trim_start();
         parts += 1;
+    }
+    if total > LONGEST {
+        return Err(ParseError::TooLong { text: text.to_owned() });
     }
     if parts == 0 { Err(malformed()) } else { Ok(total) }
 }
@@ -229,6 +241,7 @@ mod tests {
         let error = parse_duration("300").expect_err("no unit").to_string();
         assert!(error.contains("`300ms`"), "{error}");
         assert!(parse_size("32").expect_err("no unit").to_string().contains("MiB"));
+        assert!(parse_duration("4000d").expect_err("no clock goes so far").to_string().contains("ten years"));
         for bad in ["", "ms", "3 parsecs", "1s2", "-1s", "1e3s", "∞"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, Parser};
 use headway::cli::Cli;
@@ -71,15 +71,16 @@ fn every_outcome_and_every_command_is_explained() {
     }
 }
 
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
+}
+
 #[test]
 fn every_code_of_a_refused_request_is_explained_and_no_other() {
     let mut known = BTreeSet::new();
-    for file in fs::read_dir(root().join("src/proxy")).unwrap() {
-        let path = file.unwrap().path();
-        if path.is_dir() {
-            continue;
-        }
-        let source: String = fs::read_to_string(path).unwrap().split_whitespace().collect();
+    for file in files_below(&root().join("src/proxy")) {
+        let source: String = fs::read_to_string(file).unwrap().split_whitespace().collect();
         let source = source.split("#[cfg(test)]").next().unwrap();
         for call in source.split("Refusal::bad_request(").chain(source.split("Self::bad_request(")).skip(1) {
             known.extend(
@@ -87,7 +88,7 @@ fn every_code_of_a_refused_request_is_explained_and_no_other() {
             );
         }
     }
-    known.extend(["not_found", "model_not_found"].map(str::to_owned));
+    known.extend(["not_found", "model_not_found", "malformed_request"].map(str::to_owned));
     let text = readme();
     let table = text.split("| `code` | status | cause |").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap();
     let explained = first_column(table).into_iter().map(str::to_owned).collect();

@@ -91,6 +91,22 @@ impl Core {
     }
 }
 
+impl Core {
+    /// Ends what still runs, with a last word to each client and a record of each exchange.
+    async fn end_now(&self) {
+        self.lifecycle.cut();
+        let _ = tokio::time::timeout(LAST_WORDS, self.lifecycle.idle()).await;
+        self.close().await;
+    }
+
+    /// Writes what the logs still hold.
+    async fn close(&self) {
+        tracing::info!(cut_off = self.lifecycle.active(), "ended");
+        let telemetry = Arc::clone(&self.telemetry);
+        let _ = tokio::task::spawn_blocking(move || telemetry.close(LOG_PATIENCE)).await;
+    }
+}
+
 impl Server {
     /// Binds everything and starts it on the current runtime.
     ///
@@ -196,8 +212,7 @@ impl Server {
         }
         self.background.send_replace(true);
         let _ = tokio::time::timeout(LAST_STATE, self.keeping).await;
-        let telemetry = Arc::clone(&self.core.telemetry);
-        let _ = tokio::task::spawn_blocking(move || telemetry.close(LOG_PATIENCE)).await;
+        self.core.close().await;
     }
 }
 
@@ -265,13 +280,18 @@ async fn serve(args: &ServeArgs, loaded: Loaded) -> anyhow::Result<ExitCode> {
     signals.until_asked_to_end(&server.core, &reloader).await;
     let shutdown = reloader.current().shutdown.clone();
     tracing::info!(active = server.active(), "draining");
+    let core = Arc::clone(&server.core);
     let ending = async {
         tokio::time::sleep(shutdown.pre_drain).await;
         server.end(shutdown.drain).await;
     };
     tokio::select! {
         () = ending => Ok(ExitCode::SUCCESS),
-        code = signals.at_once() => Ok(code),
+        status = signals.at_once() => {
+            tracing::warn!(active = core.lifecycle.active(), "asked a second time: ending what still runs");
+            core.end_now().await;
+            Ok(status)
+        }
     }
 }
 

@@ -132,6 +132,8 @@ pub(super) struct Shared {
     pub(super) latest: ArcSwap<Backend>,
     pub(super) in_flight: AtomicU32,
     pub(super) streaming: AtomicU32,
+    /// Of those in flight, the ones that wait for their clients: the backend owes them nothing now.
+    pub(super) excused: AtomicU32,
     pub(super) output_tokens: AtomicU64,
     progress: AtomicU64,
     /// Microseconds since `base` at which a token of any stream last came.
@@ -288,6 +290,7 @@ impl Shared {
             latest: ArcSwap::new(settings),
             in_flight: AtomicU32::new(0),
             streaming: AtomicU32::new(0),
+            excused: AtomicU32::new(0),
             output_tokens: AtomicU64::new(0),
             progress: AtomicU64::new(0),
             token_at: AtomicU64::new(0),
@@ -325,7 +328,9 @@ impl Shared {
 
     /// What it would make of a request, by what is known of it now.
     pub(super) fn outlook(&self, asking: &Asking<'_>, now: Instant) -> Outlook {
-        let token_at = self.base + Duration::from_micros(self.token_at.load(Ordering::Relaxed));
+        // Streams that wait for their clients alone do not stand still for the backend's sake.
+        let seen = self.base + Duration::from_micros(self.token_at.load(Ordering::Relaxed));
+        let token_at = if self.is_owing() { seen } else { now };
         let mut model = self.model();
         model.progressed(token_at);
         model.outlook(asking, now)
@@ -388,10 +393,19 @@ impl Shared {
     /// A request was sent that is counted in already: the clock of the watchdog starts with the first that is owed an
     /// answer, and with the first that is owed a stream.
     pub(super) fn owes(&self, stream: bool, now: Instant) {
-        let first = self.in_flight.load(Ordering::Relaxed) <= 1;
+        let first = self.owing() <= 1;
         if first || (stream && self.streaming.load(Ordering::Relaxed) <= 1) {
             self.progressed(now);
         }
+    }
+
+    fn owing(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed).saturating_sub(self.excused.load(Ordering::Relaxed))
+    }
+
+    /// Whether it owes any answer.
+    pub(super) fn is_owing(&self) -> bool {
+        self.owing() > 0
     }
 
     /// When a byte last came from it, or it began to owe one.

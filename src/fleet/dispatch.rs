@@ -223,6 +223,7 @@ impl Fleet {
             counts: Arc::clone(&route.counts),
             line: Arc::clone(&self.common.line),
             stream,
+            excused: false,
             probe: shared.sent(),
             ticket: Some(ticket),
             pace: Pace::default(),

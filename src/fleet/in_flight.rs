@@ -24,6 +24,8 @@ pub struct InFlight {
     pub(super) stream: bool,
     /// Whether the breaker waits for this one's end.
     pub(super) probe: bool,
+    /// Whether the backend owes it nothing now.
+    pub(super) excused: bool,
     /// What the backend's model knows of it; taken when it ends.
     pub(super) ticket: Option<Ticket>,
     pub(super) pace: Pace,
@@ -50,6 +52,22 @@ impl InFlight {
     /// Bytes came from the backend, of whatever kind. One relaxed store.
     pub fn progressed(&self, now: Instant) {
         self.backend.shared.progressed(now);
+    }
+
+    /// The backend owes nothing now: its answer is over, or it is not listened to because the client is slow. Its
+    /// silence is not its fault.
+    pub fn excuse(&mut self) {
+        if !std::mem::replace(&mut self.excused, true) {
+            self.backend.shared.excused.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// The backend is listened to again.
+    pub fn listen(&mut self, now: Instant) {
+        if std::mem::take(&mut self.excused) {
+            self.progressed(now);
+            lower(&self.backend.shared.excused);
+        }
     }
 
     /// The first token of a stream came.
@@ -129,6 +147,9 @@ impl Drop for InFlight {
         shared.output_tokens.fetch_add(self.pace.rest().into(), Ordering::Relaxed);
         if self.probe {
             shared.probe_lost();
+        }
+        if self.excused {
+            lower(&shared.excused);
         }
         if self.stream {
             lower(&shared.streaming);

@@ -24,7 +24,7 @@ impl Fleet {
     }
 
     fn stalled(&self, backend: &LiveBackend, now: Instant) -> bool {
-        if backend.in_flight() == 0 {
+        if !backend.shared.is_owing() {
             return false;
         }
         let silence = now.saturating_duration_since(backend.shared.last_progress());

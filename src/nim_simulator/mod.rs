@@ -104,7 +104,7 @@ impl SimulatorOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum SimulatorError {
     /// The address is taken or not ours.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}")]
     Bind {
         /// Where it was to listen.
         address: SocketAddr,

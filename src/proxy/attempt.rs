@@ -23,6 +23,9 @@ use crate::wire::error::{StreamError, read_error};
 /// Most that is held back before the first token; beyond it the answer is shown.
 const HELD: usize = 64 * 1024;
 
+/// A kept connection that had died in silence says so within so long of being used.
+const STALE_WITHIN: Duration = Duration::from_secs(1);
+
 /// How long the body of a refusal is waited for: it may say that a queue is full, but nobody should wait for it.
 const REFUSAL_BODY: Duration = Duration::from_secs(1);
 
@@ -166,7 +169,9 @@ async fn once(call: &Call<'_>, fresh: bool) -> Result<Box<Answer>, Broken> {
     if let Err(mut error) = upstream.read_head().await {
         // Only a connection that died in silence had been dead before; nonsense is an answer.
         error.retry.decide_reuse(upstream.reused);
-        return Err(if error.retry() { broken(&upstream) } else { Failure::reset().into() });
+        // One that worked on the request for a while and then died had not been dead before.
+        let at_once = clock.now().saturating_duration_since(sent) < STALE_WITHIN;
+        return Err(if error.retry() && at_once { broken(&upstream) } else { Failure::reset().into() });
     }
     let now = clock.now();
     (call.progressed)(now);

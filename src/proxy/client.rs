@@ -5,7 +5,7 @@ use std::time::Duration;
 use pingora_core::ErrorType;
 use pingora_core::protocols::http::server::Session;
 
-/// Most bytes that a client may send too early, before it is taken for one that left.
+/// Most bytes that are read of what a client sends too early.
 pub(super) const TOO_EARLY: usize = 4 * 1024;
 
 /// How long, and how much, the rest of a refused body is read.
@@ -13,7 +13,8 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 64 << 20;
 
 /// Waits until the client leaves. What it sends too early would be its next request, which is not waited for: those
-/// bytes are dropped, and the connection ends with this response.
+/// bytes are dropped, and the connection ends with this response. Beyond a bound nothing is read any more, and that the
+/// client has left shows when it is written to.
 pub(super) async fn gone(session: &mut Session) {
     for _ in 0..TOO_EARLY {
         match session.read_body_or_idle(true).await {
@@ -21,6 +22,7 @@ pub(super) async fn gone(session: &mut Session) {
             _ => return,
         }
     }
+    std::future::pending::<()>().await;
 }
 
 /// Reads what is left of a refused request's body: closing the connection on it would destroy the refusal before the

@@ -16,6 +16,7 @@ use super::forward::forward;
 use super::headers;
 use super::inference::{Downstream, turn_away};
 use super::refuse::{Refusal, shown};
+use super::stream;
 use super::win::Won;
 use crate::config::settings::{Route, Settings};
 use crate::fleet::Served;
@@ -125,7 +126,10 @@ async fn end_downstream(session: &mut Session, forwarded: &Forwarded, backend: &
         // failed connection and ask again. h2 tells nobody when a frame is out, so this is a pause, not a proof.
         tokio::time::sleep(BEFORE_RESET).await;
     }
-    session.shutdown().await;
+    match session.stream() {
+        Some(stream) if session.req_header().version == Version::HTTP_10 => stream::reset_on_close(stream),
+        _ => session.shutdown().await,
+    }
     Downstream::Close
 }
 

@@ -15,6 +15,7 @@ use pingora_core::protocols::http::server::Session;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio::task::coop::unconstrained;
 use tokio::time::Sleep;
 
 use super::client::TOO_EARLY;
@@ -102,8 +103,7 @@ impl Pump {
             } else {
                 self.flow.block()
             };
-            // A backend that always has more would keep this loop from ever looking further.
-            if let Some(stop) = self.flow.overdue() {
+            if let Some(stop) = self.flow.must_stop() {
                 return Poll::Ready(Err(stop));
             }
             if !listens || self.poll_read(cx).is_pending() {
@@ -133,8 +133,10 @@ impl Pump {
             self.stalled = None;
             if piece.is_sent() {
                 self.flow.wrote(piece.body.len());
-                self.flow.unblock();
                 self.piece = None;
+                if self.flow.unblock() {
+                    self.timer.as_mut().reset(self.flow.next_deadline().into());
+                }
             }
         }
     }
@@ -150,9 +152,10 @@ impl Pump {
     /// Looks whether the client has left; what it says too early is dropped.
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Result<(), Stop> {
         let mut heard = [0; 512];
-        while self.client.poll_read_ready(cx).is_ready() {
+        // Beyond the bound its bytes stay where they are; that it has left then shows when it is written to.
+        while self.early < TOO_EARLY && self.client.poll_read_ready(cx).is_ready() {
             match self.client.try_read(&mut heard) {
-                Ok(bytes @ 1..) if self.early + bytes <= TOO_EARLY => self.early += bytes,
+                Ok(bytes @ 1..) => self.early += bytes,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Ok(_) | Err(_) => return Err(Stop::ClientGone),
             }
@@ -177,13 +180,13 @@ impl Pump {
 
     /// Registers once: every stream waits on the same signal, whose lock is not for every event.
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> Result<(), Stop> {
-        if !self.watched || *self.flow.terms.cut.borrow() {
+        if !self.watched {
+            // Without budget the signal would not be asked, and would never wake this task.
             self.watched = true;
-            if self.cut.as_mut().poll(cx).is_ready() {
-                return Err(Stop::Drained);
-            }
+            let mut cut = unconstrained(self.cut.as_mut());
+            let _ = Pin::new(&mut cut).poll(cx);
         }
-        Ok(())
+        self.flow.must_stop().map_or(Ok(()), Err)
     }
 }
 

@@ -149,10 +149,12 @@ impl Flow {
             Ok(None) => {
                 answer.reading.finish(true, now, enqueue);
                 answer.ended = Some(true);
+                in_flight.excuse();
             }
             Err(_) => {
                 answer.reading.finish(false, now, enqueue);
                 answer.ended = Some(false);
+                in_flight.excuse();
             }
         }
         if let (0, Some(at)) = (before, answer.reading.first_token_at()) {
@@ -194,6 +196,10 @@ impl Flow {
         let full = self.queued >= QUEUED;
         let (_, unheard) = self.blocked.get_or_insert_with(|| (self.terms.clock.now(), false));
         *unheard |= full;
+        if full {
+            // That the backend says nothing now is the client's doing.
+            self.won.in_flight.excuse();
+        }
         if full && !self.backpressured {
             self.backpressured = true;
             self.won.answer.reading.suspend_gaps();
@@ -207,16 +213,20 @@ impl Flow {
         self.blocked.is_some()
     }
 
-    /// The client takes bytes again.
-    pub(super) fn unblock(&mut self) {
-        let Some((since, unheard)) = self.blocked.take() else { return };
+    /// The client takes bytes again; answers whether it had not.
+    pub(super) fn unblock(&mut self) -> bool {
+        let Some((since, unheard)) = self.blocked.take() else { return false };
         let now = self.terms.clock.now();
         self.latest = now;
         self.backpressure += now.saturating_duration_since(since);
         if unheard {
             // The backend was not listened to for a while: that silence is not its fault.
             self.last_read = self.last_read.max(now);
+            if !self.ended() {
+                self.won.in_flight.listen(now);
+            }
         }
+        true
     }
 
     /// The instant at which a timer could next have passed.
@@ -233,10 +243,10 @@ impl Flow {
         self.won.first_token_deadline.filter(|_| waits)
     }
 
-    /// The timer that had passed at the latest read, of those that no byte moves: a backend that always has more keeps
-    /// a pump from looking at its clock.
-    pub(super) fn overdue(&self) -> Option<Stop> {
-        self.overdue_at(self.latest)
+    /// Why the pump must stop although bytes still move: a backend that always has more keeps a pump from waiting on
+    /// anything else. Looks at the latest read's instant, not at the clock.
+    pub(super) fn must_stop(&self) -> Option<Stop> {
+        self.overdue_at(self.latest).or_else(|| self.terms.cut.borrow().then_some(Stop::Drained))
     }
 
     fn overdue_at(&self, now: Instant) -> Option<Stop> {
@@ -257,8 +267,8 @@ impl Flow {
             return Ok(self.terms.total_deadline);
         }
         if self.is_blocked() {
-            // The client is waited for, not the backend.
-            return Ok((now + self.terms.timeouts.idle).min(self.terms.total_deadline));
+            // The client is waited for, not the backend; the timer is set anew when it takes bytes again.
+            return Ok(self.terms.total_deadline);
         }
         if now >= self.last_read + self.terms.timeouts.idle {
             return Err(Stop::Timeout(Outcome::IdleTimeout));

@@ -39,17 +39,15 @@ async fn pump(session: &mut Session, flow: &mut Flow) -> Result<(), Stop> {
     let mut timer = pin!(tokio::time::sleep_until(flow.next_deadline().into()));
     loop {
         while let Some(bytes) = flow.next_write() {
-            write(session, flow, bytes).await?;
+            if write(session, flow, bytes).await? {
+                timer.as_mut().reset(flow.next_deadline().into());
+            }
         }
         if flow.ended() {
             return Ok(());
         }
-        // A backend that always has more would keep the select from ever looking at its other branches.
-        if let Some(stop) = flow.overdue() {
+        if let Some(stop) = flow.must_stop() {
             return Err(stop);
-        }
-        if *cut.borrow() {
-            return Err(Stop::Drained);
         }
         tokio::select! {
             biased;
@@ -74,19 +72,19 @@ async fn read_now(flow: &mut Flow) -> Option<pingora_core::Result<Option<Bytes>>
     poll_once(read.as_mut()).await
 }
 
-/// Writes one piece; goes on reading while the client does not take it.
-async fn write(session: &mut Session, flow: &mut Flow, bytes: Bytes) -> Result<(), Stop> {
+/// Writes one piece; goes on reading while the client does not take it. Answers whether it had to wait.
+async fn write(session: &mut Session, flow: &mut Flow, bytes: Bytes) -> Result<bool, Stop> {
     let length = bytes.len();
     let mut write = pin!(session.write_response_body(bytes, false));
-    let written = match poll_once(write.as_mut()).await {
-        Some(written) => written,
-        None => write_slowly(flow, write).await?,
+    let (written, waited) = match poll_once(write.as_mut()).await {
+        Some(written) => (written, false),
+        None => (write_slowly(flow, write).await?, true),
     };
     if written.is_err() {
         return Err(Stop::ClientGone);
     }
     flow.wrote(length);
-    Ok(())
+    Ok(waited)
 }
 
 async fn write_slowly<T>(flow: &mut Flow, mut write: Pin<&mut impl Future<Output = T>>) -> Result<T, Stop> {

@@ -53,6 +53,22 @@ pub(super) fn plan(head: &RequestHeader, limits: &Limits) -> Result<Plan, Refusa
     }
 }
 
+/// A length beside a transfer coding is how requests are smuggled, <https://www.rfc-editor.org/rfc/rfc9112#section-6.1>.
+/// pingora takes the length away, so it is looked for in the bytes of the head.
+pub(super) fn one_framing(session: &Session) -> Result<(), Refusal> {
+    let coded = session.req_header().headers.contains_key("transfer-encoding");
+    let Some(h1) = session.as_http1().filter(|_| coded) else { return Ok(()) };
+    let head = h1.get_headers_raw_bytes().to_ascii_lowercase();
+    let field = |line: &[u8]| {
+        line.strip_prefix(b"content-length").is_some_and(|rest| rest.trim_ascii_start().starts_with(b":"))
+    };
+    if head.split(|byte| *byte == b'\n').any(field) {
+        let message = "a request has Content-Length or Transfer-Encoding, not both";
+        return Err(Refusal::bad_request(400, "malformed_body", message));
+    }
+    Ok(())
+}
+
 /// pingora itself allows 256 fields and 1 MiB.
 fn bounded(head: &RequestHeader, limits: &Limits) -> Result<(), Refusal> {
     let too_large = |message: String| Err(Refusal::bad_request(431, "headers_too_large", message));

@@ -31,34 +31,34 @@ struct Idle {
 impl Pool {
     /// The connection that was used last and is still good.
     pub(super) fn take(&self, address: SocketAddr, now: Instant) -> Option<TcpStream> {
-        let mut idle = self.lock();
-        let queue = idle.get_mut(&address)?;
-        while let Some(Idle { stream, since }) = queue.pop_back() {
+        // Sockets are looked at, and closed, apart from the lock.
+        loop {
+            let Idle { stream, since } = self.lock().get_mut(&address)?.pop_back()?;
             if now.saturating_duration_since(since) < KEPT_IDLE && is_quiet(&stream) {
                 return Some(stream);
             }
         }
-        None
     }
 
     /// Keeps a connection whose response is complete.
     pub(super) fn put(&self, address: SocketAddr, stream: TcpStream, now: Instant) {
         let mut idle = self.lock();
         let queue = idle.entry(address).or_default();
-        if queue.len() >= MOST_PER_ADDRESS {
-            queue.pop_front();
-        }
+        let evicted = if queue.len() >= MOST_PER_ADDRESS { queue.pop_front() } else { None };
         queue.push_back(Idle { stream, since: now });
+        drop(idle);
+        drop(evicted);
     }
 
     /// Closes what has been idle for too long, and forgets addresses without connections.
     pub(super) fn sweep(&self, now: Instant) {
+        let mut old = Vec::new();
         self.lock().retain(|_, queue| {
-            while queue.front().is_some_and(|idle| now.saturating_duration_since(idle.since) >= KEPT_IDLE) {
-                queue.pop_front();
-            }
+            let aged = queue.iter().take_while(|idle| now.saturating_duration_since(idle.since) >= KEPT_IDLE).count();
+            old.extend(queue.drain(..aged));
             !queue.is_empty()
         });
+        drop(old);
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, VecDeque<Idle>>> {

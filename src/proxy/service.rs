@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::Version;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -58,11 +59,16 @@ impl Service {
     async fn handle(&self, session: &mut Session, request_id: Arc<str>, begun: &AtomicBool) -> Next {
         let proxy = &self.0;
         let now = proxy.clock.now();
-        session.set_keepalive(Some(KEEP_ALIVE));
+        // An older client that did not ask for it reads until the connection ends.
+        if session.req_header().version != Version::HTTP_10 {
+            session.set_keepalive(Some(KEEP_ALIVE));
+        }
         let mut exchange = Exchange::new(proxy, request_id, now);
         begun.store(true, Ordering::Relaxed);
         let down = &mut session.downstream_session;
-        match inspect::plan(down.req_header(), &exchange.fleet.settings().limits) {
+        let plan = inspect::one_framing(down)
+            .and_then(|()| inspect::plan(down.req_header(), &exchange.fleet.settings().limits));
+        match plan {
             Ok(Plan::Inference { api, model }) => Next::Over(inference::serve(proxy, down, exchange, api, model).await),
             Ok(Plan::Models) => Next::Over(models::serve(down, exchange).await),
             Ok(Plan::Other) => match Stock::dispatch(&mut exchange, down, now) {

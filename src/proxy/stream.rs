@@ -20,6 +20,7 @@ use pingora_core::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, IO, Peek, Shutdown, SocketDigest, Ssl, Stream,
     TimingDigest, UniqueID, UniqueIDType,
 };
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
@@ -31,6 +32,11 @@ const GATHERED: usize = 4 * 1024;
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\ncontent-length: 146\r\n\
 x-should-retry: false\r\nconnection: close\r\n\r\n\
 {\"error\":{\"message\":\"the request head did not arrive in time\",\"type\":\"invalid_request_error\",\"param\":null,\"code\":\"request_timeout\"}}               ";
+
+/// What a client is told whose head pingora refuses: it cannot be read, or it asks for a tunnel.
+const MALFORMED: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: 167\r\n\
+x-should-retry: false\r\nconnection: close\r\n\r\n\
+{\"error\":{\"message\":\"the request head cannot be read, or asks for something no endpoint does\",\"type\":\"invalid_request_error\",\"param\":null,\"code\":\"malformed_request\"}}\n";
 
 /// The client connection preface of HTTP/2, <https://www.rfc-editor.org/rfc/rfc9113#section-3.4>.
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -61,6 +67,12 @@ impl Plain {
             return None;
         }
         self.tcp.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn reset_on_close(&self) {
+        if let Some(tcp) = &*self.tcp.lock().unwrap_or_else(PoisonError::into_inner) {
+            let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
+        }
     }
 
     fn give_back(&self, tcp: TcpStream) {
@@ -191,6 +203,7 @@ pub(super) struct ClientStream<S> {
     deadline: Option<Pin<Box<Sleep>>>,
     /// Bytes of HTTP/2's preface still to come; 0 on a connection that speaks HTTP/1.1.
     preface: usize,
+    h2: bool,
 }
 
 /// Nothing is due: a body or a response is under way.
@@ -199,19 +212,20 @@ const BUSY: u8 = 0;
 const IDLE: u8 = 1;
 /// A head has begun and must be complete in time.
 const HEAD: u8 = 2;
-/// It was not; whatever else arrives is worthless.
-const OVERDUE: u8 = 3;
+/// It was not, or was no head, and the client has been told: whatever else arrives or is written is worthless.
+const OVER: u8 = 3;
 
 impl<S> ClientStream<S> {
     /// A fresh connection: its first head must be complete `within` that time.
     pub(super) fn new(inner: S, within: Duration) -> Self {
-        Self { inner, phase: AtomicU8::new(HEAD), within, deadline: None, preface: 0 }
+        Self { inner, phase: AtomicU8::new(HEAD), within, deadline: None, preface: 0, h2: false }
     }
 
     /// The connection speaks HTTP/2: what must come in time is the preface, since heads come one per stream, and
     /// nothing says to the connection when one is complete.
     pub(super) fn speaks_h2(&mut self) {
         self.preface = H2_PREFACE.len();
+        self.h2 = true;
     }
 
     /// The head is complete.
@@ -240,6 +254,14 @@ pub(super) fn await_next_head(stream: &Stream) {
         Some(Either::Plain(plain)) => plain.await_next_head(),
         Some(Either::Tls(tls)) => tls.await_next_head(),
         None => {}
+    }
+}
+
+/// Lets the connection's close be a reset: where a body ends with its connection, nothing else tells a broken one from a
+/// whole one. Over TLS the missing `close_notify` says the same.
+pub(super) fn reset_on_close(stream: &Stream) {
+    if let Some(Either::Plain(plain)) = concrete(stream) {
+        plain.inner.reset_on_close();
     }
 }
 
@@ -280,7 +302,7 @@ impl<S: IO> ClientStream<S> {
     fn head_overdue(&mut self, cx: &mut Context<'_>) -> bool {
         match self.phase.load(Ordering::Relaxed) {
             HEAD => {}
-            OVERDUE => return true,
+            OVER => return true,
             _ => {
                 self.deadline = None;
                 return false;
@@ -291,12 +313,30 @@ impl<S: IO> ClientStream<S> {
         if deadline.as_mut().poll(cx).is_pending() {
             return false;
         }
-        self.phase.store(OVERDUE, Ordering::Relaxed);
         if self.preface == 0 {
-            let _ = Pin::new(&mut self.inner).poll_write(cx, TOO_SLOW);
-            let _ = Pin::new(&mut self.inner).poll_flush(cx);
+            self.tell(TOO_SLOW, cx);
+        } else {
+            self.phase.store(OVER, Ordering::Relaxed);
         }
         true
+    }
+
+    /// The connection's last words, if the socket takes them at once.
+    fn tell(&mut self, words: &[u8], cx: &mut Context<'_>) {
+        self.phase.store(OVER, Ordering::Relaxed);
+        let _ = Pin::new(&mut self.inner).poll_write(cx, words);
+        let _ = Pin::new(&mut self.inner).poll_flush(cx);
+    }
+
+    /// Whether what is written now would be pingora's own refusal of a head, which is said in our words instead.
+    fn refuses_head(&mut self, cx: &mut Context<'_>) -> bool {
+        match self.phase.load(Ordering::Relaxed) {
+            HEAD if !self.h2 => {
+                self.tell(MALFORMED, cx);
+                true
+            }
+            phase => phase == OVER,
+        }
     }
 }
 
@@ -323,7 +363,11 @@ impl<S: IO> AsyncRead for ClientStream<S> {
 
 impl<S: IO> AsyncWrite for ClientStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write(cx, buf)
+        let this = self.get_mut();
+        if this.refuses_head(cx) {
+            return Poll::Ready(Ok(buf.len()));
+        }
+        Pin::new(&mut this.inner).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -331,7 +375,11 @@ impl<S: IO> AsyncWrite for ClientStream<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        if this.refuses_head(cx) {
+            return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
+        }
+        Pin::new(&mut this.inner).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {

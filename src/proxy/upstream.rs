@@ -180,14 +180,14 @@ impl Upstream {
     }
 }
 
-/// In pingora's words, and its box: only a connection that ended may have been dead before it was used.
+/// In pingora's words, and its box: only a connection that ended in silence may have been dead before it was used.
 #[allow(clippy::unnecessary_box_returns, reason = "pingora's results hold boxed errors")]
 fn broken(error: ReadError) -> Box<Error> {
-    let kind = match error {
-        ReadError::Closed(_) => ErrorType::ConnectionClosed,
-        ReadError::Malformed(_) => ErrorType::InvalidHTTPHeader,
+    let (kind, retry) = match error {
+        ReadError::Closed { silent: true, .. } => (ErrorType::ConnectionClosed, RetryType::ReusedOnly),
+        ReadError::Closed { .. } => (ErrorType::ConnectionClosed, RetryType::Decided(false)),
+        ReadError::Malformed(_) => (ErrorType::InvalidHTTPHeader, RetryType::Decided(false)),
     };
-    let retry = if kind == ErrorType::ConnectionClosed { RetryType::ReusedOnly } else { RetryType::Decided(false) };
     let mut error = Error::because(kind, "while reading from a backend", error);
     error.retry = retry;
     error

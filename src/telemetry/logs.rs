@@ -84,7 +84,9 @@ fn targets(level: Level) -> Targets {
         Level::Debug => LevelFilter::DEBUG,
         Level::Trace => LevelFilter::TRACE,
     };
-    Targets::new().with_target("headway", own).with_default(own.min(LevelFilter::WARN))
+    // Anybody who connects and says half a head would write a line of pingora's at the level of an error.
+    let proxy = ("pingora_proxy", LevelFilter::OFF);
+    Targets::new().with_targets([("headway", own), proxy]).with_default(own.min(LevelFilter::WARN))
 }
 
 fn bridged(level: Level) -> log::LevelFilter {

@@ -3,6 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
+use tokio::io::AsyncReadExt;
+
 use crate::support::backend::{Backend, DONE, Script, stream, token};
 use crate::support::client::{self, PATH, chat, read_reply, read_until, request, send};
 use crate::support::h2_client::Connection;
@@ -132,10 +135,33 @@ async fn what_the_drain_cuts_off_leaves_its_record() {
 }
 
 #[tokio::test]
+async fn a_stream_whose_next_bytes_are_always_there_is_cut_too() {
+    let again = Bytes::from(token("again").repeat(100));
+    let endless = Backend::start(Script::pieces(vec![again; 500_000], "text/event-stream")).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("access.log");
+    let rest = format!("shutdown: {{ drain: 300ms }}\ntelemetry: {{ access_log: {{ path: \"{}\" }} }}", log.display());
+    let text = config(&[backend("m", endless.address)], "", &rest);
+    let (mut process, data, _) = Process::serving(&file(&folder, &text)).await;
+    let mut stream = send(data, &request("endless", &chat("m"))).await;
+    read_until(&mut stream, "again").await;
+    process.signal("TERM");
+    let mut sink = vec![0; 1 << 16];
+    patiently("the end of an endless stream", async { while let Ok(1..) = stream.read(&mut sink).await {} }).await;
+    assert_eq!(process.code().await, Some(0));
+    let lines = std::fs::read_to_string(&log).expect("a log");
+    assert!(lines.contains("\"endless\"") && lines.contains("\"outcome\":\"drained\""), "{lines}");
+}
+
+#[tokio::test]
 async fn a_second_signal_ends_it_at_once() {
     for (second, code) in [("TERM", 0), ("INT", 130)] {
-        let backend = Backend::start(Script::events(&[token("first")], false)).await;
-        let (mut process, data, _, _folder) = serving(&backend, "drain: 10m").await;
+        let waiting = Backend::start(Script::events(&[token("first")], false)).await;
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = folder.path().join("access.log");
+        let rest = format!("telemetry: {{ access_log: {{ path: \"{}\" }} }}", log.display());
+        let text = config(&[backend("m", waiting.address)], "", &rest);
+        let (mut process, data, _) = Process::serving(&file(&folder, &text)).await;
         let mut h1 = send(data, &request("h1", &chat("m"))).await;
         read_until(&mut h1, "first").await;
         process.signal("TERM");
@@ -143,6 +169,9 @@ async fn a_second_signal_ends_it_at_once() {
         assert!(!process.has_ended());
         process.signal(second);
         assert_eq!(process.code().await, Some(code), "after {second}");
+        assert!(read_reply(&mut h1).await.text.contains("\"code\":\"drained\""));
+        let lines = std::fs::read_to_string(&log).expect("a log");
+        assert!(lines.contains("\"outcome\":\"drained\"") && lines.contains("\"backend\":\"m\""), "{lines}");
     }
 }
 

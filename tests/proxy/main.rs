@@ -13,6 +13,7 @@ mod support;
 
 mod answers;
 mod commit;
+mod connections;
 mod failover;
 mod headers;
 mod learned;

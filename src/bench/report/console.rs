@@ -28,15 +28,16 @@ impl Table {
         self.rows.push(cells.into_iter().map(Into::into).collect());
     }
 
-    /// The table as text, each line ended.
+    /// The table as text, each line ended; a long first cell is continued on lines of its own.
     #[must_use]
     pub fn render(&self) -> String {
+        let rows: Vec<Vec<String>> = self.rows.iter().flat_map(|row| continued(row)).collect();
         let widths: Vec<usize> = self
             .columns
             .iter()
             .enumerate()
             .map(|(place, title)| {
-                let cells = self.rows.iter().filter_map(|row| row.get(place)).map(|cell| cell.chars().count());
+                let cells = rows.iter().filter_map(|row| row.get(place)).map(|cell| cell.chars().count());
                 cells.chain([title.chars().count()]).max().unwrap_or(0)
             })
             .collect();
@@ -47,12 +48,33 @@ impl Table {
         text.push_str(&rule(&widths, ['┏', '━', '┳', '┓']));
         text.push_str(&line(&self.columns, &widths, '┃'));
         text.push_str(&rule(&widths, ['┡', '━', '╇', '┩']));
-        for row in &self.rows {
+        for row in &rows {
             text.push_str(&line(row, &widths, '│'));
         }
         text.push_str(&rule(&widths, ['└', '─', '┴', '┘']));
         text
     }
+}
+
+/// Widest first cell: the seven columns of statistics then fit into a hundred.
+const FIRST: usize = 26;
+
+/// The row, and the lines that its first cell needs beyond it.
+fn continued(row: &[String]) -> Vec<Vec<String>> {
+    let Some((first, rest)) = row.split_first() else { return Vec::new() };
+    let mut lines = vec![String::new()];
+    for word in first.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= FIRST => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    let mut rest = Some(rest.to_vec());
+    lines.into_iter().map(|line| [line].into_iter().chain(rest.take().unwrap_or_default()).collect()).collect()
 }
 
 fn rule(widths: &[usize], [left, line, between, right]: [char; 4]) -> String {
@@ -123,23 +145,28 @@ mod tests {
         let text = metrics_table("headway bench | LLM Metrics", &collector.report()).render();
         let expected = "\
 headway bench | LLM Metrics
-┏━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━━┓
-┃ Statistic                                          ┃      avg ┃      min ┃      max ┃      p99 ┃      p90 ┃      p75 ┃
-┡━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━━┩
-│ Time To First Token (ms)                           │   257.50 │   200.00 │   400.00 │   394.60 │   346.00 │   265.00 │
-│ Time To Second Token (ms)                          │    20.00 │    20.00 │    20.00 │    20.00 │    20.00 │    20.00 │
-│ Request Latency (ms)                               │ 2,257.50 │ 2,200.00 │ 2,400.00 │ 2,394.60 │ 2,346.00 │ 2,265.00 │
-│ Inter Token Latency (ms)                           │    20.00 │    20.00 │    20.00 │    20.00 │    20.00 │    20.00 │
-│ Output Token Throughput Per User (tokens/sec/user) │    50.00 │    50.00 │    50.00 │    50.00 │    50.00 │    50.00 │
-│ Output Sequence Length (tokens)                    │   101.00 │   101.00 │   101.00 │   101.00 │   101.00 │   101.00 │
-│ Input Sequence Length (tokens)                     │   200.00 │   200.00 │   200.00 │   200.00 │   200.00 │   200.00 │
-│ Output Token Throughput (tokens/sec)               │    74.81 │      N/A │      N/A │      N/A │      N/A │      N/A │
-│ Request Throughput (per sec)                       │     0.74 │      N/A │      N/A │      N/A │      N/A │      N/A │
-│ Request Goodput (per sec)                          │     0.56 │      N/A │      N/A │      N/A │      N/A │      N/A │
-│ Request Count (count)                              │     4.00 │      N/A │      N/A │      N/A │      N/A │      N/A │
-└────────────────────────────────────────────────────┴──────────┴──────────┴──────────┴──────────┴──────────┴──────────┘
+┏━━━━━━━━━━━━━━━━━━━━━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━━┓
+┃ Statistic                  ┃      avg ┃      min ┃      max ┃      p99 ┃      p90 ┃      p75 ┃
+┡━━━━━━━━━━━━━━━━━━━━━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━━┩
+│ Time To First Token (ms)   │   257.50 │   200.00 │   400.00 │   394.60 │   346.00 │   265.00 │
+│ Time To Second Token (ms)  │    20.00 │    20.00 │    20.00 │    20.00 │    20.00 │    20.00 │
+│ Request Latency (ms)       │ 2,257.50 │ 2,200.00 │ 2,400.00 │ 2,394.60 │ 2,346.00 │ 2,265.00 │
+│ Inter Token Latency (ms)   │    20.00 │    20.00 │    20.00 │    20.00 │    20.00 │    20.00 │
+│ Output Token Throughput    │    50.00 │    50.00 │    50.00 │    50.00 │    50.00 │    50.00 │
+│ Per User (tokens/sec/user) │          │          │          │          │          │          │
+│ Output Sequence Length     │   101.00 │   101.00 │   101.00 │   101.00 │   101.00 │   101.00 │
+│ (tokens)                   │          │          │          │          │          │          │
+│ Input Sequence Length      │   200.00 │   200.00 │   200.00 │   200.00 │   200.00 │   200.00 │
+│ (tokens)                   │          │          │          │          │          │          │
+│ Output Token Throughput    │    74.81 │      N/A │      N/A │      N/A │      N/A │      N/A │
+│ (tokens/sec)               │          │          │          │          │          │          │
+│ Request Throughput (per    │     0.74 │      N/A │      N/A │      N/A │      N/A │      N/A │
+│ sec)                       │          │          │          │          │          │          │
+│ Request Goodput (per sec)  │     0.56 │      N/A │      N/A │      N/A │      N/A │      N/A │
+│ Request Count (count)      │     4.00 │      N/A │      N/A │      N/A │      N/A │      N/A │
+└────────────────────────────┴──────────┴──────────┴──────────┴──────────┴──────────┴──────────┘
 ";
         assert_eq!(text.trim_start(), expected, "\n{text}");
-        assert!(text.starts_with(&" ".repeat(46)), "the title stands in the middle");
+        assert!(text.starts_with(&" ".repeat(34)), "the title stands in the middle");
     }
 }

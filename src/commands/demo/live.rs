@@ -72,7 +72,7 @@ impl Live {
             let good = now.good.get(route).and_then(Attainment::share);
             let _ = write!(text, "  {name} {} good", good.map_or("-".into(), whole_percent));
         }
-        text.push_str("  chat on");
+        let _ = write!(text, "  chat that ended in the last {} s was on", WINDOW.as_secs());
         for (backend, (name, _)) in BACKENDS.iter().enumerate() {
             let _ = write!(text, " {name} {}", now.chat_share(backend).map_or("-".into(), whole_percent));
         }

@@ -63,8 +63,8 @@ pub struct DemoArgs {
     /// Arrivals and lengths to replay instead of the built-in ones: Azure's CSV or Mooncake's JSON lines.
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
-    /// Simulate GPU metrics too.
-    #[arg(long)]
+    /// Simulate GPU metrics too: not built yet.
+    #[arg(long, hide = true)]
     pub fake_gpu: bool,
 }
 

@@ -140,7 +140,7 @@ fn incident(ledger: &Ledger, plan: &Plan) -> String {
     chat.sort_by_key(|sample| sample.sent);
     let mut text = String::new();
     if !chat.iter().any(|sample| sample.sent >= onset) {
-        return "The run ended before the incident.\n".to_owned();
+        return "The run ended before any chat that was sent after the incident's onset.\n".to_owned();
     }
     let _ = writeln!(
         text,
@@ -281,6 +281,6 @@ mod tests {
     #[test]
     fn a_run_that_ends_early_says_so() {
         let text = incident(&ledger(), &Plan::new(Duration::from_secs(4000)));
-        assert_eq!(text, "The run ended before the incident.\n");
+        assert_eq!(text, "The run ended before any chat that was sent after the incident's onset.\n");
     }
 }

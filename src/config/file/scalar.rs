@@ -34,6 +34,9 @@ impl From<ParseError> for Wrong {
             ParseError::Malformed { text, what, example } => {
                 Self::new(format!("`{text}` is not a {what}"), format!("write it as {example}"))
             }
+            ParseError::TooLong { text } => {
+                Self::new(format!("`{text}` is longer than ten years"), "for no bound in practice, write `365d`")
+            }
         }
     }
 }

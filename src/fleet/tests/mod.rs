@@ -310,6 +310,27 @@ fn a_backend_that_owes_answers_and_is_silent_is_ejected() {
 }
 
 #[test]
+fn silence_that_a_client_is_the_cause_of_is_no_fault() {
+    let start = now();
+    let fleet = fleet(vec![backend("a"), backend("b")], start);
+    let mut slow = send(&fleet, start);
+    slow.in_flight.sent(start);
+    slow.in_flight.excuse();
+    let late = start + SECOND * 60;
+    assert_eq!(fleet.eject_stalled(late), 0, "it is not listened to");
+    slow.in_flight.listen(late);
+    assert_eq!(fleet.eject_stalled(late + SECOND * 19), 0);
+    slow.in_flight.excuse();
+    // The clock of the next one does not begin with the slow one's last byte.
+    let next = fleet.dispatch(0, &request("m"), &[BackendIndex(1 - slow.index.0)], late + SECOND * 60).unwrap();
+    next.in_flight.sent(late + SECOND * 60);
+    assert_eq!(fleet.eject_stalled(late + SECOND * 61), 0);
+    assert_eq!(fleet.eject_stalled(late + SECOND * 81), 1);
+    drop((slow, next));
+    check_idle(&fleet);
+}
+
+#[test]
 fn a_new_generation_keeps_what_is_the_same_and_forgets_what_is_not() {
     let now = now();
     let old = fleet(vec![backend("a"), backend("b")], now);

@@ -23,6 +23,9 @@ pub(super) struct Head {
 
 /// Reads a head at the start of `bytes`, and says how long it is; `None` while it is not complete.
 pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Head, usize)>, Malformed> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
     let mut fields = [const { std::mem::MaybeUninit::uninit() }; MOST_FIELDS];
     let mut response = httparse::Response::new(&mut []);
     // As tolerant as pingora: these are servers that the operator chose.
@@ -42,8 +45,11 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Head, usize)>, Malformed> {
         let value = HeaderValue::from_bytes(&unfolded(field.value)).map_err(|_| Malformed("a field's value"))?;
         head.append_header(name, value).map_err(|_| Malformed("a field"))?;
     }
+    // Two framings at once are one too many, <https://www.rfc-editor.org/rfc/rfc9112#section-6.1>: read, not relied on.
+    let ambiguous = head.headers.contains_key(TRANSFER_ENCODING)
+        && (head.headers.contains_key(CONTENT_LENGTH) || head.version == Version::HTTP_10);
     let body = framing(&mut head)?;
-    let keeps = keeps(&head, body);
+    let keeps = keeps(&head, body) && !ambiguous;
     Ok(Some((Head { fields: Box::new(head), body, keeps }, length)))
 }
 
@@ -63,9 +69,13 @@ fn framing(head: &mut ResponseHeader) -> Result<Body, Malformed> {
     if head.headers.contains_key(TRANSFER_ENCODING) {
         // It overrides a length, which must not go on.
         head.remove_header(&CONTENT_LENGTH);
-        let last = tokens(&head.headers, &TRANSFER_ENCODING).last();
-        let chunked = last.is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"));
-        return Ok(if chunked { Body::Chunked(Chunk::FIRST) } else { Body::UntilClose });
+        // Another coding would reach the client as if it were the content.
+        let mut codings = tokens(&head.headers, &TRANSFER_ENCODING);
+        let chunked = codings.next().is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"));
+        if !chunked || codings.next().is_some() {
+            return Err(Malformed("a transfer coding other than chunked"));
+        }
+        return Ok(Body::Chunked(Chunk::FIRST));
     }
     match length(&head.headers)? {
         Some(0) => Ok(Body::Ended),
@@ -122,9 +132,9 @@ mod tests {
         check("Content-Length: 12\r\n", Body::Length(12), true);
         check("Content-Length: 0\r\n", Body::Ended, true);
         check("Content-Length: 12, 12\r\nContent-Length: 12\r\n", Body::Length(12), true);
-        check("Transfer-Encoding: chunked\r\nContent-Length: 3\r\n", Body::Chunked(Chunk::FIRST), true);
-        check("Transfer-Encoding: gzip, Chunked\r\nConnection: X, Close\r\n", Body::Chunked(Chunk::FIRST), false);
-        check("Transfer-Encoding: gzip\r\n", Body::UntilClose, false);
+        check("Transfer-Encoding: Chunked\r\n", Body::Chunked(Chunk::FIRST), true);
+        check("Transfer-Encoding: chunked\r\nContent-Length: 3\r\n", Body::Chunked(Chunk::FIRST), false);
+        check("Transfer-Encoding: chunked\r\nConnection: X, Close\r\n", Body::Chunked(Chunk::FIRST), false);
         check("Server: uvicorn\r\n", Body::UntilClose, false);
     }
 
@@ -136,6 +146,14 @@ mod tests {
         }
         assert!(parse(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n").is_err());
         assert!(parse(b"SSH-2.0-OpenSSH\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn codings_that_nobody_asked_for_are_refused() {
+        for coding in ["gzip", "gzip, chunked", "chunked, chunked"] {
+            let text = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: {coding}\r\n\r\n");
+            assert!(parse(text.as_bytes()).is_err(), "{coding}");
+        }
     }
 
     #[test]

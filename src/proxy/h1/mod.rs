@@ -10,6 +10,7 @@ mod head;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -19,7 +20,8 @@ use pingora_core::protocols::TcpKeepalive;
 use pingora_core::protocols::http::v1::client::http_req_header_to_wire;
 use pingora_core::protocols::l4::ext::set_tcp_keepalive;
 use pingora_http::{RequestHeader, ResponseHeader};
-use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use self::body::Body;
@@ -44,8 +46,13 @@ pub(super) struct Malformed(&'static str);
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReadError {
     /// The connection ended or broke.
-    #[error("the connection ended: {0}")]
-    Closed(io::Error),
+    #[error("the connection ended: {error}")]
+    Closed {
+        /// What the system says.
+        error: io::Error,
+        /// Whether nothing of an answer had come: an idle connection that had died already looks like this.
+        silent: bool,
+    },
     /// The other side speaks something else.
     #[error(transparent)]
     Malformed(#[from] Malformed),
@@ -61,6 +68,8 @@ pub(super) struct Connection {
     body: Body,
     /// Whether it may serve again once the body has ended.
     keeps: bool,
+    /// Whether the whole request was sent.
+    sent_whole: bool,
 }
 
 impl Connection {
@@ -77,20 +86,43 @@ impl Connection {
 
     /// A connection that nothing was said on since it became idle.
     pub(super) fn on(tcp: TcpStream) -> Self {
-        Self { tcp, ahead: Vec::new(), head: None, body: Body::UntilClose, keeps: false }
+        Self { tcp, ahead: Vec::new(), head: None, body: Body::UntilClose, keeps: false, sent_whole: false }
     }
 
-    /// Sends the whole request.
+    /// Sends the whole request, or as much of it as the backend waits for before it answers: a refusal of a large body
+    /// comes early, and what follows it is not read any more.
     pub(super) async fn send(&mut self, head: &RequestHeader, body: &[u8]) -> io::Result<()> {
         let head = http_req_header_to_wire(head).ok_or(io::ErrorKind::InvalidInput)?;
-        let whole = head.len() + body.len();
-        let written = self.tcp.write_vectored(&[IoSlice::new(&head), IoSlice::new(body)]).await?;
-        if written < whole {
-            let (head, body) = (head.get(written..).unwrap_or_default(), body);
-            self.tcp.write_all(head).await?;
-            self.tcp.write_all(body.get(written.saturating_sub(whole - body.len())..).unwrap_or_default()).await?;
+        let mut sent = 0;
+        let written = poll_fn(|cx| self.poll_send(cx, &head, body, &mut sent)).await;
+        self.sent_whole = sent == head.len() + body.len();
+        // Whoever closed the door may have said why before.
+        if written.is_err() && poll_fn(|cx| self.poll_ahead(cx)).await.is_err() { written } else { Ok(()) }
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, head: &[u8], body: &[u8], sent: &mut usize) -> Poll<io::Result<()>> {
+        while *sent < head.len() + body.len() {
+            let rest = [
+                IoSlice::new(head.get(*sent..).unwrap_or_default()),
+                IoSlice::new(body.get(sent.saturating_sub(head.len())..).unwrap_or_default()),
+            ];
+            match Pin::new(&mut self.tcp).poll_write_vectored(cx, &rest) {
+                Poll::Ready(written) => *sent += written?,
+                Poll::Pending => {
+                    ready!(self.poll_ahead(cx))?;
+                    if self.is_answered() {
+                        break;
+                    }
+                }
+            }
         }
-        Ok(())
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether what came is a final answer, or the nonsense that stands in its place.
+    fn is_answered(&self) -> bool {
+        head::parse(&self.ahead)
+            .map_or(true, |head| head.is_some_and(|(head, _)| !head.fields.status.is_informational()))
     }
 
     /// Waits for a response's head; called again after an informational one, for the next.
@@ -98,14 +130,18 @@ impl Connection {
         loop {
             if let Some((Head { fields, body, keeps }, length)) = head::parse(&self.ahead)? {
                 self.ahead.drain(..length);
-                (self.body, self.keeps) = (body, keeps);
+                (self.body, self.keeps) = (body, keeps && self.sent_whole);
                 return Ok(self.head.insert(fields));
             }
             if self.ahead.len() > LONGEST_HEAD {
                 return Err(Malformed("an endless head").into());
             }
-            poll_fn(|cx| self.poll_ahead(cx)).await.map_err(ReadError::Closed)?;
+            poll_fn(|cx| self.poll_ahead(cx)).await.map_err(|error| self.closed(error))?;
         }
+    }
+
+    fn closed(&self, error: io::Error) -> ReadError {
+        ReadError::Closed { error, silent: self.ahead.is_empty() && self.head.is_none() }
     }
 
     /// The latest response's head.
@@ -122,7 +158,7 @@ impl Connection {
                 Body::Length(_) | Body::Chunked(_) | Body::UntilClose => {}
             }
             let bytes = if self.ahead.is_empty() {
-                ready!(self.poll_read_body(cx)).map_err(ReadError::Closed)?
+                ready!(self.poll_read_body(cx)).map_err(|error| self.closed(error))?
             } else {
                 let mut ahead = std::mem::take(&mut self.ahead);
                 self.take_body(&mut ahead)
@@ -182,8 +218,9 @@ fn poll_read<'a>(tcp: &mut TcpStream, cx: &mut Context<'_>, into: &'a mut [u8]) 
     Poll::Ready(Ok(into.get_mut(..length).unwrap_or_default()))
 }
 
-/// Whether an idle connection is still good: open, and nothing said out of turn.
+/// Whether an idle connection is still good: open, and nothing said out of turn. Asks the socket itself, since a busy
+/// runtime may not have heard of it yet.
 pub(super) fn is_quiet(tcp: &TcpStream) -> bool {
-    let mut byte = [0];
-    matches!(tcp.try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    let mut byte = [MaybeUninit::uninit()];
+    matches!(SockRef::from(tcp).peek(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
