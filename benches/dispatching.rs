@@ -18,13 +18,16 @@ use headway::clock::{Clock, SystemClock};
 use headway::config::{self, SystemEnvironment};
 use headway::fleet::backend::CheckOutcome;
 use headway::fleet::{Fleet, Request, Served};
+use headway::random::Random;
 use headway::route::prefix::Prefix;
 use headway::route::snapshot::RequestFacts;
 
 const CALLS: u32 = 20_000;
 const ROUNDS: usize = 15;
 /// Blocks of the prompts: 16 KiB of text.
-const BLOCKS: u64 = 8;
+const BLOCKS: usize = 8;
+/// Distinct prompts.
+const PROMPTS: u64 = 64;
 
 fn fleet(backends: usize) -> Fleet {
     let one = |number: usize| {
@@ -51,8 +54,10 @@ fn fleet(backends: usize) -> Fleet {
     fleet
 }
 
-fn prompt(turn: u64) -> [u64; BLOCKS as usize] {
-    std::array::from_fn(|block| (turn % 64) << 32 | block as u64)
+/// Names as the hasher makes them: every bit of them is drawn.
+fn prompt(turn: u64) -> [u64; BLOCKS] {
+    let mut random = Random::seeded(turn % PROMPTS);
+    std::array::from_fn(|_| random.bits())
 }
 
 /// From the choice to the guard's release, with the first token between.

@@ -6,6 +6,7 @@ use crate::commands::bench::BenchArgs;
 use crate::commands::check::CheckArgs;
 use crate::commands::completions::CompletionsArgs;
 use crate::commands::demo::DemoArgs;
+use crate::commands::explain::ExplainArgs;
 use crate::commands::init::InitArgs;
 use crate::commands::man::ManArgs;
 use crate::commands::nim::NimArgs;
@@ -50,6 +51,11 @@ pub enum Command {
         after_help = "Examples:\n  headway bench -m meta/llama-3.1-8b-instruct -u localhost:8000 --streaming --concurrency 10 --request-count 100\n  headway bench profile -m ID --streaming --request-rate 20 --goodput \"time_to_first_token:300 inter_token_latency:40\""
     )]
     Bench(BenchArgs),
+    /// Say why a request went where it went, or where one would go now.
+    #[command(
+        after_help = "Examples:\n  headway explain --request-id 6b1f0c9e\n  headway explain --route chat --input-tokens 2000 --max-tokens 300\n  headway explain --admin http://10.0.0.5:9090 --route chat --format json"
+    )]
+    Explain(ExplainArgs),
     /// Print a script that lets a shell complete headway's commands and flags.
     #[command(after_help = "Example:\n  source <(headway completions bash)")]
     Completions(CompletionsArgs),

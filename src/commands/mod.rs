@@ -4,6 +4,7 @@ pub mod bench;
 pub mod check;
 pub mod completions;
 pub mod demo;
+pub mod explain;
 pub mod init;
 pub mod man;
 pub mod nim;
@@ -50,6 +51,7 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Schema(args) => print(|out| schema::run(&args, out)),
         Command::Bench(args) => block_on(bench::run(args)),
         Command::Demo(args) => block_on(demo::run(args)),
+        Command::Explain(args) => print(|out| explain::run(&args, out)),
         Command::Completions(args) => print(|out| completions::run(&args, out)),
         Command::Man(args) => print(|out| man::run(&args, out)),
         Command::Nim(args) => block_on(nim::run(args)).map(|()| ExitCode::SUCCESS),

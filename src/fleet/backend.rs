@@ -328,7 +328,9 @@ impl Shared {
 
     /// What it would make of a request, by what is known of it now.
     pub(super) fn outlook(&self, asking: &Asking<'_>, now: Instant) -> Outlook {
-        let token_at = self.base + Duration::from_micros(self.token_at.load(Ordering::Relaxed));
+        // Streams that wait for their clients alone do not stand still for the backend's sake.
+        let seen = self.base + Duration::from_micros(self.token_at.load(Ordering::Relaxed));
+        let token_at = if self.is_owing() { seen } else { now };
         let mut model = self.model();
         model.progressed(token_at);
         model.outlook(asking, now)

@@ -149,7 +149,7 @@ impl Drop for InFlight {
             shared.probe_lost();
         }
         if self.excused {
-            lower(&self.backend.shared.excused);
+            lower(&shared.excused);
         }
         if self.stream {
             lower(&shared.streaming);

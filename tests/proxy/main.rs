@@ -16,6 +16,7 @@ mod commit;
 mod connections;
 mod failover;
 mod headers;
+mod learned;
 mod midstream;
 mod oddities;
 mod overload;

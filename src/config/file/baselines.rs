@@ -48,7 +48,7 @@ pub(in crate::config) fn judge(name: &str, text: &str) -> (Vec<Baseline>, Vec<Di
     }
     let Some(root) = root.filter(|root| !matches!(root.value, tree::Value::Null)) else {
         if !sink.has_errors() {
-            let hint = "`headway calibrate` writes one; without any, remove `baselines` from the configuration";
+            let hint = "the README shows such a file; without measurements, remove `baselines` from the configuration";
             let message = "there are no measurements in this file";
             return (Vec::new(), vec![Diagnostic::of_file(name, Code::Missing, message, hint)]);
         }

@@ -175,7 +175,7 @@ pub(super) fn date(text: &str) -> Result<&str, Wrong> {
         let fits = |most: &u32| {
             parts.next().is_some_and(|part| part.len() >= 2 && part.parse().is_ok_and(|n: u32| n <= *most))
         };
-        most.iter().map(fits).all(|fits| fits) && parts.next().is_none()
+        most.iter().all(fits) && parts.next().is_none()
     };
     let clock = |time: &str| {
         time.strip_suffix('Z').is_some_and(|time| {

@@ -125,10 +125,10 @@ mod tests {
                 match *event {
                     Event::Token { id, first: true, at } => {
                         firsts.insert(id, at);
-                        ttfts.push(at - sent[&id]);
+                        ttfts.push(at.saturating_sub(sent[&id]));
                     }
                     Event::Done { id, at } => {
-                        itls.push((at - firsts[&id]) / (outputs[&id] - 1));
+                        itls.push(at.saturating_sub(firsts[&id]) / (outputs[&id] - 1));
                         outputs.insert(next, arrive(&mut engine, next, at, &mut sent));
                         next += 1;
                     }

@@ -219,14 +219,12 @@ fn baselines(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Option<Basel
         return Some(Baselines { path, entries: Vec::new() });
     };
     let name = path.to_string_lossy();
-    let (entries, found) = match String::from_utf8(contents.bytes) {
-        Ok(text) => file::baselines::judge(&name, &text),
-        Err(_) => {
-            let message = format!("`{name}` is not UTF-8 text");
-            builder.error(view, Code::File, message, "name a file that `headway calibrate` wrote");
-            return None;
-        }
+    let Ok(text) = String::from_utf8(contents.bytes) else {
+        let message = format!("`{name}` is not UTF-8 text");
+        builder.error(view, Code::File, message, "name a file of measurements");
+        return None;
     };
+    let (entries, found) = file::baselines::judge(&name, &text);
     builder.sink.elsewhere(found);
     Some(Baselines { path, entries })
 }

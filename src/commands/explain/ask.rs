@@ -1,0 +1,101 @@
+//! One question to an admin listener.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use http::{Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// Longest wait for an answer, connecting included.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest answer that is read.
+const LONGEST: usize = 16 << 20;
+/// Where an admin listener is when its URL does not say.
+const PORT: u16 = 9_090;
+
+/// Where to ask, and with which token.
+pub(super) struct Admin {
+    authority: String,
+    address: String,
+    token: Option<String>,
+}
+
+impl Admin {
+    /// Reads `http://127.0.0.1:9090`; the scheme and the port may be missing.
+    pub(super) fn parse(url: &str, token: Option<String>) -> anyhow::Result<Self> {
+        let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+        let uri: Uri = url.parse().with_context(|| format!("`{url}` is not a URL"))?;
+        let (Some("http"), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+            bail!("`{url}` is not an http:// URL; the admin listener speaks no other");
+        };
+        let address = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(PORT));
+        Ok(Self { authority: authority.to_string(), address, token })
+    }
+
+    /// Asks for a path, and reads the answer.
+    pub(super) async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        let answer = timeout(PATIENCE, self.exchange(path)).await;
+        let answer = answer.map_err(|_| anyhow::anyhow!("no answer within {} s", PATIENCE.as_secs()));
+        let (status, body) = answer.and_then(|answer| answer).with_context(|| format!("asking {}", self.address))?;
+        let value = serde_json::from_slice::<Value>(&body);
+        if status == StatusCode::OK {
+            return value.with_context(|| format!("{} does not answer as headway's admin listener does", self.address));
+        }
+        let told = value.ok().and_then(|value| Some(value.pointer("/error/message")?.as_str()?.to_owned()));
+        bail!("{} answers {status}: {}", self.address, told.unwrap_or_else(|| "without a reason".to_owned()))
+    }
+
+    async fn exchange(&self, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
+        let stream = TcpStream::connect(&self.address).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let driving = tokio::spawn(connection);
+        let mut request = Request::get(path).header("host", &self.authority);
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), LONGEST).collect().await;
+        driving.abort();
+        let body = body.map_err(|error| anyhow::anyhow!("the answer cannot be read: {error}"))?;
+        Ok((status, body.to_bytes()))
+    }
+}
+
+/// A text as it stands in a query.
+pub(super) fn encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(url: &str, expected: Option<&str>) {
+        assert_eq!(Admin::parse(url, None).ok().map(|admin| admin.address).as_deref(), expected, "{url}");
+    }
+
+    #[test]
+    fn an_admin_listener_is_named_by_its_url() {
+        check("http://127.0.0.1:9191", Some("127.0.0.1:9191"));
+        check("http://headway.internal/", Some("headway.internal:9090"));
+        check("localhost:1", Some("localhost:1"));
+        check("[::1]:9", Some("[::1]:9"));
+        check("https://localhost", None);
+        check("http://", None);
+    }
+
+    #[test]
+    fn what_would_end_a_query_is_encoded() {
+        assert_eq!(encoded("a-b_c.d"), "a-b_c.d");
+        assert_eq!(encoded("a&b=c é"), "a%26b%3Dc%20%C3%A9");
+    }
+}
