@@ -61,10 +61,25 @@ impl Environment for Fake {
             Some("key") => Lookup::Found(Contents { bytes: b"sk-1\n".to_vec(), mode: Some(0o600) }),
             Some("loose") => Lookup::Found(Contents { bytes: b"sk-1\n".to_vec(), mode: Some(0o644) }),
             Some("empty") => Lookup::Found(Contents { bytes: b"\n".to_vec(), mode: Some(0o600) }),
+            Some("measured.yaml") => Lookup::Found(Contents { bytes: MEASURED.into(), mode: Some(0o644) }),
+            Some("mistaken.yaml") => {
+                let mistaken = MEASURED.replace("concurrency", "concurency").replace("9ms", "9");
+                Lookup::Found(Contents { bytes: mistaken.into_bytes(), mode: Some(0o644) })
+            }
+            Some("binary.yaml") => Lookup::Found(Contents { bytes: vec![0xff], mode: Some(0o644) }),
             _ => Lookup::Missing("it does not exist".to_owned()),
         }
     }
 }
+
+const MEASURED: &str = "\
+version: 1
+baselines:
+  - backend: fast
+    measured: 2026-01-31
+    origin: a test
+    points: [{ concurrency: 1, input_tokens: 512, output_tokens: 128, ttft: 25ms, itl: 9ms }]
+";
 
 /// What was written instead of what, and what should be said about it.
 struct Mistake {
@@ -175,6 +190,8 @@ const MISTAKES: &[Mistake] = &[
     mistake("body: 32MiB", "body: 32MiB, memory: 1MiB", (3, 32), "limits.memory", "smaller than one `body`", None),
     mistake("state: {", "baselines: state.json\nstate: {", (37, 16), "state.path", "written over `baselines`", None),
     mistake("path: state.json, interval: 30s", "path: a.log }\ntelemetry: { access_log: { path: a.log }, log: { level: info }", (36, 16), "state.path", "written over the access log", None),
+    mistake("state: {", "baselines: nowhere.yaml\nstate: {", (36, 12), "baselines", "does not exist", None),
+    mistake("state: {", "baselines: binary.yaml\nstate: {", (36, 12), "baselines", "not UTF-8", None),
     mistake("{ file: key }", "{ file: nowhere }", (17, 22), "backends[0].api_key.file", "does not exist", None),
     mistake("{ file: key }", "{ file: empty }", (17, 22), "backends[0].api_key.file", "empty", None),
     mistake("{ file: key }\n", "{ file: key }\n    forward_authorization: true\n", (18, 28), "backends[0].forward_authorization", "not both", None),
@@ -415,4 +432,25 @@ fn what_becomes_of_requests_that_are_too_many_is_written_in_three_ways() {
     check("    on_overload: { queue: {} }\n", queue(64, 2_000));
     check("    on_overload: { queue: { depth: 3 } }\n", queue(3, 2_000));
     check("    on_overload:\n      queue: { wait: 500ms }\n", queue(64, 500));
+}
+
+#[test]
+fn a_file_of_measurements_is_judged_in_the_same_run_at_its_own_places() {
+    let with = |name: &str| GOOD.replace("state: {", &format!("baselines: {name}\nstate: {{"));
+    let loaded = parse("headway.yaml", &with("measured.yaml"), &Fake).unwrap_or_else(|report| panic!("{report}"));
+    let baselines = loaded.settings.baselines.expect("measurements");
+    let of = |name: &str| {
+        loaded.settings.backends.iter().find(|backend| &*backend.name == name).and_then(|one| baselines.of(one))
+    };
+    assert!(of("fast").is_some() && of("cheap").is_none() && loaded.warnings.is_empty());
+
+    let found = found(&with("mistaken.yaml").replace("threads: auto", "threads: atuo"));
+    let places: Vec<_> = found.iter().map(|one| (&*one.file, one.line, one.suggestion.as_deref())).collect();
+    let expected =
+        [("headway.yaml", 4, Some("auto")), ("mistaken.yaml", 6, Some("concurrency")), ("mistaken.yaml", 6, None)];
+    assert_eq!(places, expected, "{found:#?}");
+
+    let renamed = with("measured.yaml").replace("name: fast", "name: quick").replace("[fast,", "[quick,");
+    let found = self::found(&renamed);
+    assert!(found.iter().any(|one| !one.is_error() && one.message.contains("measurements of `fast`")), "{found:#?}");
 }

@@ -243,3 +243,27 @@ fn many_reloads_at_once_follow_each_other() {
     });
     assert_eq!(running.applied.try_iter().count(), 100);
 }
+
+#[test]
+fn new_measurements_are_read_and_mistaken_ones_are_refused() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (file, measured) = (folder.path().join("headway.yaml"), folder.path().join("measured.yaml"));
+    let baselines = |ttft: &str| {
+        format!(
+            "version: 1\nbaselines:\n  - {{ backend: a, measured: 2026-01-31, origin: test, points: \
+             [{{ concurrency: 1, input_tokens: 9, output_tokens: 9, ttft: {ttft}, itl: 1ms }}] }}\n"
+        )
+    };
+    fs::write(&measured, baselines("1ms")).expect("file");
+    fs::write(&file, format!("{}baselines: measured.yaml\n", text("one"))).expect("file");
+    let running = start(folder, &file, true);
+    fs::write(&measured, baselines("2ms")).expect("file");
+    let settings = running.applied.recv_timeout(PATIENCE).expect("it is noticed");
+    let entries = settings.baselines.as_ref().map(|baselines| baselines.entries.clone()).unwrap_or_default();
+    let ttfts: Vec<_> = entries.iter().flat_map(|entry| &entry.points).map(|point| point.ttft).collect();
+    assert_eq!(ttfts, [Duration::from_millis(2)]);
+    fs::write(&measured, baselines("3")).expect("file");
+    let refused = running.reloader.reload(Trigger::Request).expect_err("a mistake");
+    assert!(refused.to_string().contains("measured.yaml:3:") && refused.to_string().contains("no unit"), "{refused}");
+    assert_eq!(running.reloader.current().baselines, settings.baselines);
+}
