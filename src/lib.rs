@@ -34,7 +34,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`units`], [`clock`], [`random`] | durations, sizes and shares; the time; seeded random numbers |
+//! | [`units`], [`clock`], [`random`], [`trace`] | durations, sizes and shares; the time; seeded random numbers; recorded arrivals |
 //! | [`wire`] | what the APIs look like: requests, chunks, answers, errors |
 //! | [`measure`] | from bytes and instants to latencies, outcomes and the record of an exchange |
 //! | [`route`] | policies, prices and ejection |
@@ -50,6 +50,7 @@
 
 pub mod clock;
 pub mod random;
+pub mod trace;
 pub mod units;
 
 pub mod engine;

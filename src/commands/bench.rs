@@ -25,7 +25,7 @@ use crate::bench::report::{self, Collector, Report, console};
 use crate::bench::request::{RequestBuilder, RequestShape, read_extra};
 use crate::bench::schedule::{Lengths, Limit, Load, Schedule};
 use crate::bench::target::Target;
-use crate::bench::trace::read_trace;
+use crate::trace::read_trace;
 use crate::clock::{Clock, SystemClock};
 use crate::wire::Api;
 

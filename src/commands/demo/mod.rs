@@ -29,7 +29,7 @@ use crate::bench::client::{Client, ClientOptions};
 use crate::bench::drive::drive;
 use crate::bench::record::RequestRecord;
 use crate::bench::target::Target;
-use crate::bench::trace::{TraceRow, read_trace};
+use crate::trace::{TraceRow, read_trace};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, NoEnvironment};
 use crate::engine::Profile;
