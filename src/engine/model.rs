@@ -155,6 +155,12 @@ impl Model {
         self
     }
 
+    /// The generator of the engine's draws. Whoever runs several engines on one generator swaps it in before each call
+    /// and out after it.
+    pub fn random_mut(&mut self) -> &mut Random {
+        &mut self.random
+    }
+
     /// Makes every later step that many times as long.
     pub fn set_slow(&mut self, factor: f64) {
         self.slow = if factor.is_finite() { factor.max(0.0) } else { 1.0 };

@@ -1,0 +1,7 @@
+//! Policies against a modelled fleet in virtual time.
+pub mod frozen;
+pub mod rivals;
+pub mod rule;
+pub mod scene;
+pub mod workload;
+pub mod world;
