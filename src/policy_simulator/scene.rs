@@ -119,6 +119,17 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// What a rule of thumb ranks by: the price of a million input tokens, or of an hour.
+    #[must_use]
+    pub fn input_price(&self) -> f64 {
+        match self.price {
+            Price::PerToken { input_per_mtok, .. } => input_per_mtok,
+            Price::PerGpuHour { per_gpu_hour, gpus } => per_gpu_hour * f64::from(gpus),
+        }
+    }
+}
+
 impl Spec {
     /// Whether a completed request kept every promise.
     #[must_use]

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::super::rule::{Asked, Ending, How, Shared};
-use crate::engine::Profile;
+use super::super::rule::{Asked, Ending, How, Shared, View};
+use super::super::scene::{Machine, Scene};
 use crate::engine::prefix::{BLOCK_TOKENS, PrefixCache};
 use crate::random::Random;
 
@@ -48,11 +48,36 @@ pub struct Entry {
 
 /// The counters of the fleet.
 #[derive(Debug, Clone)]
-pub(super) struct Books(pub(super) Vec<Book>);
+pub(super) struct Books(Vec<Book>);
 
 impl Books {
-    pub(super) fn new<'a>(profiles: impl Iterator<Item = (&'a Profile, f64)>) -> Self {
-        Self(profiles.map(|(profile, price)| Book::new(profile, price)).collect())
+    pub(super) fn new(scene: &Scene) -> Self {
+        Self(scene.backends.iter().map(Book::new).collect())
+    }
+
+    pub(super) fn of(&self, backend: usize) -> Option<&Book> {
+        self.0.get(backend)
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Book> {
+        self.0.iter()
+    }
+
+    /// The open backend with the smallest value.
+    pub(super) fn least(
+        &self,
+        asked: &Asked<'_>,
+        view: &View<'_>,
+        random: &mut Random,
+        value: impl Fn(&Book) -> f64,
+    ) -> Option<usize> {
+        least(view.open(asked).filter_map(|backend| Some((backend, value(self.of(backend)?)))), random)
+    }
+
+    pub(super) fn hear(&mut self, backend: usize, others: Shared) {
+        if let Some(book) = self.0.get_mut(backend) {
+            book.others = others;
+        }
     }
 
     pub(super) fn dispatched(&mut self, asked: &Asked<'_>, backend: usize, now: Duration) -> Option<Entry> {
@@ -112,8 +137,8 @@ impl Books {
 }
 
 impl Book {
-    fn new(profile: &Profile, price: f64) -> Self {
-        let capacity = profile.prefix_blocks();
+    fn new(machine: &Machine) -> Self {
+        let capacity = machine.profile.prefix_blocks();
         Self {
             waiting_tokens: 0.0,
             streams: 0,
@@ -121,8 +146,8 @@ impl Book {
             kv_tokens: 0.0,
             in_flight: 0,
             others: Shared::default(),
-            kv_capacity: f64::from(profile.kv_capacity),
-            price,
+            kv_capacity: f64::from(machine.profile.kv_capacity),
+            price: machine.input_price(),
             prefix: PrefixCache::new(capacity),
             capacity,
         }

@@ -1,43 +1,89 @@
 //! The rules that ours is compared with, each with its own book-keeping.
 //!
-//! All see the same health, estimates and prefix index; none knows a price unless it says so. They are written from
-//! their descriptions at one setting each, some stronger than the original: a rival here has perfect and fresh counts.
+//! All see the same health, estimates and prefix index; none knows a price unless it says so; ties are broken at random.
+//! They are written from their descriptions at one setting each, some stronger than the original: a rival here has
+//! perfect, free and fresh counts of what it sent.
 
 mod books;
+mod dynamo;
+mod least_request;
+mod lmetric;
+mod oracle;
+mod peak_ewma;
+mod prequal;
+mod prequal_rs;
+mod round_robin;
+mod sglang;
+mod spill;
+
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
-use self::books::{Books, Entry, least};
+use self::books::{Book, Books, Entry};
 use super::rule::{Asked, Choice, Ending, Rule, Shared, Verdict, View};
 use super::scene::Scene;
 use crate::random::Random;
+
+/// Which rival.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum RivalKind {
+    /// One backend after the other.
+    RoundRobin,
+    /// Fewest requests in flight.
+    LeastRequest,
+    /// The better of two by peak EWMA, as Finagle and Linkerd do it.
+    PeakEwma,
+    /// Hot-cold lexicographic, with the share of backends that are not hot.
+    Prequal(f64),
+    /// The score of prequal-rs.
+    PrequalRs,
+    /// Uncached tokens times requests in flight.
+    Lmetric,
+    /// Dynamo's cost: blocks to prefill and blocks held.
+    Dynamo,
+    /// Cache-aware with a balance threshold, as SGLang's router does it.
+    Sglang,
+    /// The cheapest with fewer than so many in flight.
+    Spill(u32),
+    /// A clairvoyant that runs the true engines ahead.
+    Oracle,
+}
 
 /// How a rival picks; its counters are kept for it.
 trait Pick {
     /// Which backend, of those that are open.
     fn pick(&mut self, asked: &Asked<'_>, view: &View<'_>, books: &Books, random: &mut Random) -> Option<usize>;
 
-    /// A first token came from a backend.
-    fn first_token(&mut self, _entry: &Entry, _ttft: Duration, _now: Duration) {}
+    /// A first token came.
+    fn first_token(&mut self, _entry: &Entry, _now: Duration) {}
 }
 
 /// A rival with its books.
 pub struct Rival {
     books: Books,
-    reason: &'static str,
     pick: Box<dyn Pick>,
 }
 
 impl Rival {
-    pub fn lr(scene: &Scene) -> Self {
-        let books = Books::new(scene.backends.iter().map(|machine| (&machine.profile, machine.profile.price_input)));
-        Self { books, reason: "x", pick: Box::new(Lr) }
-    }
-}
-struct Lr;
-impl Pick for Lr {
-    fn pick(&mut self, asked: &Asked<'_>, view: &View<'_>, books: &Books, random: &mut Random) -> Option<usize> {
-        least(view.open(asked).filter_map(|b| Some((b, books.0.get(b)?.in_flight_of_all()))), random)
+    /// A rival that has seen nothing yet.
+    #[must_use]
+    pub fn new(kind: RivalKind, scene: &Scene) -> Self {
+        let count = scene.backends.len();
+        let pick: Box<dyn Pick> = match kind {
+            RivalKind::RoundRobin => Box::<round_robin::RoundRobin>::default(),
+            RivalKind::LeastRequest => Box::new(least_request::LeastRequest),
+            RivalKind::PeakEwma => Box::new(peak_ewma::PeakEwma::new(count)),
+            RivalKind::Prequal(cold) => Box::new(prequal::Prequal::new(cold, count)),
+            RivalKind::PrequalRs => Box::new(prequal_rs::PrequalRs::new(count)),
+            RivalKind::Lmetric => Box::new(lmetric::Lmetric),
+            RivalKind::Dynamo => Box::new(dynamo::Dynamo),
+            RivalKind::Sglang => Box::new(sglang::Sglang),
+            RivalKind::Spill(limit) => Box::new(spill::Spill(limit)),
+            RivalKind::Oracle => Box::new(oracle::Oracle),
+        };
+        Self { books: Books::new(scene), pick }
     }
 }
 
@@ -46,7 +92,7 @@ impl Rule for Rival {
 
     fn choose(&mut self, asked: &Asked<'_>, view: &View<'_>, random: &mut Random) -> Verdict {
         let picked = self.pick.pick(asked, view, &self.books, random);
-        picked.map_or(Verdict::Shed("no_backend"), |backend| Verdict::Serve(Choice::plain(backend, self.reason)))
+        picked.map_or(Verdict::Shed("no_backend"), |backend| Verdict::Serve(Choice::plain(backend, "chosen")))
     }
 
     fn dispatched(&mut self, asked: &Asked<'_>, choice: &Choice, now: Duration) -> Self::Ticket {
@@ -56,7 +102,7 @@ impl Rule for Rival {
     fn first_token(&mut self, ticket: &mut Self::Ticket, now: Duration) {
         let Some(entry) = ticket else { return };
         self.books.first_token(entry);
-        self.pick.first_token(entry, now - entry.sent, now);
+        self.pick.first_token(entry, now);
     }
 
     fn token(&mut self, backend: usize) {
@@ -76,12 +122,10 @@ impl Rule for Rival {
     }
 
     fn shared(&self, backend: usize) -> Shared {
-        self.books.0.get(backend).map(books::Book::shared).unwrap_or_default()
+        self.books.of(backend).map(Book::shared).unwrap_or_default()
     }
 
     fn hear(&mut self, backend: usize, others: Shared, _now: Duration) {
-        if let Some(book) = self.books.0.get_mut(backend) {
-            book.others = others;
-        }
+        self.books.hear(backend, others);
     }
 }
