@@ -14,11 +14,11 @@ use super::route::{LiveRoute, Pair};
 use super::{Fleet, RETRY_AFTER};
 use crate::config::settings::Features;
 use crate::measure::exchange::DecisionSummary;
+use crate::route::admission::OnOverload;
 use crate::route::decision::{Decision, Reason};
+use crate::route::model::RouteModel;
 use crate::route::snapshot::{BackendIndex, Candidate, FleetSnapshot, RequestFacts};
-
-/// Output tokens that are expected before anything was measured.
-const USUAL_OUTPUT: f64 = 200.0;
+use crate::route::tuning::Tuning;
 
 /// What a request asks of a backend's features.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -191,10 +191,8 @@ fn choose(
     candidates: &[Candidate],
     decision: &mut Decision,
 ) -> Option<(BackendIndex, Reason)> {
-    let asked = facts.max_tokens.unwrap_or(u64::MAX);
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an average of token counts")]
-    let expected_output = (route.expected_output().unwrap_or(USUAL_OUTPUT) as u64).min(asked);
-    let snapshot = FleetSnapshot { candidates, expected_output };
+    let (learned, tuning) = (RouteModel::default(), Tuning::default());
+    let snapshot = FleetSnapshot { candidates, route: &learned, on_overload: OnOverload::Sacrifice, tuning: &tuning };
     let mut state = route.counts.policy.lock().unwrap_or_else(PoisonError::into_inner);
     route.settings().policy.rule().choose(facts, &snapshot, &mut state, decision);
     decision.chosen

@@ -11,7 +11,7 @@ use crate::measure::exchange::{Attempt, ExchangeRecord};
 use crate::measure::objective::{Latency, Objectives};
 use crate::measure::outcome::Outcome;
 use crate::route::policy::PolicyState;
-use crate::route::snapshot::{Candidate, Observed};
+use crate::route::snapshot::{Candidate, Observed, Outlook};
 use crate::units::Quantile;
 
 /// How long a quantile may be read again before it is computed anew.
@@ -240,6 +240,7 @@ impl Pair {
             usual_in_flight: self.usual_in_flight.value().unwrap_or_default(),
             exploring: self.exploring.load(Ordering::Relaxed),
             last_observed: self.last_observed(now),
+            outlook: Outlook::default(),
         }
     }
 

@@ -145,5 +145,6 @@ fn facts(
         max_tokens: reading.max_tokens,
         stream: reading.stream,
         objectives,
+        ..RequestFacts::default()
     }
 }

@@ -13,6 +13,12 @@ pub enum Reason {
     BestEffort,
     /// Too little is known of it: this request finds out.
     Explore,
+    /// Excluded by what was seen there a while ago: this request finds out whether that still holds.
+    Probe,
+    /// No bound keeps the objectives, but the central prediction does.
+    MedianWithinSlo,
+    /// None keeps them: the cheapest of those that are not hopeless, so that the others stay fast.
+    Sacrifice,
     /// Lowest expected latency.
     LowestLatency,
     /// Fewest requests in flight.
@@ -29,10 +35,13 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::CheapestWithinSlo,
         Self::BestEffort,
         Self::Explore,
+        Self::Probe,
+        Self::MedianWithinSlo,
+        Self::Sacrifice,
         Self::LowestLatency,
         Self::LeastInFlight,
         Self::PowerOfTwo,
@@ -48,6 +57,9 @@ impl Reason {
             Self::CheapestWithinSlo => "cheapest_within_slo",
             Self::BestEffort => "best_effort",
             Self::Explore => "explore",
+            Self::Probe => "probe",
+            Self::MedianWithinSlo => "median_within_slo",
+            Self::Sacrifice => "sacrifice",
             Self::LowestLatency => "lowest_latency",
             Self::LeastInFlight => "least_in_flight",
             Self::PowerOfTwo => "power_of_two",
@@ -77,11 +89,28 @@ pub struct Assessment {
     pub in_flight: u32,
 }
 
+/// What becomes of a request that is not sent now, because no backend can keep its promise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TurnedAway {
+    /// It is refused; the predicted drain says when to try again, 1 to 60 s.
+    Shed {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// It may wait its turn; if there is no place to wait, it is refused.
+    Wait {
+        /// When to try again.
+        retry_after: Duration,
+    },
+}
+
 /// A choice, and what it was chosen from. Reused between requests: choosing allocates nothing once warm.
 #[derive(Debug, Clone, Default)]
 pub struct Decision {
-    /// The backend, and why; `None` without candidates.
+    /// The backend, and why; `None` without candidates, and when the request is turned away.
     pub chosen: Option<(BackendIndex, Reason)>,
+    /// Set when there are candidates and none is chosen.
+    pub turned_away: Option<TurnedAway>,
     /// Every candidate, in the snapshot's order.
     pub candidates: Vec<Assessment>,
 }

@@ -22,7 +22,8 @@ const PRESSURE: (f64, f64) = (0.5, 4.0);
 pub(super) fn assess_all(request: &RequestFacts, fleet: &FleetSnapshot<'_>, decision: &mut Decision) {
     decision.chosen = None;
     decision.candidates.clear();
-    let assess = |candidate| assess(request, candidate, fleet.expected_output);
+    let expected_output = expected_output(request, fleet);
+    let assess = |candidate| assess(request, candidate, expected_output);
     decision.candidates.extend(fleet.candidates.iter().map(assess));
 }
 
@@ -73,4 +74,10 @@ fn expect(observed: &Observed, pressure: f64) -> Option<(Duration, Duration)> {
 /// Bound ÷ threshold.
 fn ratio(objective: &Objective, (_, bound): (Duration, Duration)) -> f64 {
     bound.as_secs_f64() / objective.threshold.as_secs_f64().max(1e-9)
+}
+
+/// Output tokens to expect of the request.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a mean of token counts")]
+pub(super) fn expected_output(request: &RequestFacts, fleet: &FleetSnapshot<'_>) -> u64 {
+    fleet.route.output(request.max_tokens).mean as u64
 }

@@ -4,7 +4,7 @@
 //! cheapest is taken; of those within 5 % of its price the one with the most headroom. When none is feasible, one that is
 //! unknown may be; else the one that misses least. A share of requests explores what too little is known of.
 
-use super::assess::{assess_all, trivial};
+use super::assess::{assess_all, expected_output, trivial};
 use super::{Policy, PolicyState, explore};
 use crate::route::decision::{Assessment, Decision, Reason};
 use crate::route::price::Cost;
@@ -30,8 +30,9 @@ impl Policy for CheapestWithinSlo {
             return;
         }
         let cost = |candidate: &Candidate| {
-            let of_request =
-                |price: &crate::route::price::Price| price.of_request(request.input_tokens, fleet.expected_output);
+            let of_request = |price: &crate::route::price::Price| {
+                price.of_request(request.input_tokens, expected_output(request, fleet))
+            };
             candidate.price.as_ref().map_or(Cost::Unknown, of_request)
         };
         let pick = cheapest(fleet, decision, cost);

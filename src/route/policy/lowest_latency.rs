@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::assess::{assess_all, idlest, trivial};
+use super::assess::{assess_all, expected_output, idlest, trivial};
 use super::{Policy, PolicyState, explore};
 use crate::route::decision::{Assessment, Decision, Reason};
 use crate::route::snapshot::{BackendIndex, FleetSnapshot, RequestFacts};
@@ -26,7 +26,7 @@ impl Policy for LowestLatency {
         if trivial(fleet, decision) {
             return;
         }
-        let output = u32::try_from(fleet.expected_output).unwrap_or(u32::MAX);
+        let output = u32::try_from(expected_output(request, fleet)).unwrap_or(u32::MAX);
         // To this rule a backend is unknown when its latency is, whatever is promised.
         for thought in &mut decision.candidates {
             if expected(thought, output).is_none() {

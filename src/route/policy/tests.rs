@@ -6,9 +6,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::measure::objective::{Latency, Objective, Objectives};
+use crate::route::admission::OnOverload;
 use crate::route::decision::Reason;
+use crate::route::model::RouteModel;
 use crate::route::price::Price;
-use crate::route::snapshot::{Candidate, Observed};
+use crate::route::snapshot::{Candidate, Observed, Outlook};
+use crate::route::tuning::Tuning;
 use crate::units::Quantile;
 
 const MS: Duration = Duration::from_millis(1);
@@ -27,6 +30,7 @@ fn candidate(index: usize) -> Candidate {
         usual_in_flight: 0.0,
         exploring: 0,
         last_observed: None,
+        outlook: Outlook::default(),
     }
 }
 
@@ -46,12 +50,13 @@ fn chat() -> RequestFacts {
     let promise = |latency, millis| Some(Objective { latency, quantile: Quantile::P95, threshold: MS * millis });
     let objectives =
         Objectives { ttft: promise(Latency::TimeToFirstToken, 300), itl: promise(Latency::InterToken, 40), e2e: None };
-    RequestFacts { input_tokens: 500, max_tokens: Some(200), stream: true, objectives }
+    RequestFacts { input_tokens: 500, max_tokens: Some(200), stream: true, objectives, ..RequestFacts::default() }
 }
 
 fn choose(kind: PolicyKind, candidates: &[Candidate], state: &mut PolicyState) -> Option<(usize, Reason)> {
     let mut decision = Decision::default();
-    let fleet = FleetSnapshot { candidates, expected_output: 100 };
+    let (route, tuning) = (RouteModel::default(), Tuning::default());
+    let fleet = FleetSnapshot { candidates, route: &route, on_overload: OnOverload::Sacrifice, tuning: &tuning };
     kind.rule().choose(&chat(), &fleet, state, &mut decision);
     assert_eq!(decision.candidates.len(), candidates.len(), "every candidate is kept");
     decision.chosen.map(|(backend, reason)| (backend.0, reason))
@@ -111,7 +116,9 @@ fn few_samples_are_read_with_caution() {
 fn nothing_promised_means_the_cheapest() {
     let mut decision = Decision::default();
     let candidates = [known(0, 100, 10, 8.0), known(1, 9000, 900, 2.0)];
-    let fleet = FleetSnapshot { candidates: &candidates, expected_output: 1 };
+    let (route, tuning) = (RouteModel::default(), Tuning::default());
+    let on_overload = OnOverload::Sacrifice;
+    let fleet = FleetSnapshot { candidates: &candidates, route: &route, on_overload, tuning: &tuning };
     CheapestWithinSlo.choose(&RequestFacts::default(), &fleet, &mut PolicyState::seeded(1), &mut decision);
     assert_eq!(decision.chosen, Some((BackendIndex(1), Reason::CheapestWithinSlo)));
 }

@@ -1,0 +1,42 @@
+//! What a model must remember of one request in flight, carried by the request itself.
+
+use std::time::{Duration, Instant};
+
+use crate::route::predict::Features;
+use crate::route::snapshot::RouteSlot;
+
+/// One request in flight at a backend, as its model sees it. Must come back through
+/// [`BackendModel::ended`](super::BackendModel::ended), or its load is never taken off the books.
+#[derive(Debug)]
+#[must_use = "the load of a request is taken off the books only by `ended`"]
+pub struct Ticket {
+    pub(super) id: u64,
+    /// Books are opened anew when a backend is ejected; a ticket of old books moves nothing.
+    pub(super) books: u64,
+    pub(super) route: RouteSlot,
+    pub(super) stream: bool,
+    pub(super) sent: Instant,
+    pub(super) first_token: bool,
+    pub(super) ttft_features: Features,
+    pub(super) uncached_tokens: f64,
+    pub(super) kv_tokens: f64,
+    pub(super) probe: bool,
+}
+
+/// How a request ended at a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// The answer is whole.
+    Completed {
+        /// Output tokens, as far as stated or counted.
+        output_tokens: Option<u64>,
+        /// Mean gap between the tokens of a stream of three and more.
+        mean_gap: Option<Duration>,
+        /// Whether the client's reading, and not the backend, set the pace: then it teaches nothing about latency.
+        paced_by_client: bool,
+    },
+    /// The backend failed.
+    Failed,
+    /// The client left, or another attempt won: it says nothing about the backend.
+    Cancelled,
+}
