@@ -2,6 +2,7 @@
 pub mod frozen;
 pub mod rivals;
 pub mod rule;
+pub mod scenario;
 pub mod scene;
 pub mod workload;
 pub mod world;

@@ -86,9 +86,16 @@ impl Source {
 
     /// Its rows with their times, over and over.
     fn rows(&self) -> impl Iterator<Item = (f64, &RecordedPrompt)> {
-        let rounds = std::iter::successors(Some(0.0), |start| Some(start + self.period));
-        let rounds = rounds.take(if self.rows.is_empty() { 0 } else { usize::MAX });
-        rounds.flat_map(|start| self.rows.iter().map(move |recorded| (start + recorded.row.at.as_secs_f64(), recorded)))
+        self.rounds().map(|(_, at, recorded)| (at, recorded))
+    }
+
+    /// Its rows with the number of the round and their times, over and over.
+    fn rounds(&self) -> impl Iterator<Item = (u32, f64, &RecordedPrompt)> {
+        let rounds = 0..if self.rows.is_empty() { 0 } else { u32::MAX };
+        rounds.flat_map(|round| {
+            let start = f64::from(round) * self.period;
+            self.rows.iter().map(move |recorded| (round, start + recorded.row.at.as_secs_f64(), recorded))
+        })
     }
 
     /// Whether there is nothing in it.
@@ -145,14 +152,15 @@ impl Workload {
     pub fn prefixed(source: &Source, speed: f64, duration: f64, seed: u64, estimate_error: f64) -> Self {
         let mut random = Random::in_state(seed);
         let (mut arrivals, mut blocks) = (Vec::new(), Vec::new());
-        for (at, recorded) in source.rows().take_while(|(at, _)| at / speed < duration) {
+        for (round, at, recorded) in source.rounds().take_while(|(_, at, _)| at / speed < duration) {
             if recorded.row.input_tokens >= LONGEST_PREFIXED {
                 continue;
             }
             let at = at / speed + BUCKET * random.share() / speed;
             if at < duration {
                 let start = blocks.len();
-                blocks.extend_from_slice(&recorded.blocks);
+                // Nobody asks the same again only because a short trace starts over.
+                blocks.extend(recorded.blocks.iter().map(|block| block ^ (u64::from(round) << 40)));
                 arrivals.push((at, Arrival { blocks: start..blocks.len(), ..Arrival::plain(0, recorded) }));
             }
         }
