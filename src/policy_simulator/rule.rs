@@ -121,6 +121,17 @@ pub struct Shared {
     pub in_flight: f64,
 }
 
+/// What an engine's metrics say.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Said {
+    /// Requests in its batch.
+    pub running: usize,
+    /// Requests in its queue.
+    pub waiting: usize,
+    /// The share of its key/value cache that is taken.
+    pub kv_ratio: f64,
+}
+
 impl Shared {
     /// The sum.
     #[must_use]
@@ -149,7 +160,7 @@ pub trait Rule {
     fn first_token(&mut self, ticket: &mut Self::Ticket, now: Duration);
 
     /// Any other token came from that backend.
-    fn token(&mut self, _backend: usize) {}
+    fn token(&mut self, _backend: usize, _now: Duration) {}
 
     /// Sixteen gaps of a stream are over.
     fn gaps(&mut self, ticket: &mut Self::Ticket, count: u32, mean: Duration, now: Duration);
@@ -165,4 +176,7 @@ pub trait Rule {
 
     /// What the other replicas told, summed.
     fn hear(&mut self, backend: usize, others: Shared, now: Duration);
+
+    /// An engine's metrics were scraped.
+    fn engine_said(&mut self, _backend: usize, _said: &Said, _now: Duration) {}
 }

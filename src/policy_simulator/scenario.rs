@@ -35,6 +35,7 @@ enum Kind {
     Flapping,
     Burst,
     Hidden,
+    HiddenSeen,
     Cold,
     Hostile,
     /// So many copies of the proxy, and whether they share what they sent.
@@ -49,7 +50,7 @@ const fn scenario(name: &'static str, kind: Kind, about: &'static str) -> Scenar
 }
 
 /// Every scenario.
-pub const SCENARIOS: [Scenario; 22] = [
+pub const SCENARIOS: [Scenario; 23] = [
     scenario("low", Kind::Steady(10), "steady, 8 requests per second"),
     scenario("mid", Kind::Steady(20), "steady, 16 requests per second"),
     scenario("high", Kind::Steady(30), "steady, 24 requests per second"),
@@ -62,6 +63,7 @@ pub const SCENARIOS: [Scenario; 22] = [
     scenario("flapping", Kind::Flapping, "a backend 4x slow every other 20 s"),
     scenario("burst", Kind::Burst, "three times the requests for half a minute"),
     scenario("hidden", Kind::Hidden, "other clients use two backends for four minutes, unseen"),
+    scenario("hiddenm", Kind::HiddenSeen, "the same, with the engines' metrics scraped every second"),
     scenario("cold", Kind::Cold, "two backends come up after two minutes, with nothing known of them"),
     scenario("hostile", Kind::Hostile, "bad estimates, unbounded prefill, random stalls"),
     scenario("multi4", Kind::Replicas(4, false), "four copies of the proxy that share nothing"),
@@ -103,7 +105,7 @@ impl Scenario {
             Kind::Hostile => hostile(mixed_scene(sources, number, 1.5, 300.0 * n, 0.35)),
             Kind::Conversation(tenths) => prefixed(&sources.conversation, f64::from(tenths) / 10.0, number),
             Kind::Synthetic => prefixed(&sources.synthetic, 0.6 + 0.2 * n, number),
-            Kind::Hidden => mixed(1.5, 600.0, 300.0 * n),
+            Kind::Hidden | Kind::HiddenSeen => mixed(1.5, 600.0, 300.0 * n),
             _ => mixed(2.0, 600.0, 300.0 * n),
         }
     }
@@ -126,7 +128,10 @@ impl Scenario {
             }
             Kind::Dead => scene.incidents.extend(dead(1, 120.0, 300.0)),
             Kind::Burst => scene.workload.crowd(240.0..300.0, &(240.0..270.0), &mut Random::seeded(number)),
-            Kind::Hidden => scene.incidents.extend(hidden(&[1, 4], 120.0, 360.0, &mut Random::seeded(number))),
+            Kind::Hidden | Kind::HiddenSeen => {
+                scene.incidents.extend(hidden(&[1, 4], 120.0, 360.0, &mut Random::seeded(number)));
+                scene.scrape = (self.kind == Kind::HiddenSeen).then_some(Duration::from_secs(1));
+            }
             Kind::Cold => scene.incidents.extend([2, 4].into_iter().flat_map(|backend| absent(backend, 120.0))),
             Kind::Replicas(replicas, gossip) => {
                 scene.replicas = usize::from(replicas);

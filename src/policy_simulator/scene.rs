@@ -10,6 +10,8 @@ use crate::engine::Profile;
 use crate::measure::exchange::Latencies;
 use crate::measure::objective::{Ended, Latency, Objective, Objectives};
 use crate::measure::outcome::Outcome;
+use crate::route::admission::OnOverload;
+use crate::route::policy::PolicyKind;
 use crate::route::price::Price;
 use crate::units::Quantile;
 
@@ -32,7 +34,11 @@ pub struct Spec {
     /// What it promises.
     pub objectives: Objectives,
     /// How important it is; a larger number is more important.
-    pub priority: u32,
+    pub priority: i32,
+    /// How it chooses, where the contender is what is configured.
+    pub policy: PolicyKind,
+    /// What it does with requests that it cannot keep the promise for, likewise.
+    pub on_overload: OnOverload,
     /// The backends it may use, by index.
     pub backends: Vec<usize>,
 }
@@ -87,6 +93,8 @@ pub struct Scene {
     pub replicas: usize,
     /// How often they tell each other what they sent; `None` is never.
     pub gossip: Option<Duration>,
+    /// How often engines' metrics are scraped; `None` is never.
+    pub scrape: Option<Duration>,
     /// Probability with which a step takes 0.3 s longer.
     pub stall: f64,
     /// The state of the run's generator.
@@ -161,14 +169,20 @@ impl Spec {
     pub fn streamed(name: &str, (ttft, itl): (Duration, Duration)) -> Self {
         let ttft = Some(p95(Latency::TimeToFirstToken, ttft));
         let objectives = Objectives { ttft, itl: Some(p95(Latency::InterToken, itl)), e2e: None };
-        Self { name: name.into(), objectives, priority: 1, backends: Vec::new() }
+        Self { priority: 1, ..Self::new(name.into(), objectives) }
     }
 
     /// A route that promises an end-to-end time at p95, and matters less.
     #[must_use]
     pub fn whole(name: &str, e2e: Duration) -> Self {
-        let objectives = Objectives { e2e: Some(p95(Latency::EndToEnd, e2e)), ..Objectives::default() };
-        Self { name: name.into(), objectives, priority: 0, backends: Vec::new() }
+        Self::new(name.into(), Objectives { e2e: Some(p95(Latency::EndToEnd, e2e)), ..Objectives::default() })
+    }
+
+    /// A route that may use every backend.
+    #[must_use]
+    pub fn new(name: Arc<str>, objectives: Objectives) -> Self {
+        let (policy, on_overload) = (PolicyKind::default(), OnOverload::default());
+        Self { name, objectives, priority: 0, policy, on_overload, backends: Vec::new() }
     }
 }
 
@@ -209,6 +223,7 @@ impl Scene {
             incidents: Vec::new(),
             replicas: 1,
             gossip: None,
+            scrape: None,
             stall: 0.0,
             state: 1,
         }

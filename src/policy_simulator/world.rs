@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::rule::{Asked, Choice, Ending, How, Rule, Shared, Verdict, View};
+use super::rule::{Asked, Choice, Ending, How, Rule, Said, Shared, Verdict, View};
 use super::scene::{Change, Scene};
 use crate::engine::{Event, Model, Request};
 use crate::random::Random;
@@ -112,10 +112,19 @@ pub fn run<R: Rule>(scene: &Scene, make: impl Fn(usize) -> R) -> Run {
     Run { fates, cost: world.cost, events: world.events }
 }
 
+/// What is known to come, apart from engine steps: the next arrival and incident by index, and times.
+struct Ahead {
+    arrival: usize,
+    incident: usize,
+    gossip: Duration,
+    scrape: Duration,
+}
+
 enum Next {
-    Arrival(usize),
-    Incident(usize),
+    Arrival,
+    Incident,
     Gossip,
+    Scrape,
     Step(usize),
 }
 
@@ -162,40 +171,51 @@ impl<'a, R: Rule> World<'a, R> {
 
     fn play(&mut self) {
         let end = Duration::from_secs_f64(self.scene.duration) + GRACE;
-        let (mut arrivals, mut incidents, mut gossip) = (0, 0, self.scene.gossip.unwrap_or(Duration::MAX));
+        let (gossip, scrape) = (self.scene.gossip, self.scene.scrape);
+        let mut ahead = Ahead {
+            arrival: 0,
+            incident: 0,
+            gossip: gossip.unwrap_or(Duration::MAX),
+            scrape: scrape.unwrap_or(Duration::MAX),
+        };
         loop {
-            let (at, next) = self.next(arrivals, incidents, gossip);
+            let (at, next) = self.next(&ahead);
             if at > end {
                 return;
             }
             self.events += 1;
             match next {
-                Next::Arrival(index) => {
-                    arrivals = index + 1;
-                    self.arrive(index, at);
+                Next::Arrival => {
+                    ahead.arrival += 1;
+                    self.arrive(ahead.arrival - 1, at);
                 }
-                Next::Incident(index) => {
-                    incidents = index + 1;
-                    self.befall(index, at);
+                Next::Incident => {
+                    ahead.incident += 1;
+                    self.befall(ahead.incident - 1, at);
                 }
                 Next::Gossip => {
-                    gossip = at + self.scene.gossip.unwrap_or(Duration::MAX);
+                    ahead.gossip = at.saturating_add(gossip.unwrap_or(Duration::MAX));
                     self.gossip(at);
+                }
+                Next::Scrape => {
+                    ahead.scrape = at.saturating_add(scrape.unwrap_or(Duration::MAX));
+                    self.scrape(at);
                 }
                 Next::Step(backend) => self.step(backend, at),
             }
         }
     }
 
-    fn next(&self, arrivals: usize, incidents: usize, gossip: Duration) -> (Duration, Next) {
-        let arrival = self.scene.workload.arrivals.get(arrivals).map_or(Duration::MAX, |arrival| arrival.at);
-        let incident = self.scene.incidents.get(incidents).map_or(Duration::MAX, |incident| incident.at);
-        let mut best = (arrival, Next::Arrival(arrivals));
-        if incident < best.0 {
-            best = (incident, Next::Incident(incidents));
-        }
-        if gossip < best.0 {
-            best = (gossip, Next::Gossip);
+    /// What happens next, and when.
+    fn next(&self, ahead: &Ahead) -> (Duration, Next) {
+        let arrival = self.scene.workload.arrivals.get(ahead.arrival).map_or(Duration::MAX, |arrival| arrival.at);
+        let incident = self.scene.incidents.get(ahead.incident).map_or(Duration::MAX, |incident| incident.at);
+        let mut best = (arrival, Next::Arrival);
+        let known = [(incident, Next::Incident), (ahead.gossip, Next::Gossip), (ahead.scrape, Next::Scrape)];
+        for (at, next) in known {
+            if at < best.0 {
+                best = (at, next);
+            }
         }
         let mut step = (Duration::MAX, u64::MAX);
         let mut place = 0;
@@ -204,10 +224,7 @@ impl<'a, R: Rule> World<'a, R> {
                 (step, place) = (*known, index);
             }
         }
-        if step.0 < best.0 {
-            best = (step.0, Next::Step(place));
-        }
-        best
+        if step.0 < best.0 { (step.0, Next::Step(place)) } else { best }
     }
 
     /// Asks the rule of the request's replica, and sends the request where it says.
@@ -237,6 +254,16 @@ impl<'a, R: Rule> World<'a, R> {
         let cached = self.hand_over(choice.backend, now);
         let uncached = arrival.input.saturating_sub(cached);
         self.cost += scene.backends.get(choice.backend).map_or(0.0, |machine| machine.tokens_cost(uncached, 0));
+    }
+
+    /// Asks every engine how it is, as a scrape of its metrics would.
+    fn scrape(&mut self, now: Duration) {
+        for (backend, engine) in self.engines.iter().enumerate() {
+            let said = Said { running: engine.running(), waiting: engine.waiting(), kv_ratio: engine.kv_ratio() };
+            for rule in &mut self.replicas {
+                rule.engine_said(backend, &said, now);
+            }
+        }
     }
 
     /// Gives the prepared request to an engine; tells how much of its prompt was cached.
@@ -291,7 +318,7 @@ impl<'a, R: Rule> World<'a, R> {
             rule.first_token(ticket, now);
             return;
         }
-        rule.token(backend);
+        rule.token(backend, now);
         if (live.fate.output - 1) % GROUP == 0 {
             let mean = (now - live.group) / GROUP;
             live.group = now;

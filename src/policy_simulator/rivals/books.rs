@@ -175,7 +175,7 @@ impl Book {
 }
 
 /// The one with the smallest value; of equals one at random, by one draw per tie met.
-pub(super) fn least(values: impl Iterator<Item = (usize, f64)>, random: &mut Random) -> Option<usize> {
+pub(in super::super) fn least(values: impl Iterator<Item = (usize, f64)>, random: &mut Random) -> Option<usize> {
     let mut best: Option<(usize, f64)> = None;
     let mut equals = 1.0;
     for (backend, value) in values {

@@ -21,6 +21,7 @@ mod tests;
 
 use std::time::Duration;
 
+pub(super) use self::books::least;
 use self::books::{Book, Books, Entry};
 use super::rule::{Asked, Choice, Ending, Rule, Shared, Verdict, View};
 use super::scene::Scene;
@@ -105,7 +106,7 @@ impl Rule for Rival {
         self.pick.first_token(entry, now);
     }
 
-    fn token(&mut self, backend: usize) {
+    fn token(&mut self, backend: usize, _now: Duration) {
         self.books.token(backend);
     }
 
