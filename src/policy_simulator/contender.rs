@@ -18,6 +18,19 @@ pub struct Contender {
     /// Its name in reports.
     pub name: String,
     kind: Kind,
+    /// The name of what it was taken from, if something was changed.
+    base: Option<String>,
+}
+
+/// What a contender is compared as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Our rule, or what a configuration says.
+    Ours,
+    /// Our rule with something changed.
+    Ablation,
+    /// Everybody else.
+    Rival,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -79,7 +92,8 @@ impl Contender {
     pub fn named(name: &str) -> Result<Self, UnknownContender> {
         let kind = predicted(name).or_else(|| rival(name)).or_else(|| served(name, Tuning::default()));
         let kind = kind.ok_or_else(|| UnknownContender { name: name.to_owned() })?;
-        Ok(Self { name: name.to_owned(), kind })
+        let name = name.replacen("ours", OURS, 1);
+        Ok(Self { name, kind, base: None })
     }
 
     /// Our rule and, if `shed`, with shedding.
@@ -87,13 +101,13 @@ impl Contender {
     pub fn ours(shed: bool) -> Self {
         let on_overload = if shed { OnOverload::Shed } else { OnOverload::Sacrifice };
         let kind = Kind::Served { policy: PolicyKind::CheapestWithinSlo, on_overload, tuning: Tuning::default() };
-        Self { name: if shed { format!("{OURS}{SHED}") } else { OURS.to_owned() }, kind }
+        Self { name: if shed { format!("{OURS}{SHED}") } else { OURS.to_owned() }, kind, base: None }
     }
 
     /// What a configuration does: each route's own policy.
     #[must_use]
     pub fn configured() -> Self {
-        Self { name: "configured".to_owned(), kind: Kind::Configured }
+        Self { name: "configured".to_owned(), kind: Kind::Configured, base: None }
     }
 
     /// Our rule with something changed, as [`ablated`] reads it.
@@ -102,13 +116,29 @@ impl Contender {
     /// When the change means nothing.
     pub fn ablation(text: &str, shed: bool) -> Result<Self, UnknownAblation> {
         let tuning = ablated(text)?;
-        let Self { name, kind } = Self::ours(shed);
+        let Self { name, kind, .. } = Self::ours(shed);
         let kind = match kind {
             Kind::Served { policy, on_overload, .. } => Kind::Served { policy, on_overload, tuning },
             other => other,
         };
         let sign = if text.contains('=') { "with" } else { "without" };
-        Ok(Self { name: format!("{name} {sign} {text}"), kind })
+        Ok(Self { name: format!("{name} {sign} {text}"), kind, base: Some(name) })
+    }
+
+    /// What it is compared as.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        match self.kind {
+            _ if self.base.is_some() => Role::Ablation,
+            Kind::Configured | Kind::Served { policy: PolicyKind::CheapestWithinSlo, .. } => Role::Ours,
+            _ => Role::Rival,
+        }
+    }
+
+    /// Whether it is that one with something changed.
+    #[must_use]
+    pub fn is_ablation_of(&self, other: &Self) -> bool {
+        self.base.as_deref() == Some(other.name.as_str())
     }
 
     /// Plays a scene. `base` is any instant: virtual time starts there.

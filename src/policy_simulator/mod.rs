@@ -4,6 +4,7 @@ pub mod contender;
 pub mod excerpts;
 pub mod frozen;
 pub mod predicted;
+pub mod report;
 pub mod rivals;
 pub mod routed;
 pub mod rule;
