@@ -13,7 +13,7 @@ use crate::fleet::{BackendState, DecisionRecord, Fleet, LiveBackend, LiveRoute};
 use crate::measure::exchange::ExchangeRecord;
 use crate::measure::objective::Latency;
 use crate::route::decision::Assessment;
-use crate::route::snapshot::Observed;
+use crate::route::snapshot::{Forecast, Observed};
 use crate::telemetry::access_log;
 use crate::telemetry::live::{BackendFigures, LiveFigures, ObjectiveFigures};
 use crate::telemetry::time::rfc3339;
@@ -277,16 +277,16 @@ impl DecisionView {
 
 impl CandidateView {
     fn new(name: &Arc<str>, one: &Assessment) -> Self {
-        let predicted = |both: Option<(Duration, Duration)>| {
-            both.map(|(expected, bound)| PredictedView { expected_ms: millis(expected), bound_ms: millis(bound) })
+        let predicted = |one: Option<Forecast>| {
+            one.map(|one| PredictedView { expected_ms: millis(one.expected()), bound_ms: millis(one.bound()) })
         };
         Self {
             backend: Name::new(name),
             in_flight: one.in_flight,
             ttft: predicted(one.ttft),
             itl: predicted(one.itl),
-            e2e: predicted(one.e2e),
-            load: one.load,
+            e2e: predicted(Some(one.e2e)),
+            load: Some(one.pressure),
             price: one.price,
         }
     }

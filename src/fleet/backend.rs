@@ -17,7 +17,9 @@ use crate::config::settings::Backend;
 use crate::measure::outcome::Blame;
 use crate::random::Random;
 use crate::route::ejection::{Ejection, Standing};
+use crate::route::model::BackendModel;
 use crate::route::snapshot::BackendIndex;
+use crate::route::tuning::Tuning;
 
 /// Failed checks in a row that take a ready backend down; one may be a hiccup of a busy server.
 const FAILURES_TO_DOWN: u32 = 2;
@@ -141,6 +143,7 @@ pub(super) struct Shared {
     pub(super) health_path: AtomicUsize,
     pub(super) discovered: ArcSwap<Discovered>,
     judged: Mutex<Judged>,
+    model: Mutex<BackendModel>,
     /// The other members of each route's pool.
     pools: ArcSwap<Vec<Vec<Weak<Shared>>>>,
     /// Held while a backend is taken out of its pools, so that two at once cannot empty one.
@@ -280,6 +283,7 @@ impl Shared {
             health_path: AtomicUsize::new(0),
             discovered: ArcSwap::default(),
             judged: Mutex::new(judged),
+            model: Mutex::new(BackendModel::new(Tuning::default(), now)),
             pools: ArcSwap::default(),
             ejecting,
         }
@@ -287,6 +291,11 @@ impl Shared {
 
     fn judged(&self) -> MutexGuard<'_, Judged> {
         self.judged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of its load and latencies.
+    pub(super) fn model(&self) -> MutexGuard<'_, BackendModel> {
+        self.model.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn state(&self) -> BackendState {

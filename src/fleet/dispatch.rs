@@ -16,8 +16,9 @@ use crate::config::settings::Features;
 use crate::measure::exchange::DecisionSummary;
 use crate::route::admission::OnOverload;
 use crate::route::decision::{Decision, Reason};
-use crate::route::model::RouteModel;
-use crate::route::snapshot::{BackendIndex, Candidate, FleetSnapshot, RequestFacts};
+use crate::route::model::Asking;
+use crate::route::prefix::Prefix;
+use crate::route::snapshot::{BackendIndex, Candidate, FleetSnapshot, Forecast, RequestFacts};
 use crate::route::tuning::Tuning;
 
 /// What a request asks of a backend's features.
@@ -125,7 +126,6 @@ impl Fleet {
         now: Instant,
     ) -> Result<Dispatched, NoCandidate> {
         let route = self.routes().get(route).ok_or(NoCandidate::NoSuchModel)?;
-        route.pairs.iter().for_each(|pair| pair.refresh(&route.settings().objectives, now));
         // Every generation dispatches under this one lock, so a place that is free here is free when it is taken.
         let mut desk = self.desk();
         let passed_over = self.gather(route, request, exclude, &mut desk.candidates, now);
@@ -149,11 +149,12 @@ impl Fleet {
         now: Instant,
     ) -> PassedOver {
         let mut passed_over = PassedOver::default();
+        let asking = asking(route, &request.facts);
         for wanted in [Admission::Open, Admission::Ejected] {
             candidates.clear();
-            for (backend, pair, weight) in self.backends_of(route) {
+            for (backend, _, weight) in self.backends_of(route) {
                 if weight > 0 && passed_over.lets(backend, request, exclude, wanted) {
-                    candidates.push(pair.candidate(backend, weight, now));
+                    candidates.push(candidate(backend, weight, &asking, now));
                 }
             }
             if !candidates.is_empty() || passed_over.full || passed_over.excluded {
@@ -174,7 +175,7 @@ impl Fleet {
         let backend = Arc::clone(self.backends().get(index.0)?);
         let pair = Arc::clone(route.pair(backend.name())?);
         let endpoint = backend.shared.next_endpoint()?;
-        let in_flight = count(&backend, pair, route, &request.facts, reason);
+        let in_flight = count(&backend, pair, route, &request.facts, (reason, now));
         backend.shared.owes(request.facts.stream, now);
         let model_name = match backend.serves(request.model) {
             Serves::Renamed(name) => Some(name),
@@ -185,13 +186,31 @@ impl Fleet {
     }
 }
 
+fn asking<'a>(route: &LiveRoute, facts: &'a RequestFacts) -> Asking<'a> {
+    let output = route.counts.model().output(facts.max_tokens);
+    Asking { facts, route: route.counts.slot, prefix: Prefix::default(), output }
+}
+
+/// What routing may know of a backend at this instant.
+fn candidate(backend: &LiveBackend, weight: u32, asking: &Asking<'_>, now: Instant) -> Candidate {
+    let settings = backend.settings();
+    Candidate {
+        backend: backend.index(),
+        weight,
+        in_flight: backend.in_flight(),
+        max_in_flight: settings.max_in_flight,
+        price: settings.price,
+        outlook: backend.shared.model().outlook(asking, now),
+    }
+}
+
 fn choose(
     route: &LiveRoute,
     facts: &RequestFacts,
     candidates: &[Candidate],
     decision: &mut Decision,
 ) -> Option<(BackendIndex, Reason)> {
-    let (learned, tuning) = (RouteModel::default(), Tuning::default());
+    let (learned, tuning) = (*route.counts.model(), Tuning::default());
     let snapshot = FleetSnapshot { candidates, route: &learned, on_overload: OnOverload::Sacrifice, tuning: &tuning };
     let mut state = route.counts.policy.lock().unwrap_or_else(PoisonError::into_inner);
     route.settings().policy.rule().choose(facts, &snapshot, &mut state, decision);
@@ -204,14 +223,13 @@ fn count(
     pair: Arc<Pair>,
     route: &LiveRoute,
     facts: &RequestFacts,
-    reason: Reason,
+    (reason, now): (Reason, Instant),
 ) -> InFlight {
     let shared = &backend.shared;
-    let exploring = reason == Reason::Explore;
-    let others = shared.in_flight.fetch_add(1, Ordering::AcqRel);
+    let ticket = shared.model().dispatched(&asking(route, facts), reason, now);
+    shared.in_flight.fetch_add(1, Ordering::AcqRel);
     route.counts.active.fetch_add(1, Ordering::AcqRel);
     pair.awaiting.fetch_add(1, Ordering::AcqRel);
-    pair.exploring.fetch_add(u32::from(exploring), Ordering::AcqRel);
     shared.waiting_tokens.fetch_add(facts.input_tokens, Ordering::AcqRel);
     shared.streaming.fetch_add(u32::from(facts.stream), Ordering::AcqRel);
     InFlight {
@@ -221,9 +239,8 @@ fn count(
         input_tokens: facts.input_tokens,
         stream: facts.stream,
         probe: shared.sent(),
-        exploring,
         awaiting: true,
-        others,
+        ticket: Some(ticket),
     }
 }
 
@@ -232,9 +249,9 @@ fn summarise(decision: &Decision, index: BackendIndex, reason: Reason) -> Decisi
     let Some(chosen) = decision.candidates.iter().find(|one| one.backend == index) else {
         return DecisionSummary { reason, ..DecisionSummary::default() };
     };
-    let split = |pair: Option<(Duration, Duration)>| (pair.map(|(value, _)| value), pair.map(|(_, bound)| bound));
+    let split = |one: Option<Forecast>| (one.map(|one| one.expected()), one.map(|one| one.bound()));
     let ((predicted_ttft, bound_ttft), (predicted_itl, bound_itl)) = (split(chosen.ttft), split(chosen.itl));
-    let (predicted_e2e, bound_e2e) = split(chosen.e2e);
+    let (predicted_e2e, bound_e2e) = split(Some(chosen.e2e));
     let price = chosen.price;
     DecisionSummary { reason, predicted_ttft, bound_ttft, predicted_itl, bound_itl, predicted_e2e, bound_e2e, price }
 }

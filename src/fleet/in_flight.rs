@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::backend::LiveBackend;
 use super::route::{Pair, RouteCounts};
 use crate::measure::outcome::Blame;
+use crate::route::model::{How, Ticket};
 
 /// One attempt in flight at a backend.
 #[derive(Debug)]
@@ -22,11 +23,10 @@ pub struct InFlight {
     pub(super) stream: bool,
     /// Whether the breaker waits for this one's end.
     pub(super) probe: bool,
-    pub(super) exploring: bool,
     /// Whether the first token has not come yet.
     pub(super) awaiting: bool,
-    /// How many others were in flight there when it was sent.
-    pub(super) others: u32,
+    /// What the backend's model knows of it; taken when it ends.
+    pub(super) ticket: Option<Ticket>,
 }
 
 impl InFlight {
@@ -44,7 +44,9 @@ impl InFlight {
     pub fn first_token(&mut self, now: Instant) {
         if self.awaiting {
             self.answered();
-            self.pair.answered(self.others, now);
+        }
+        if let Some(ticket) = &mut self.ticket {
+            self.backend.shared.model().first_token(ticket, now);
         }
     }
 
@@ -55,8 +57,13 @@ impl InFlight {
 
     /// The attempt is over, and this is what its end says about the backend. Dropping the guard instead says nothing.
     pub fn ended(mut self, blame: Blame, now: Instant) {
-        if blame == Blame::Success && self.awaiting {
-            self.pair.answered(self.others, now);
+        let how = match blame {
+            Blame::Success => How::Completed { output_tokens: None, mean_gap: None, paced_by_client: false },
+            Blame::Neutral => How::Cancelled,
+            Blame::Fault => How::Failed,
+        };
+        if let Some(ticket) = self.ticket.take() {
+            self.backend.shared.model().ended(ticket, how, now);
         }
         let probe = std::mem::take(&mut self.probe);
         self.backend.shared.ended(blame, probe, now);
@@ -66,9 +73,6 @@ impl InFlight {
         self.awaiting = false;
         lower(&self.pair.awaiting);
         lower_by(&self.backend.shared.waiting_tokens, self.input_tokens);
-        if self.exploring {
-            lower(&self.pair.exploring);
-        }
     }
 }
 
@@ -76,6 +80,9 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         if self.awaiting {
             self.answered();
+        }
+        if let Some(ticket) = self.ticket.take() {
+            self.backend.shared.model().dropped(ticket);
         }
         if self.probe {
             self.backend.shared.probe_lost();

@@ -24,6 +24,7 @@ mod windows;
 #[cfg(test)]
 mod tests;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -42,7 +43,7 @@ use self::route::{Pair, RouteCounts};
 use self::tls::TlsMaterial;
 use crate::config::settings::{Backend, Route, Settings, Timeouts};
 use crate::measure::exchange::ExchangeRecord;
-use crate::route::snapshot::BackendIndex;
+use crate::route::snapshot::{BackendIndex, RouteSlot};
 
 /// Why a fleet cannot be made of a configuration.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +75,8 @@ struct Common {
     desk: Mutex<Desk>,
     ejecting: Arc<Mutex<()>>,
     prompts: PromptSizes,
+    /// Slots given to routes so far.
+    slots: AtomicUsize,
 }
 
 /// Whether the fleet can serve.
@@ -191,7 +194,7 @@ impl Fleet {
             let shared = Self::shared(backend, old, &common, now)?;
             backends.push(Arc::new(LiveBackend::new(Arc::clone(backend), BackendIndex(index), shared)));
         }
-        let routes = settings.routes.iter().map(|route| live_route(route, &backends, old, now)).collect();
+        let routes = settings.routes.iter().map(|route| live_route(route, &backends, old, &common)).collect();
         Ok(Self { settings, backends, routes, common })
     }
 
@@ -233,7 +236,12 @@ impl Fleet {
     }
 }
 
-fn live_route(route: &Arc<Route>, backends: &[Arc<LiveBackend>], old: Option<&Fleet>, now: Instant) -> Arc<LiveRoute> {
+fn live_route(
+    route: &Arc<Route>,
+    backends: &[Arc<LiveBackend>],
+    old: Option<&Fleet>,
+    common: &Common,
+) -> Arc<LiveRoute> {
     let before = old.and_then(|old| Some((old, old.routes.iter().find(|one| one.name() == &route.name)?)));
     let pair = |&(index, _): &(usize, u32)| {
         let backend = backends.get(index)?;
@@ -241,7 +249,7 @@ fn live_route(route: &Arc<Route>, backends: &[Arc<LiveBackend>], old: Option<&Fl
             let same = |(one, _, _): &(&Arc<LiveBackend>, &Arc<Pair>, u32)| Arc::ptr_eq(&one.shared, &backend.shared);
             old.backends_of(before).find(same).map(|(_, pair, _)| Arc::clone(pair))
         });
-        Some(kept.unwrap_or_else(|| Arc::new(Pair::new(Arc::clone(backend.name()), now))))
+        Some(kept.unwrap_or_else(|| Arc::new(Pair::new(Arc::clone(backend.name())))))
     };
     let pairs = route.backends.iter().filter_map(pair).collect();
     let counts = before.map(|(_, before)| Arc::clone(&before.counts));
@@ -249,7 +257,8 @@ fn live_route(route: &Arc<Route>, backends: &[Arc<LiveBackend>], old: Option<&Fl
         .name
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    let counts = counts.unwrap_or_else(|| Arc::new(RouteCounts::new(seed)));
+    let slot = || RouteSlot(common.slots.fetch_add(1, Ordering::Relaxed));
+    let counts = counts.unwrap_or_else(|| Arc::new(RouteCounts::new(seed, slot())));
     Arc::new(LiveRoute::new(Arc::clone(route), pairs, counts))
 }
 

@@ -2,23 +2,21 @@
 
 use std::time::Duration;
 
-use super::snapshot::BackendIndex;
+use super::snapshot::{BackendIndex, Forecast};
 
 /// Why a backend was chosen; a closed set, so that it can be a metric's label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// The cheapest of those expected to keep the objectives.
+    /// The cheapest of those whose bounds keep the objectives.
     CheapestWithinSlo,
+    /// No bound keeps them, but the central prediction does.
+    MedianWithinSlo,
     /// None is expected to keep them: the one that misses least.
     BestEffort,
-    /// Too little is known of it: this request finds out.
-    Explore,
-    /// Excluded by what was seen there a while ago: this request finds out whether that still holds.
-    Probe,
-    /// No bound keeps the objectives, but the central prediction does.
-    MedianWithinSlo,
-    /// None keeps them: the cheapest of those that are not hopeless, so that the others stay fast.
+    /// None is expected to keep them: the cheapest of those that are not hopeless, so that the others stay fast.
     Sacrifice,
+    /// Passed over for long, or not known yet: this request finds out.
+    Probe,
     /// Lowest expected latency.
     LowestLatency,
     /// Fewest requests in flight.
@@ -35,13 +33,12 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 11] = [
         Self::CheapestWithinSlo,
-        Self::BestEffort,
-        Self::Explore,
-        Self::Probe,
         Self::MedianWithinSlo,
+        Self::BestEffort,
         Self::Sacrifice,
+        Self::Probe,
         Self::LowestLatency,
         Self::LeastInFlight,
         Self::PowerOfTwo,
@@ -55,11 +52,10 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::CheapestWithinSlo => "cheapest_within_slo",
-            Self::BestEffort => "best_effort",
-            Self::Explore => "explore",
-            Self::Probe => "probe",
             Self::MedianWithinSlo => "median_within_slo",
+            Self::BestEffort => "best_effort",
             Self::Sacrifice => "sacrifice",
+            Self::Probe => "probe",
             Self::LowestLatency => "lowest_latency",
             Self::LeastInFlight => "least_in_flight",
             Self::PowerOfTwo => "power_of_two",
@@ -70,23 +66,65 @@ impl Reason {
     }
 }
 
+/// What is expected of one candidate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// Its bounds keep the objectives.
+    Keeps,
+    /// Its central prediction keeps them, its bounds do not.
+    MayKeep,
+    /// Even its central prediction misses them.
+    Misses,
+    /// It has no place left.
+    Full,
+}
+
+impl Verdict {
+    /// The name in logs and the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Keeps => "keeps",
+            Self::MayKeep => "may_keep",
+            Self::Misses => "misses",
+            Self::Full => "full",
+        }
+    }
+}
+
 /// What the policy thought of one candidate.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Assessment {
     /// Which backend.
     pub backend: BackendIndex,
-    /// Expected TTFT and the bound that was compared with the objective.
-    pub ttft: Option<(Duration, Duration)>,
-    /// Expected ITL and its bound.
-    pub itl: Option<(Duration, Duration)>,
-    /// Expected end-to-end time and its bound.
-    pub e2e: Option<(Duration, Duration)>,
-    /// Largest ratio of bound to objective; at most 1 keeps them all. `None` when too little is known.
-    pub load: Option<f64>,
-    /// What the request would cost there, or a rank where prices by the token are not known.
+    /// To the first token; `None` when the answer is not streamed.
+    pub ttft: Option<Forecast>,
+    /// Between tokens; likewise.
+    pub itl: Option<Forecast>,
+    /// The whole answer.
+    pub e2e: Forecast,
+    /// Largest ratio of a bound to its objective, margin included: at most 1 keeps them all, 0 when nothing is promised.
+    pub pressure: f64,
+    /// The same of the central predictions, without margin.
+    pub central_pressure: f64,
+    /// The same of the bounds without recent bad news.
+    pub hopeful_pressure: f64,
+    /// What the request would cost there; `None` without a price.
     pub price: Option<f64>,
+    /// Prompt tokens that its prefix cache holds.
+    pub prefix_tokens: f64,
     /// Requests in flight there when the decision was made.
     pub in_flight: u32,
+    /// What is expected.
+    pub verdict: Verdict,
+}
+
+impl Assessment {
+    /// How far the tightest bound stays within its objective: the share of it that is left, below 0 when it is missed.
+    #[must_use]
+    pub fn headroom(&self) -> f64 {
+        1.0 - self.pressure
+    }
 }
 
 /// What becomes of a request that is not sent now, because no backend can keep its promise.
@@ -107,10 +145,27 @@ pub enum TurnedAway {
 /// A choice, and what it was chosen from. Reused between requests: choosing allocates nothing once warm.
 #[derive(Debug, Clone, Default)]
 pub struct Decision {
-    /// The backend, and why; `None` without candidates, and when the request is turned away.
+    /// The backend, and why; `None` when no candidate has room, and when the request is turned away.
     pub chosen: Option<(BackendIndex, Reason)>,
-    /// Set when there are candidates and none is chosen.
+    /// Set when there is a candidate with room and none is chosen.
     pub turned_away: Option<TurnedAway>,
     /// Every candidate, in the snapshot's order.
     pub candidates: Vec<Assessment>,
+}
+
+impl Decision {
+    /// What was thought of the chosen one.
+    #[must_use]
+    pub fn of_chosen(&self) -> Option<&Assessment> {
+        let (chosen, _) = self.chosen?;
+        self.candidates.iter().find(|one| one.backend == chosen)
+    }
+
+    /// Whether the chosen one is expected to keep the objectives: such a request moves its route's margin by how it
+    /// ends. A probe does not.
+    #[must_use]
+    pub fn is_feasible(&self) -> bool {
+        let probe = self.chosen.is_some_and(|(_, reason)| reason == Reason::Probe);
+        !probe && self.of_chosen().is_some_and(|one| one.verdict == Verdict::Keeps)
+    }
 }

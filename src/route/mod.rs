@@ -1,6 +1,7 @@
 //! Turns a snapshot of the fleet into a decision. Pure: a policy reads nothing but its arguments.
 
 pub mod admission;
+pub mod calibrate;
 pub mod decision;
 pub mod ejection;
 pub mod load;

@@ -1,7 +1,5 @@
 //! What a request costs on a backend.
 
-use std::cmp::Ordering;
-
 /// How a backend is paid for, in the configuration's currency.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Price {
@@ -23,63 +21,41 @@ pub enum Price {
     },
 }
 
-/// What one request costs, as far as it can be said.
+/// What a request makes a backend do.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Cost {
-    /// By the hour: only a rank among such backends, as long as it is not known how many requests share the hour.
-    Rank(f64),
-    /// An amount of money.
-    Amount(f64),
-    /// No price is configured.
-    Unknown,
+pub struct Work {
+    /// Prompt tokens it computes.
+    pub uncached_tokens: f64,
+    /// Prompt tokens its prefix cache holds.
+    pub cached_tokens: f64,
+    /// Tokens it writes.
+    pub output_tokens: f64,
+    /// Seconds of the whole backend per uncached prompt token, where learned.
+    pub prefill_seconds: Option<f64>,
+    /// Seconds of the whole backend per output token in its present batch, where learned.
+    pub decode_seconds: Option<f64>,
 }
+
+/// What an unknown backend is taken to do, in seconds per token: the same for all, so that those by the hour rank by the
+/// price of their hour until they are known.
+const PREFILL_SECONDS: f64 = 1e-4;
+const DECODE_SECONDS: f64 = 2e-3;
 
 impl Price {
-    /// What a request of so many tokens costs; no prefix is assumed to be cached.
+    /// What a request costs: by the token as priced, by the hour for the share of an hour that it takes.
     #[must_use]
-    #[allow(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
-    pub fn of_request(&self, input_tokens: u64, output_tokens: u64) -> Cost {
+    pub fn of(&self, work: &Work) -> f64 {
         match *self {
-            Self::PerGpuHour { per_gpu_hour, gpus } => Cost::Rank(per_gpu_hour * f64::from(gpus)),
-            Self::PerToken { input_per_mtok, output_per_mtok, .. } => {
-                Cost::Amount((input_tokens as f64 * input_per_mtok + output_tokens as f64 * output_per_mtok) / 1e6)
+            Self::PerGpuHour { per_gpu_hour, gpus } => {
+                let both = work.prefill_seconds.zip(work.decode_seconds);
+                let (prefill, decode) = both.unwrap_or((PREFILL_SECONDS, DECODE_SECONDS));
+                let seconds = work.uncached_tokens * prefill + work.output_tokens * decode;
+                per_gpu_hour * f64::from(gpus) / 3_600.0 * seconds
             }
-        }
-    }
-}
-
-impl Cost {
-    /// The number, where there is one.
-    #[must_use]
-    pub fn value(self) -> Option<f64> {
-        match self {
-            Self::Rank(value) | Self::Amount(value) => Some(value),
-            Self::Unknown => None,
-        }
-    }
-
-    /// Cheapest first. GPUs paid by the hour cost the same whether used or not, so they come before what is paid by
-    /// the token; what has no price comes last.
-    #[must_use]
-    pub fn order(&self, other: &Self) -> Ordering {
-        let class = |cost: &Self| match cost {
-            Self::Rank(_) => 0,
-            Self::Amount(_) => 1,
-            Self::Unknown => 2,
-        };
-        let value = |cost: &Self| cost.value().unwrap_or_default();
-        class(self).cmp(&class(other)).then_with(|| value(self).total_cmp(&value(other)))
-    }
-
-    /// Whether this is within a share of the cheapest cost.
-    #[must_use]
-    pub fn near(&self, cheapest: &Self, share: f64) -> bool {
-        match (self, cheapest) {
-            (Self::Rank(own), Self::Rank(least)) | (Self::Amount(own), Self::Amount(least)) => {
-                *own <= least * (1.0 + share)
+            Self::PerToken { input_per_mtok, cached_input_per_mtok, output_per_mtok } => {
+                let input = work.uncached_tokens * input_per_mtok + work.cached_tokens * cached_input_per_mtok;
+                (input + work.output_tokens * output_per_mtok) / 1e6
             }
-            (Self::Unknown, Self::Unknown) => true,
-            _ => false,
         }
     }
 }
@@ -88,22 +64,41 @@ impl Cost {
 mod tests {
     use super::*;
 
-    const GPUS: Price = Price::PerGpuHour { per_gpu_hour: 4.0, gpus: 2 };
     const TOKENS: Price = Price::PerToken { input_per_mtok: 0.2, cached_input_per_mtok: 0.1, output_per_mtok: 0.6 };
+    const WORK: Work = Work {
+        uncached_tokens: 1e6,
+        cached_tokens: 0.0,
+        output_tokens: 5e5,
+        prefill_seconds: None,
+        decode_seconds: None,
+    };
 
-    #[test]
-    fn tokens_cost_an_amount_and_hours_a_rank() {
-        assert_eq!(GPUS.of_request(1_000, 1_000), Cost::Rank(8.0));
-        let Cost::Amount(amount) = TOKENS.of_request(1_000_000, 500_000) else { panic!("an amount") };
-        assert!((amount - 0.5).abs() < 1e-9);
+    fn hourly(per_gpu_hour: f64, gpus: u32) -> Price {
+        Price::PerGpuHour { per_gpu_hour, gpus }
+    }
+
+    #[track_caller]
+    fn check(price: Price, work: &Work, expected: f64) {
+        let cost = price.of(work);
+        assert!((cost - expected).abs() < 1e-9 * expected, "{cost} and not {expected}");
     }
 
     #[test]
-    fn own_gpus_come_before_tokens_and_unpriced_last() {
-        let mut costs = [Cost::Unknown, Cost::Amount(0.001), Cost::Rank(8.0), Cost::Rank(2.0)];
-        costs.sort_by(Cost::order);
-        assert_eq!(costs, [Cost::Rank(2.0), Cost::Rank(8.0), Cost::Amount(0.001), Cost::Unknown]);
-        assert!(Cost::Rank(2.1).near(&Cost::Rank(2.0), 0.05) && !Cost::Rank(2.2).near(&Cost::Rank(2.0), 0.05));
-        assert!(!Cost::Rank(1.0).near(&Cost::Amount(1.0), 0.05));
+    fn tokens_cost_what_they_are_priced_at_and_cached_ones_less() {
+        check(TOKENS, &WORK, 0.5);
+        check(TOKENS, &Work { uncached_tokens: 4e5, cached_tokens: 6e5, ..WORK }, 0.44);
+    }
+
+    #[test]
+    fn hours_cost_the_share_that_the_request_takes() {
+        let known = Work { prefill_seconds: Some(1e-4), decode_seconds: Some(1e-3), ..WORK };
+        check(hourly(6.0, 2), &known, 2.0);
+        check(hourly(6.0, 2), &Work { uncached_tokens: 0.0, ..known }, 12.0 / 3_600.0 * 500.0);
+    }
+
+    #[test]
+    fn unknown_backends_rank_by_the_price_of_their_hour() {
+        let (cheap, dear) = (hourly(4.0, 1), hourly(3.0, 2));
+        assert!((dear.of(&WORK) / cheap.of(&WORK) - 1.5).abs() < 1e-9);
     }
 }

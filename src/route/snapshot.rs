@@ -42,12 +42,30 @@ pub struct Forecast {
     pub hopeful: f64,
 }
 
+impl Forecast {
+    /// The central prediction.
+    #[must_use]
+    pub fn expected(&self) -> Duration {
+        duration(self.central)
+    }
+
+    /// The calibrated bound.
+    #[must_use]
+    pub fn bound(&self) -> Duration {
+        duration(self.bound)
+    }
+}
+
+fn duration(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)
+}
+
 /// What to expect of one backend if the request were sent there now.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Outlook {
-    /// To the first token, from now.
+    /// To the first token of a stream, from now.
     pub ttft: Forecast,
-    /// Between tokens.
+    /// Between tokens of a stream.
     pub itl: Forecast,
     /// The whole answer, streamed or not as the request asks.
     pub e2e: Forecast,
@@ -59,10 +77,12 @@ pub struct Outlook {
     pub prefill_seconds: Option<f64>,
     /// Seconds of the whole backend that one output token takes in a batch of the present size; likewise.
     pub decode_seconds: Option<f64>,
-    /// The shortest ITL that is promised to other routes' streams which it serves now, in seconds.
+    /// The shortest ITL that is promised to other routes' streams which arrive there lately, in seconds.
     pub resident_itl: Option<f64>,
-    /// Requests there that await their first token.
+    /// Streams of this replica there that await their first token.
     pub awaiting: u32,
+    /// Whether so little was observed there that its model is still its prior.
+    pub unproven: bool,
     /// Whether a probe is under way there.
     pub probing: bool,
     /// Whether enough time has passed since it was last observed and last probed for another probe.
@@ -95,22 +115,16 @@ pub struct Candidate {
     pub max_in_flight: Option<u32>,
     /// What it costs.
     pub price: Option<Price>,
-    /// Live TTFT of this route there, from the attempt's start.
-    pub ttft: Observed,
-    /// Live ITL of this route there.
-    pub itl: Observed,
-    /// Live end-to-end time of this route there.
-    pub e2e: Observed,
-    /// Requests dispatched there by this route and not yet answered with a first token.
-    pub awaiting_first_token: u32,
-    /// Requests that were usually in flight there when the window's samples were dispatched; 0 without samples.
-    pub usual_in_flight: f64,
-    /// Requests of this route in flight there in order to explore it.
-    pub exploring: u32,
-    /// How long ago this route last learned a first token from it; `None` when never.
-    pub last_observed: Option<Duration>,
     /// What its model expects.
     pub outlook: Outlook,
+}
+
+impl Candidate {
+    /// Whether it has a place left. The caller has filtered already; a policy does not rely on it.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.max_in_flight.is_none_or(|most| self.in_flight < most)
+    }
 }
 
 /// The candidates of one request at one instant.
@@ -124,4 +138,11 @@ pub struct FleetSnapshot<'a> {
     pub on_overload: OnOverload,
     /// Constants and switches.
     pub tuning: &'a Tuning,
+}
+
+impl FleetSnapshot<'_> {
+    /// The candidates that have a place left.
+    pub fn open(&self) -> impl Iterator<Item = &Candidate> + Clone {
+        self.candidates.iter().filter(|one| one.has_room())
+    }
 }

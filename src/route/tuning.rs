@@ -31,8 +31,6 @@ pub struct Tuning {
     pub probe_idle: Duration,
     /// Whether a route that misses its promise keeps more distance from it.
     pub margin: bool,
-    /// Most of that margin, in log units.
-    pub margin_most: f64,
     /// Whether a request that no bound can keep is given to a backend whose central prediction keeps it, before it is
     /// given up.
     pub median_fallback: bool,
@@ -45,6 +43,8 @@ pub struct Tuning {
     pub residents_guard: bool,
     /// Whether what is in a backend's prefix cache makes a prompt shorter and cheaper.
     pub prefix: bool,
+    /// Tokens that a backend's key/value cache is taken to hold, until it says so itself.
+    pub kv_capacity: f64,
     /// Whether cost decides among the backends that keep the promise; without, headroom does.
     pub cost: bool,
     /// Prices within this share of the cheapest count as the same.
@@ -70,12 +70,12 @@ impl Default for Tuning {
             probe_life: Duration::from_secs(30),
             probe_idle: Duration::from_secs(10),
             margin: true,
-            margin_most: 0.5,
             median_fallback: true,
             sacrifice: true,
             sacrifice_most: 20.0,
             residents_guard: true,
             prefix: true,
+            kv_capacity: 400_000.0,
             cost: true,
             same_price: 0.05,
             short_streams: true,

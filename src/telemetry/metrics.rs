@@ -265,7 +265,7 @@ mod tests {
         let metrics = Metrics::new(&testing::settings());
         metrics.record(&testing::complete(), now());
         let page = metrics.render(&LiveFigures::default());
-        for (backend, reason) in [("fast", "explore"), ("cheap", "cheapest_within_slo")] {
+        for (backend, reason) in [("fast", "probe"), ("cheap", "cheapest_within_slo")] {
             let line =
                 format!("headway_decisions_total{{route=\"chat\",backend=\"{backend}\",reason=\"{reason}\"}} 1\n");
             assert!(page.contains(&line), "{line}{page}");

@@ -99,7 +99,7 @@ pub(super) fn complete() -> ExchangeRecord {
         api: Some(Api::Chat),
         model: Some("meta/llama-3.1-8b-instruct".into()),
         attempts: vec![
-            attempt(("fast", "explore"), (Outcome::ConnectFailed, Blame::Fault), Duration::from_micros(1_500), None),
+            attempt(("fast", "probe"), (Outcome::ConnectFailed, Blame::Fault), Duration::from_micros(1_500), None),
             attempt(
                 ("cheap", "cheapest_within_slo"),
                 (Outcome::Complete, Blame::Success),

@@ -9,7 +9,7 @@ use crate::bench::report::Collector;
 use crate::measure::attainment::Attainment;
 use crate::measure::objective::{Ended, Objective, Objectives, Verdicts};
 use crate::measure::outcome::Outcome;
-use crate::route::price::Price;
+use crate::route::price::{Price, Work};
 
 /// Requests remembered one by one; the oldest leave.
 const KEPT: usize = 200_000;
@@ -95,7 +95,12 @@ impl Ledger {
 
     /// What a request costs at a backend, where there is a price by the token.
     pub(super) fn cost(&self, backend: usize, (input, output): (u64, u64)) -> Option<f64> {
-        self.prices.get(backend)?.as_ref()?.of_request(input, output).value()
+        let price = self.prices.get(backend)?.as_ref().filter(|price| matches!(price, Price::PerToken { .. }))?;
+        #[allow(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
+        let (uncached_tokens, output_tokens) = (input as f64, output as f64);
+        let work =
+            Work { uncached_tokens, cached_tokens: 0.0, output_tokens, prefill_seconds: None, decode_seconds: None };
+        Some(price.of(&work))
     }
 
     /// How a route kept its promises (one latency's, or all together) among the requests that `which` takes.

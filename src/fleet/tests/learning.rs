@@ -65,7 +65,7 @@ fn what_exchanges_say_is_remembered_by_backend() {
     assert!(seen("a", Latency::TimeToFirstToken).bound.is_some_and(|bound| bound >= SECOND * 2));
     assert!(seen("a", Latency::EndToEnd).estimate.is_some_and(|e2e| e2e.abs_diff(SECOND) < SECOND / 50));
     assert_eq!(route.observed("none", Latency::EndToEnd, now), None);
-    assert_eq!(route.expected_output(), Some(77.0));
+    assert!((route.expected_output() - 77.0).abs() < 1.0);
 }
 
 #[test]
@@ -107,9 +107,9 @@ fn learning_moves_the_choice_to_the_cheapest_that_keeps_the_promise_and_away_whe
             clock += Duration::from_millis(50);
             let mut given = fleet.dispatch(0, &facts, &[], clock).unwrap();
             served[given.index.0] += 1;
-            given.in_flight.first_token(clock);
-            given.in_flight.ended(Blame::Success, clock);
             let ttft = if given.index.0 == 0 { SECOND / 10 } else { slow };
+            given.in_flight.first_token(clock + ttft);
+            given.in_flight.ended(Blame::Success, clock + ttft);
             fleet.record(&completed(given.backend.name(), ttft), clock);
         }
         served
@@ -127,5 +127,5 @@ fn learning_moves_the_choice_to_the_cheapest_that_keeps_the_promise_and_away_whe
     assert!(healed[1] >= 175, "{healed:?}");
     let last = fleet.decisions().pop().unwrap();
     assert_eq!((last.candidates.len(), last.number), (2, 2600));
-    assert!(matches!(last.chosen, Some((_, Reason::CheapestWithinSlo | Reason::Explore))));
+    assert!(matches!(last.chosen, Some((_, Reason::CheapestWithinSlo | Reason::Probe))));
 }

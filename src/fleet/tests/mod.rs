@@ -13,6 +13,7 @@ use crate::config::settings::*;
 use crate::measure::objective::Objectives;
 use crate::measure::outcome::Blame;
 use crate::random::Random;
+use crate::route::load::Load;
 use crate::route::policy::PolicyKind;
 use crate::route::snapshot::RequestFacts;
 
@@ -94,11 +95,13 @@ fn check_idle(fleet: &Fleet) {
     for backend in fleet.backends() {
         assert_eq!((backend.in_flight(), backend.waiting_tokens()), (0, 0), "{}", backend.name());
         assert_eq!(backend.shared.streaming.load(Ordering::Relaxed), 0);
+        let (model, nothing) = (backend.shared.model(), Load::default());
+        assert_eq!((model.load().in_flight(), model.load().own()), (0, nothing), "{}", backend.name());
     }
     for route in fleet.routes() {
         assert_eq!((route.active(), route.retrying()), (0, 0));
         for pair in &route.pairs {
-            assert_eq!(pair.awaiting.load(Ordering::Relaxed) + pair.exploring.load(Ordering::Relaxed), 0);
+            assert_eq!(pair.awaiting.load(Ordering::Relaxed), 0);
         }
     }
 }

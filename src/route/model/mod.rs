@@ -4,19 +4,45 @@
 //! [`BackendModel::dispatched`], [`BackendModel::first_token`], [`BackendModel::tokens`] and [`BackendModel::ended`].
 //! The proxy keeps it under a short lock, the policy simulator owns it.
 
+mod features;
+mod learned;
+mod observe;
+mod pair;
+mod probing;
+mod quantiles;
 mod route;
 mod ticket;
+mod view;
 
-use std::time::{Duration, Instant};
+#[cfg(test)]
+mod tests;
 
-pub use route::{Output, RouteModel};
+use std::time::Instant;
+
+pub use learned::{BackendLearned, PairLearned, RouteLearned, TrackerLearned};
+pub use route::{Output, RouteModel, allowed_misses};
 pub use ticket::{How, Ticket};
 
-use super::decision::Reason;
-use super::load::{EngineReport, OtherLoad};
-use super::prefix::Prefix;
+use self::pair::{Alphas, PairModel};
+use self::probing::Probing;
+use self::quantiles::Quantiles;
+use super::calibrate::{Bias, Span};
+use super::load::{BackendLoad, EngineReport, OtherLoad};
+use super::predict::Rls;
+use super::prefix::{Prefix, PrefixIndex};
 use super::snapshot::{Outlook, RequestFacts, RouteSlot};
 use super::tuning::Tuning;
+
+/// TTFT trackers.
+const TTFT: Span = Span { start: 0.4, range: (-0.5, 1.5), young: 100 };
+/// The most routes a backend tells apart; those beyond share the last slot.
+const MOST_ROUTES: usize = 1_024;
+/// The gap between tokens that is usual before any was seen, in seconds.
+const USUAL_GAP: f64 = 0.03;
+/// Share of an engine's key/value cache that is taken to hold prompts of the past.
+const CACHE_SHARE: f64 = 0.5;
+/// Tokens in a block, for sizing the index.
+const BLOCK_TOKENS: f64 = 512.0;
 
 /// A request that asks what a backend would make of it.
 #[derive(Debug, Clone, Copy)]
@@ -35,7 +61,25 @@ pub struct Asking<'a> {
 #[derive(Debug, Clone)]
 pub struct BackendModel {
     tuning: Tuning,
+    /// When nothing was known.
+    born: Instant,
+    load: BackendLoad,
+    prefix: PrefixIndex,
+    ttft: Rls,
+    itl: Rls,
+    ttft_bias: Bias,
+    itl_bias: Bias,
+    ttft_bounds: Quantiles,
+    /// When a first token was last seen.
+    observed: Instant,
+    /// The usual gap between tokens, in seconds.
+    gap: f64,
+    probing: Probing,
+    /// By the route's slot.
+    pairs: Vec<Option<PairModel>>,
+    /// Requests sent so far; numbers tickets.
     requests: u64,
+    /// How often the books were opened anew.
     books: u64,
 }
 
@@ -43,68 +87,115 @@ impl BackendModel {
     /// Nothing is known yet: starts from priors that fit models of about eight billion parameters.
     #[must_use]
     pub fn new(tuning: Tuning, now: Instant) -> Self {
-        let _ = now;
-        Self { tuning, requests: 0, books: 0 }
+        Self {
+            tuning,
+            born: now,
+            load: BackendLoad::new(now),
+            prefix: PrefixIndex::new(prefix_blocks(tuning.kv_capacity)),
+            ttft: Rls::new(features::TTFT),
+            itl: Rls::new(features::ITL),
+            ttft_bias: Bias::default(),
+            itl_bias: Bias::default(),
+            ttft_bounds: Quantiles::new(TTFT),
+            observed: now,
+            gap: USUAL_GAP,
+            probing: Probing::new(&tuning),
+            pairs: Vec::new(),
+            requests: 0,
+            books: 0,
+        }
     }
 
     /// What to expect of the backend if this request were sent there now. Allocates nothing.
     #[must_use]
     pub fn outlook(&self, asking: &Asking<'_>, now: Instant) -> Outlook {
-        let _ = (asking, now, &self.tuning);
-        Outlook::default()
+        self.view(asking, now).outlook
     }
 
-    /// The request is sent: its load counts from here on. `reason` says whether it is a probe.
-    pub fn dispatched(&mut self, asking: &Asking<'_>, reason: Reason, now: Instant) -> Ticket {
-        self.requests += 1;
-        Ticket {
-            id: self.requests,
-            books: self.books,
-            route: asking.route,
-            stream: asking.facts.stream,
-            sent: now,
-            first_token: false,
-            ttft_features: [0.0; 4],
-            uncached_tokens: 0.0,
-            kv_tokens: 0.0,
-            probe: reason == Reason::Probe,
-        }
-    }
-
-    /// The first token of a stream came. Later calls, and calls for what is not streamed, change nothing.
-    pub fn first_token(&mut self, ticket: &mut Ticket, now: Instant) {
-        let _ = (self, now);
-        ticket.first_token = true;
-    }
-
-    /// Bytes of any stream came. One store; lets standing streams be told from slow ones between two calls of
-    /// [`Self::tokens`].
-    pub fn progressed(&mut self, now: Instant) {
-        let _ = (self, now);
-    }
-
-    /// So many more tokens of a stream came, at this mean gap: to be called every 16 gaps.
-    pub fn tokens(&mut self, ticket: &mut Ticket, count: u32, mean_gap: Duration, now: Instant) {
-        let _ = (self, ticket, count, mean_gap, now);
-    }
-
-    /// The request is over; its load is taken off the books.
-    pub fn ended(&mut self, ticket: Ticket, how: How, now: Instant) {
-        let _ = (self, ticket, how, now);
+    /// What is in flight there.
+    #[must_use]
+    pub fn load(&self) -> &BackendLoad {
+        &self.load
     }
 
     /// The backend was taken out of service: its books and its prefix index are void, what was learned stays.
     pub fn ejected(&mut self) {
         self.books += 1;
+        self.load.clear();
+        self.prefix.clear();
+        self.probing.clear();
     }
 
     /// What other replicas have in flight there.
     pub fn others(&mut self, others: OtherLoad) {
-        let _ = (self, others);
+        self.load.others(others);
     }
 
     /// What the engine says is in it: what is more than our own and the other replicas' load is someone else's.
     pub fn engine_reported(&mut self, report: EngineReport, now: Instant) {
-        let _ = (self, report, now);
+        if self.tuning.engine_correction {
+            self.load.engine_reported(report, now);
+        }
     }
+
+    /// The engine's key/value cache holds so many tokens. A size other than before empties the prefix index.
+    pub fn kv_capacity(&mut self, tokens: f64) {
+        let blocks = prefix_blocks(tokens);
+        if blocks != self.prefix.capacity() {
+            self.prefix = PrefixIndex::new(blocks);
+        }
+    }
+
+    /// All it has learned that is worth keeping.
+    #[must_use]
+    pub fn learned(&self) -> BackendLearned {
+        BackendLearned {
+            ttft: self.ttft.learned(),
+            itl: self.itl.learned(),
+            ttft_bounds: self.ttft_bounds.learned(),
+            gap: self.gap,
+            pairs: self.pairs.iter().map(|pair| pair.as_ref().map(PairModel::learned)).collect(),
+        }
+    }
+
+    /// Goes on from what was learned; what is not finite is ignored.
+    pub fn resume(&mut self, learned: &BackendLearned, now: Instant) {
+        self.ttft.resume(learned.ttft);
+        self.itl.resume(learned.itl);
+        self.ttft_bounds.resume(&learned.ttft_bounds);
+        if learned.gap.is_finite() && learned.gap > 0.0 {
+            self.gap = learned.gap;
+        }
+        let usual = Alphas::of(&RequestFacts::default().objectives, &self.tuning);
+        for (slot, pair) in learned.pairs.iter().enumerate().take(MOST_ROUTES) {
+            let own = pair.as_ref().and_then(|pair| Some((pair, self.pair_mut(RouteSlot(slot), &usual, now)?)));
+            if let Some((learned, own)) = own {
+                own.resume(learned);
+            }
+        }
+    }
+
+    /// What is known of a route here, or would be at first.
+    fn pair(&self, route: RouteSlot, alphas: &Alphas) -> PairModel {
+        let known = self.pairs.get(slot(route)).copied().flatten();
+        known.unwrap_or_else(|| PairModel::new(alphas, self.born))
+    }
+
+    fn pair_mut(&mut self, route: RouteSlot, alphas: &Alphas, now: Instant) -> Option<&mut PairModel> {
+        let slot = slot(route);
+        if self.pairs.len() <= slot {
+            self.pairs.resize(slot + 1, None);
+        }
+        let pair = self.pairs.get_mut(slot)?;
+        Some(pair.get_or_insert_with(|| PairModel::new(alphas, now)))
+    }
+}
+
+fn slot(route: RouteSlot) -> usize {
+    route.0.min(MOST_ROUTES - 1)
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the index bounds itself")]
+fn prefix_blocks(kv_capacity: f64) -> usize {
+    (CACHE_SHARE * kv_capacity / BLOCK_TOKENS) as usize
 }

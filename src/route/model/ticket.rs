@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::pair::Alphas;
+use crate::route::load::Load;
 use crate::route::predict::Features;
 use crate::route::snapshot::RouteSlot;
 
@@ -15,12 +17,31 @@ pub struct Ticket {
     pub(super) books: u64,
     pub(super) route: RouteSlot,
     pub(super) stream: bool,
-    pub(super) sent: Instant,
-    pub(super) first_token: bool,
-    pub(super) ttft_features: Features,
-    pub(super) uncached_tokens: f64,
-    pub(super) kv_tokens: f64,
     pub(super) probe: bool,
+    pub(super) sent: Instant,
+    /// What it adds to the load now.
+    pub(super) load: Load,
+    pub(super) alphas: Alphas,
+    pub(super) ttft_features: Features,
+    /// Raw prediction of its TTFT.
+    pub(super) ttft: f64,
+    /// The TTFT bias when it was sent, in log units.
+    pub(super) ttft_bias: f64,
+    /// Its expected ITL, bias included.
+    pub(super) itl: f64,
+    /// What the bound of its whole answer was calibrated on.
+    pub(super) whole_base: f64,
+    pub(super) first_token: bool,
+    /// Whether a full sample of its gaps was learned.
+    pub(super) sampled: bool,
+}
+
+impl Ticket {
+    /// Whether it probes its backend.
+    #[must_use]
+    pub fn is_probe(&self) -> bool {
+        self.probe
+    }
 }
 
 /// How a request ended at a backend.

@@ -1,83 +1,108 @@
-//! What a policy thinks of one candidate: expected latencies, their bounds, and how close they come to the promise.
-//!
-//! A window says how latencies were under the load that was usual there. Under more load they grow, under less they
-//! shrink; how much depends on the engine, and this first rule reckons simply: with r = (1 + in flight) ÷ (1 + usually
-//! in flight), TTFT grows like r (prompts queue for prefill) and ITL and the whole answer like √r (one decoding batch
-//! serves all). Shrinking stops at a half, so that an idle backend is not believed to be cured by being idle.
-
-use std::time::Duration;
+//! What a policy thinks of one candidate: how close its expected latencies come to the promise, and what it costs.
 
 use crate::measure::objective::Objective;
-use crate::route::decision::{Assessment, Decision, Reason};
-use crate::route::snapshot::{BackendIndex, Candidate, FleetSnapshot, Observed, RequestFacts};
+use crate::route::decision::{Assessment, Decision, Reason, Verdict};
+use crate::route::price::Work;
+use crate::route::snapshot::{Candidate, FleetSnapshot, Forecast, RequestFacts};
 
-/// Below so many samples a window says nothing.
-const FEWEST: u64 = 10;
-/// What is added to an estimate while the samples are too few for a bound.
-const CAUTION: f64 = 1.3;
-/// How far load moves a latency, at most.
-const PRESSURE: (f64, f64) = (0.5, 4.0);
+/// How much a request that slows residents below their promise is worse than the promise it breaks.
+const RESIDENTS: f64 = 0.5;
+
+/// What was promised, in seconds; infinite where nothing was.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Promise {
+    pub(super) ttft: f64,
+    pub(super) itl: f64,
+    pub(super) e2e: f64,
+    /// What has passed already.
+    pub(super) waited: f64,
+}
+
+impl Promise {
+    /// An unstreamed answer is judged by its end alone.
+    pub(super) fn of(request: &RequestFacts) -> Self {
+        let threshold = |objective: Option<Objective>| {
+            objective.map_or(f64::INFINITY, |objective| objective.threshold.as_secs_f64().max(1e-9))
+        };
+        let streamed = |objective: Option<Objective>| threshold(objective.filter(|_| request.stream));
+        let objectives = &request.objectives;
+        Self {
+            ttft: streamed(objectives.ttft),
+            itl: streamed(objectives.itl),
+            e2e: threshold(objectives.e2e),
+            waited: request.waited.as_secs_f64(),
+        }
+    }
+
+    /// The largest ratio of a latency, `times` as long, to what was promised.
+    fn pressure(&self, ttft: f64, itl: f64, e2e: f64, times: f64) -> f64 {
+        let first = (self.waited + ttft * times) / self.ttft;
+        let whole = (self.waited + e2e * times) / self.e2e;
+        first.max(itl * times / self.itl).max(whole)
+    }
+}
 
 /// Fills in the candidates; no choice is made yet.
 pub(super) fn assess_all(request: &RequestFacts, fleet: &FleetSnapshot<'_>, decision: &mut Decision) {
     decision.chosen = None;
+    decision.turned_away = None;
     decision.candidates.clear();
-    let expected_output = expected_output(request, fleet);
-    let assess = |candidate| assess(request, candidate, expected_output);
+    let promise = Promise::of(request);
+    let margin = if fleet.tuning.margin { fleet.route.margin().exp() } else { 1.0 };
+    let output_tokens = fleet.route.output(request.max_tokens).mean;
+    let assess = |candidate| assess(candidate, &promise, margin, output_tokens, request.stream);
     decision.candidates.extend(fleet.candidates.iter().map(assess));
 }
 
-/// Settles a choice between no candidates and one; answers whether that was all there was to do.
-pub(super) fn trivial(fleet: &FleetSnapshot<'_>, decision: &mut Decision) -> bool {
-    if let [only] = fleet.candidates {
-        decision.chosen = Some((only.backend, Reason::OnlyCandidate));
+fn assess(candidate: &Candidate, promise: &Promise, margin: f64, output_tokens: f64, stream: bool) -> Assessment {
+    let outlook = &candidate.outlook;
+    let of = |part: fn(&Forecast) -> f64, times: f64| {
+        promise.pressure(part(&outlook.ttft), part(&outlook.itl), part(&outlook.e2e), times)
+    };
+    let mut pressure = of(|one| one.bound, margin);
+    if let Some(resident) = outlook.resident_itl.filter(|resident| *resident < promise.itl) {
+        let slowed = outlook.itl.bound / resident;
+        if slowed > 1.0 {
+            pressure = pressure.max(1.0 + RESIDENTS * (slowed - 1.0));
+        }
     }
-    fleet.candidates.len() < 2
+    let central_pressure = of(|one| one.central, 1.0);
+    let verdict = match () {
+        () if !candidate.has_room() => Verdict::Full,
+        () if pressure <= 1.0 => Verdict::Keeps,
+        () if central_pressure <= 1.0 => Verdict::MayKeep,
+        () => Verdict::Misses,
+    };
+    let work = Work {
+        uncached_tokens: outlook.uncached_tokens,
+        cached_tokens: outlook.cached_tokens,
+        output_tokens,
+        prefill_seconds: outlook.prefill_seconds,
+        decode_seconds: outlook.decode_seconds,
+    };
+    Assessment {
+        backend: candidate.backend,
+        ttft: stream.then_some(outlook.ttft),
+        itl: stream.then_some(outlook.itl),
+        e2e: outlook.e2e,
+        pressure,
+        central_pressure,
+        hopeful_pressure: of(|one| one.hopeful, margin),
+        price: candidate.price.map(|price| price.of(&work)),
+        prefix_tokens: outlook.cached_tokens,
+        in_flight: candidate.in_flight,
+        verdict,
+    }
 }
 
-/// Whether a candidate has a place left. The caller has filtered already; a policy does not rely on it.
-pub(super) fn has_room(candidate: &Candidate) -> bool {
-    candidate.max_in_flight.is_none_or(|most| candidate.in_flight < most)
-}
-
-/// The candidate with the fewest requests in flight; the first such.
-pub(super) fn idlest(fleet: &FleetSnapshot<'_>) -> Option<BackendIndex> {
-    fleet.candidates.iter().min_by_key(|one| one.in_flight).map(|one| one.backend)
-}
-
-fn assess(request: &RequestFacts, candidate: &Candidate, expected_output: u64) -> Assessment {
-    let pressure = (1.0 + f64::from(candidate.in_flight)) / (1.0 + candidate.usual_in_flight.max(0.0));
-    let (prefill, decode) = (pressure, pressure.sqrt());
-    let ttft = expect(&candidate.ttft, prefill);
-    let itl = expect(&candidate.itl, decode);
-    let e2e = expect(&candidate.e2e, decode);
-    let objectives = &request.objectives;
-    let streamed = |objective: Option<Objective>| objective.filter(|_| request.stream);
-    let promised = [(streamed(objectives.ttft), ttft), (streamed(objectives.itl), itl), (objectives.e2e, e2e)];
-    let promised = || promised.iter().filter_map(|(objective, expected)| Some((objective.as_ref()?, *expected)));
-    // Too little known of one latency is too little known, unless another is missed for certain.
-    let worst = promised().filter_map(|(objective, expected)| Some(ratio(objective, expected?))).fold(0.0, f64::max);
-    let unknown = promised().any(|(_, expected)| expected.is_none());
-    let load = (!unknown || worst > 1.0).then_some(worst);
-    let price = candidate.price.and_then(|price| price.of_request(request.input_tokens, expected_output).value());
-    Assessment { backend: candidate.backend, ttft, itl, e2e, load, price, in_flight: candidate.in_flight }
-}
-
-/// The expected latency and its bound under the present load.
-fn expect(observed: &Observed, pressure: f64) -> Option<(Duration, Duration)> {
-    let estimate = observed.estimate.filter(|_| observed.samples >= FEWEST)?;
-    let bound = observed.bound.unwrap_or_else(|| estimate.mul_f64(CAUTION));
-    let pressure = pressure.clamp(PRESSURE.0, PRESSURE.1);
-    Some((estimate.mul_f64(pressure), bound.mul_f64(pressure)))
-}
-
-/// Bound ÷ threshold.
-fn ratio(objective: &Objective, (_, bound): (Duration, Duration)) -> f64 {
-    bound.as_secs_f64() / objective.threshold.as_secs_f64().max(1e-9)
-}
-
-/// Output tokens to expect of the request.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a mean of token counts")]
-pub(super) fn expected_output(request: &RequestFacts, fleet: &FleetSnapshot<'_>) -> u64 {
-    fleet.route.output(request.max_tokens).mean as u64
+/// Settles a choice between no candidates with room and one; answers whether that was all there was to do.
+pub(super) fn trivial(fleet: &FleetSnapshot<'_>, decision: &mut Decision) -> bool {
+    let mut open = fleet.open();
+    match (open.next(), open.next()) {
+        (Some(_), Some(_)) => false,
+        (only, _) => {
+            decision.chosen = only.map(|only| (only.backend, Reason::OnlyCandidate));
+            true
+        }
+    }
 }

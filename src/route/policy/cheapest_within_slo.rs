@@ -1,17 +1,26 @@
-//! The cheapest backend that is expected to keep the route's objectives.
+//! The cheapest backend whose calibrated predictions keep the route's objectives.
 //!
-//! Feasible is a candidate whose bounds, under its present load, keep every objective. Of the feasible ones the
-//! cheapest is taken; of those within 5 % of its price the one with the most headroom. When none is feasible, one that is
-//! unknown may be; else the one that misses least. A share of requests explores what too little is known of.
+//! Feasible is a candidate whose bounds keep every objective. Of the feasible ones the cheapest is taken; of those within
+//! 5 % of its price the one with the most headroom. Now and then a request finds out about a cheaper one that is passed
+//! over. When none is feasible the central predictions decide; when those miss too, the request is doomed, and the route
+//! says whether it is turned away or sacrificed: served where that costs little, so that the others stay fast.
 
-use super::assess::{assess_all, expected_output, trivial};
-use super::{Policy, PolicyState, explore};
-use crate::route::decision::{Assessment, Decision, Reason};
-use crate::route::price::Cost;
-use crate::route::snapshot::{BackendIndex, Candidate, FleetSnapshot, RequestFacts};
+use std::time::Duration;
 
-/// Prices so close are the same.
-const SAME_PRICE: f64 = 0.05;
+use super::assess::{Promise, assess_all};
+use super::least::least;
+use super::{Policy, PolicyState, probe};
+use crate::random::Random;
+use crate::route::admission::OnOverload;
+use crate::route::decision::{Assessment, Decision, Reason, TurnedAway, Verdict};
+use crate::route::snapshot::{FleetSnapshot, Outlook, RequestFacts};
+
+/// How far a bound may miss and not be given up, where the central prediction has no say.
+const DOOM: f64 = 2.5;
+/// How long a client that is turned away is told to wait, in seconds.
+const RETRY: (f64, f64) = (1.0, 60.0);
+/// The share of it that is drawn, so that clients do not all come back at once.
+const JITTER: f64 = 0.25;
 
 /// The rule.
 #[derive(Debug, Clone, Copy)]
@@ -26,62 +35,85 @@ impl Policy for CheapestWithinSlo {
         decision: &mut Decision,
     ) {
         assess_all(request, fleet, decision);
-        if trivial(fleet, decision) {
-            return;
+        let random = &mut state.random;
+        let picked = match cheapest(fleet, decision, random) {
+            Some(pick) => Some(with_probe(request, fleet, decision, pick)),
+            None => infeasible(fleet, decision, random),
+        };
+        if let Some((place, reason)) = picked {
+            decision.chosen = decision.candidates.get(place).map(|one| (one.backend, reason));
+        } else if fleet.open().next().is_some() {
+            decision.turned_away = turned_away(request, fleet, random);
         }
-        let cost = |candidate: &Candidate| {
-            let of_request = |price: &crate::route::price::Price| {
-                price.of_request(request.input_tokens, expected_output(request, fleet))
-            };
-            candidate.price.as_ref().map_or(Cost::Unknown, of_request)
-        };
-        let pick = cheapest(fleet, decision, cost);
-        let pick_cost = pick.and_then(|pick| fleet.candidates.iter().find(|one| one.backend == pick)).map(cost);
-        // A backend that missed the promise long ago is worth another look only if it would be the better choice.
-        let better = |backend: BackendIndex| {
-            let candidate = fleet.candidates.iter().find(|one| one.backend == backend);
-            let cheaper = |pick_cost: &Cost| candidate.is_some_and(|one| cost(one).order(pick_cost).is_lt());
-            pick_cost.as_ref().is_none_or(cheaper)
-        };
-        decision.chosen = explore::turn(fleet, decision, state, better)
-            .map(|backend| (backend, Reason::Explore))
-            .or(pick.map(|backend| (backend, Reason::CheapestWithinSlo)))
-            .or_else(|| unknown(fleet, decision).map(|backend| (backend, Reason::Explore)))
-            .or_else(|| least_missing(decision).map(|backend| (backend, Reason::BestEffort)))
-            .or_else(|| least_known(fleet).map(|backend| (backend, Reason::Explore)));
     }
 }
 
-fn cheapest(fleet: &FleetSnapshot<'_>, decision: &Decision, cost: impl Fn(&Candidate) -> Cost) -> Option<BackendIndex> {
-    let feasible = || {
-        let both = fleet.candidates.iter().zip(&decision.candidates);
-        both.filter(|(_, thought)| thought.load.is_some_and(|load| load <= 1.0))
+fn cheapest(fleet: &FleetSnapshot<'_>, decision: &Decision, random: &mut Random) -> Option<usize> {
+    let feasible = || decision.candidates.iter().filter(|one| one.verdict == Verdict::Keeps);
+    let most = if fleet.tuning.cost {
+        feasible().map(cost).min_by(f64::total_cmp)? * (1.0 + fleet.tuning.same_price)
+    } else {
+        f64::INFINITY
     };
-    let least = feasible().map(|(candidate, _)| cost(candidate)).min_by(Cost::order)?;
-    feasible()
-        .filter(|(candidate, _)| cost(candidate).near(&least, SAME_PRICE))
-        .min_by(|(_, one), (_, other)| headroom(one, other))
-        .map(|(candidate, _)| candidate.backend)
+    let near = |one: &Assessment| one.verdict == Verdict::Keeps && cost(one) <= most;
+    least(&decision.candidates, random, |one| near(one).then_some(one.pressure), in_flight)
 }
 
-fn headroom(one: &Assessment, other: &Assessment) -> std::cmp::Ordering {
-    let load = |thought: &Assessment| thought.load.unwrap_or_default();
-    load(one).total_cmp(&load(other)).then_with(|| one.in_flight.cmp(&other.in_flight))
+/// What has no price comes last.
+fn cost(one: &Assessment) -> f64 {
+    one.price.unwrap_or(f64::INFINITY)
 }
 
-/// Where nobody is known to keep the promise, one of whom it is not known may; still one request at a time.
-fn unknown(fleet: &FleetSnapshot<'_>, decision: &Decision) -> Option<BackendIndex> {
-    let both = fleet.candidates.iter().zip(&decision.candidates);
-    let free = both.filter(|(candidate, thought)| thought.load.is_none() && candidate.exploring == 0);
-    free.min_by_key(|(candidate, _)| candidate.in_flight).map(|(candidate, _)| candidate.backend)
+fn in_flight(one: &Assessment) -> f64 {
+    f64::from(one.in_flight)
 }
 
-fn least_missing(decision: &Decision) -> Option<BackendIndex> {
-    let known = decision.candidates.iter().filter(|one| one.load.is_some());
-    known.min_by(|one, other| headroom(one, other)).map(|one| one.backend)
+fn with_probe(request: &RequestFacts, fleet: &FleetSnapshot<'_>, decision: &Decision, pick: usize) -> (usize, Reason) {
+    let probe = decision.candidates.get(pick).and_then(|one| probe::of_cheaper(request, fleet, decision, one));
+    let reason = if fleet.candidates.len() == 1 { Reason::OnlyCandidate } else { Reason::CheapestWithinSlo };
+    probe.map_or((pick, reason), |probe| (probe, Reason::Probe))
 }
 
-/// Nothing is known of anybody: the idlest, and of those the one seen least.
-fn least_known(fleet: &FleetSnapshot<'_>) -> Option<BackendIndex> {
-    fleet.candidates.iter().min_by_key(|one| (one.in_flight, one.ttft.samples)).map(|one| one.backend)
+/// No bound keeps the objectives; `None` when the request is to be turned away.
+fn infeasible(fleet: &FleetSnapshot<'_>, decision: &Decision, random: &mut Random) -> Option<(usize, Reason)> {
+    if let Some(place) = probe::of_unknown(fleet, decision) {
+        return Some((place, Reason::Probe));
+    }
+    let median = fleet.tuning.median_fallback;
+    let miss = |one: &Assessment| if median { one.central_pressure } else { one.pressure };
+    let open = |one: &Assessment| one.verdict != Verdict::Full;
+    let best = least(&decision.candidates, random, |one| open(one).then(|| miss(one)), in_flight)?;
+    let least_miss = decision.candidates.get(best).map(miss)?;
+    if least_miss <= if median { 1.0 } else { DOOM } {
+        return Some((best, if median { Reason::MedianWithinSlo } else { Reason::BestEffort }));
+    }
+    if fleet.on_overload != OnOverload::Sacrifice {
+        return None;
+    }
+    if !fleet.tuning.sacrifice {
+        return Some((best, Reason::BestEffort));
+    }
+    let hopeful = |one: &Assessment| open(one) && miss(one) < fleet.tuning.sacrifice_most * least_miss;
+    let cheapest = least(&decision.candidates, random, |one| hopeful(one).then(|| cost(one)), miss);
+    Some(cheapest.map_or((best, Reason::BestEffort), |place| (place, Reason::Sacrifice)))
+}
+
+fn turned_away(request: &RequestFacts, fleet: &FleetSnapshot<'_>, random: &mut Random) -> Option<TurnedAway> {
+    let promise = Promise::of(request);
+    let output = fleet.route.output(request.max_tokens).mean;
+    let drain = fleet.open().map(|one| drain(&promise, &one.outlook, output)).min_by(f64::total_cmp)?;
+    let seconds = (drain * (1.0 + JITTER * random.share())).clamp(RETRY.0, RETRY.1);
+    let retry_after = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(60));
+    Some(match fleet.on_overload {
+        OnOverload::Queue { .. } => TurnedAway::Wait { retry_after },
+        OnOverload::Shed | OnOverload::Sacrifice => TurnedAway::Shed { retry_after },
+    })
+}
+
+/// How long until such a request could keep its promise if nothing else arrived, in seconds: a queue of prompts drains
+/// as fast as it delays, and a batch shrinks as its streams, half done on average, end.
+fn drain(promise: &Promise, outlook: &Outlook, output: f64) -> f64 {
+    let (ttft, itl, e2e) = (outlook.ttft.central, outlook.itl.central, outlook.e2e.central);
+    let streams = if itl > promise.itl { output * itl / 2.0 * (1.0 - promise.itl / itl) } else { 0.0 };
+    (ttft - promise.ttft).max(e2e - promise.e2e).max(streams).max(0.0)
 }

@@ -21,8 +21,8 @@ impl Policy for LeastInFlight {
         if trivial(fleet, decision) {
             return;
         }
-        let least = fleet.candidates.iter().map(|one| one.in_flight).min().unwrap_or_default();
-        let tied = || fleet.candidates.iter().filter(|one| one.in_flight == least);
+        let least = fleet.open().map(|one| one.in_flight).min().unwrap_or_default();
+        let tied = || fleet.open().filter(|one| one.in_flight == least);
         let drawn = state.random.below(tied().count());
         decision.chosen = tied().nth(drawn).map(|one| (one.backend, Reason::LeastInFlight));
     }

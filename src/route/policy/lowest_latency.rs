@@ -1,14 +1,10 @@
-//! The backend with the lowest expected latency, whatever it costs.
-//!
-//! Expected is the whole answer: TTFT and the output's inter-token latencies where streaming has shown them, else the
-//! window of whole answers.
+//! The backend with the lowest expected latency, whatever it costs: of the whole answer, as its model expects it.
 
-use std::time::Duration;
-
-use super::assess::{assess_all, expected_output, idlest, trivial};
-use super::{Policy, PolicyState, explore};
-use crate::route::decision::{Assessment, Decision, Reason};
-use crate::route::snapshot::{BackendIndex, FleetSnapshot, RequestFacts};
+use super::assess::{assess_all, trivial};
+use super::least::least;
+use super::{Policy, PolicyState};
+use crate::route::decision::{Decision, Reason, Verdict};
+use crate::route::snapshot::{Candidate, FleetSnapshot, RequestFacts};
 
 /// The rule.
 #[derive(Debug, Clone, Copy)]
@@ -26,24 +22,21 @@ impl Policy for LowestLatency {
         if trivial(fleet, decision) {
             return;
         }
-        let output = u32::try_from(expected_output(request, fleet)).unwrap_or(u32::MAX);
-        // To this rule a backend is unknown when its latency is, whatever is promised.
-        for thought in &mut decision.candidates {
-            if expected(thought, output).is_none() {
-                thought.load = None;
-            } else if thought.load.is_none() {
-                thought.load = Some(0.0);
-            }
-        }
-        let fastest = decision.candidates.iter().filter_map(|one| Some((expected(one, output)?, one.backend))).min();
-        decision.chosen = explore::turn(fleet, decision, state, |_: BackendIndex| true)
-            .map(|backend| (backend, Reason::Explore))
-            .or(fastest.map(|(_, backend)| (backend, Reason::LowestLatency)))
-            .or_else(|| idlest(fleet).map(|backend| (backend, Reason::Explore)));
+        let open = |one: &crate::route::decision::Assessment| one.verdict != Verdict::Full;
+        let expected = |one: &_| open(one).then_some(one.e2e.central);
+        let fastest = least(&decision.candidates, &mut state.random, expected, |one| f64::from(one.in_flight));
+        let (place, reason) = match forgotten(fleet) {
+            Some(place) => (Some(place), Reason::Probe),
+            None => (fastest, Reason::LowestLatency),
+        };
+        let chosen = place.and_then(|place| decision.candidates.get(place));
+        decision.chosen = chosen.map(|one| (one.backend, reason));
     }
 }
 
-fn expected(thought: &Assessment, output: u32) -> Option<Duration> {
-    let streamed = thought.ttft.zip(thought.itl).map(|((ttft, _), (itl, _))| ttft + itl.saturating_mul(output));
-    streamed.or(thought.e2e.map(|(e2e, _)| e2e))
+/// One that was slow gets no requests that could show it is not any more: now and then one finds out.
+fn forgotten(fleet: &FleetSnapshot<'_>) -> Option<usize> {
+    let probing = fleet.candidates.iter().any(|one| one.outlook.probing);
+    let due = |one: &Candidate| one.has_room() && one.outlook.idle && one.outlook.probe_due;
+    fleet.candidates.iter().position(due).filter(|_| fleet.tuning.probes && !probing)
 }

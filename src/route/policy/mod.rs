@@ -2,10 +2,11 @@
 
 mod assess;
 mod cheapest_within_slo;
-mod explore;
+mod least;
 mod least_in_flight;
 mod lowest_latency;
 mod power_of_two;
+mod probe;
 mod round_robin;
 mod weighted;
 
@@ -100,14 +101,12 @@ pub struct PolicyState {
     last: Option<BackendIndex>,
     /// Credit of smooth weighted round robin, by the backend's index: as long as the list of backends.
     credit: Vec<i64>,
-    /// Requests that may still explore; see [`explore`].
-    allowance: f64,
 }
 
 impl PolicyState {
     /// Nothing remembered yet.
     #[must_use]
     pub fn seeded(seed: u64) -> Self {
-        Self { random: Random::seeded(seed), last: None, credit: Vec::new(), allowance: explore::FIRST_ALLOWANCE }
+        Self { random: Random::seeded(seed), last: None, credit: Vec::new() }
     }
 }

@@ -21,11 +21,11 @@ impl Policy for PowerOfTwo {
         if trivial(fleet, decision) {
             return;
         }
-        let count = fleet.candidates.len();
+        let count = fleet.open().count();
         let first = state.random.below(count);
         // The second is drawn from the others, so the two always differ.
         let second = (first + 1 + state.random.below(count - 1)) % count;
-        let drawn = [first, second].into_iter().filter_map(|place| fleet.candidates.get(place));
+        let drawn = [first, second].into_iter().filter_map(|place| fleet.open().nth(place));
         decision.chosen = drawn.min_by_key(|one| one.in_flight).map(|one| (one.backend, Reason::PowerOfTwo));
     }
 }

@@ -19,7 +19,7 @@ impl Policy for RoundRobin {
     ) {
         assess_all(request, fleet, decision);
         if !trivial(fleet, decision) {
-            let all = || fleet.candidates.iter().map(|one| one.backend);
+            let all = || fleet.open().map(|one| one.backend);
             let next = all().filter(|one| Some(*one) > state.last).min().or_else(|| all().min());
             decision.chosen = next.map(|one| (one, Reason::RoundRobin));
         }

@@ -1,5 +1,7 @@
 //! What all rules promise, and what each promises beyond.
 
+mod cheapest;
+
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -7,42 +9,36 @@ use proptest::prelude::*;
 use super::*;
 use crate::measure::objective::{Latency, Objective, Objectives};
 use crate::route::admission::OnOverload;
-use crate::route::decision::Reason;
+use crate::route::decision::{Reason, TurnedAway};
 use crate::route::model::RouteModel;
 use crate::route::price::Price;
-use crate::route::snapshot::{Candidate, Observed, Outlook};
+use crate::route::snapshot::{Candidate, Forecast, Outlook};
 use crate::route::tuning::Tuning;
 use crate::units::Quantile;
 
 const MS: Duration = Duration::from_millis(1);
 
 fn candidate(index: usize) -> Candidate {
-    Candidate {
-        backend: BackendIndex(index),
-        weight: 1,
-        in_flight: 0,
-        max_in_flight: None,
-        price: None,
-        ttft: Observed::default(),
-        itl: Observed::default(),
-        e2e: Observed::default(),
-        awaiting_first_token: 0,
-        usual_in_flight: 0.0,
-        exploring: 0,
-        last_observed: None,
-        outlook: Outlook::default(),
-    }
+    let outlook = Outlook { ttft: forecast(100.0), itl: forecast(10.0), e2e: forecast(2_000.0), ..Outlook::default() };
+    Candidate { backend: BackendIndex(index), weight: 1, in_flight: 0, max_in_flight: None, price: None, outlook }
 }
 
-fn seen(millis: u32) -> Observed {
-    Observed { samples: 500, estimate: Some(MS * millis), bound: Some(MS * millis) }
+/// Bounded at so many milliseconds, half of that expected.
+fn forecast(millis: f64) -> Forecast {
+    let bound = millis / 1e3;
+    Forecast { central: bound / 2.0, bound, hopeful: bound }
 }
 
-/// A backend whose TTFT and ITL are known, at an hourly price.
-fn known(index: usize, ttft: u32, itl: u32, hourly: f64) -> Candidate {
-    let price = Some(Price::PerGpuHour { per_gpu_hour: hourly, gpus: 1 });
-    let last_observed = Some(MS * 100);
-    Candidate { ttft: seen(ttft), itl: seen(itl), price, last_observed, ..candidate(index) }
+fn per_token(per_mtok: f64) -> Option<Price> {
+    Some(Price::PerToken { input_per_mtok: per_mtok, cached_input_per_mtok: 0.0, output_per_mtok: 3.0 * per_mtok })
+}
+
+/// A backend with bounds on TTFT and ITL, in milliseconds, and a price.
+fn known(index: usize, ttft: f64, itl: f64, price: f64) -> Candidate {
+    let e2e = forecast(ttft + 100.0 * itl);
+    let outlook =
+        Outlook { ttft: forecast(ttft), itl: forecast(itl), e2e, uncached_tokens: 500.0, ..Outlook::default() };
+    Candidate { price: per_token(price), outlook, ..candidate(index) }
 }
 
 /// 300 ms to the first token, 40 ms between tokens, both p95.
@@ -53,82 +49,41 @@ fn chat() -> RequestFacts {
     RequestFacts { input_tokens: 500, max_tokens: Some(200), stream: true, objectives, ..RequestFacts::default() }
 }
 
-fn choose(kind: PolicyKind, candidates: &[Candidate], state: &mut PolicyState) -> Option<(usize, Reason)> {
+fn decide(
+    kind: PolicyKind,
+    request: &RequestFacts,
+    candidates: &[Candidate],
+    on_overload: OnOverload,
+    state: &mut PolicyState,
+) -> Decision {
     let mut decision = Decision::default();
     let (route, tuning) = (RouteModel::default(), Tuning::default());
-    let fleet = FleetSnapshot { candidates, route: &route, on_overload: OnOverload::Sacrifice, tuning: &tuning };
-    kind.rule().choose(&chat(), &fleet, state, &mut decision);
+    let fleet = FleetSnapshot { candidates, route: &route, on_overload, tuning: &tuning };
+    kind.rule().choose(request, &fleet, state, &mut decision);
     assert_eq!(decision.candidates.len(), candidates.len(), "every candidate is kept");
+    decision
+}
+
+fn choose(kind: PolicyKind, candidates: &[Candidate], state: &mut PolicyState) -> Option<(usize, Reason)> {
+    let decision = decide(kind, &chat(), candidates, OnOverload::Sacrifice, state);
     decision.chosen.map(|(backend, reason)| (backend.0, reason))
 }
 
-/// The most frequent choice of a hundred, so that exploring does not blur it.
 #[track_caller]
 fn check(kind: PolicyKind, candidates: &[Candidate], expected: (usize, Reason)) {
-    let mut state = PolicyState::seeded(1);
-    let choices: Vec<_> = (0..100).filter_map(|_| choose(kind, candidates, &mut state)).collect();
-    let count = choices.iter().filter(|one| **one == expected).count();
-    assert!(count >= 85, "{expected:?} {count} times of 100 among {choices:?}");
-}
-
-#[test]
-fn the_cheapest_that_keeps_the_promise_serves() {
-    let fast = known(0, 100, 10, 8.0);
-    let slow = known(1, 250, 30, 2.0);
-    let late = known(2, 400, 30, 1.0);
-    check(PolicyKind::CheapestWithinSlo, &[fast, slow, late], (1, Reason::CheapestWithinSlo));
-}
-
-#[test]
-fn load_moves_the_choice_to_the_next_cheapest() {
-    let fast = known(0, 100, 10, 8.0);
-    let busy = Candidate { in_flight: 30, usual_in_flight: 10.0, ..known(1, 250, 30, 2.0) };
-    check(PolicyKind::CheapestWithinSlo, &[fast, busy], (0, Reason::CheapestWithinSlo));
-}
-
-#[test]
-fn nearly_the_same_price_goes_to_the_most_headroom() {
-    let (tight, roomy) = (known(0, 290, 30, 2.0), known(1, 100, 10, 2.05));
-    check(PolicyKind::CheapestWithinSlo, &[tight, roomy], (1, Reason::CheapestWithinSlo));
-}
-
-#[test]
-fn when_none_keeps_the_promise_the_one_that_misses_least_serves() {
-    let (worse, bad) = (known(0, 900, 50, 1.0), known(1, 600, 50, 8.0));
-    check(PolicyKind::CheapestWithinSlo, &[worse, bad], (1, Reason::BestEffort));
-}
-
-#[test]
-fn where_none_is_known_to_keep_the_promise_an_unknown_one_is_tried_one_request_at_a_time() {
-    let late = known(0, 900, 50, 1.0);
-    check(PolicyKind::CheapestWithinSlo, &[late, candidate(1)], (1, Reason::Explore));
-    check(PolicyKind::CheapestWithinSlo, &[late, Candidate { exploring: 1, ..candidate(1) }], (0, Reason::BestEffort));
-}
-
-#[test]
-fn few_samples_are_read_with_caution() {
-    let few = |millis| Observed { samples: 30, estimate: Some(MS * millis), bound: None };
-    let unsure = Candidate { ttft: few(250), ..known(0, 250, 10, 1.0) };
-    check(PolicyKind::CheapestWithinSlo, &[unsure, known(1, 250, 10, 2.0)], (1, Reason::CheapestWithinSlo));
-}
-
-#[test]
-fn nothing_promised_means_the_cheapest() {
-    let mut decision = Decision::default();
-    let candidates = [known(0, 100, 10, 8.0), known(1, 9000, 900, 2.0)];
-    let (route, tuning) = (RouteModel::default(), Tuning::default());
-    let on_overload = OnOverload::Sacrifice;
-    let fleet = FleetSnapshot { candidates: &candidates, route: &route, on_overload, tuning: &tuning };
-    CheapestWithinSlo.choose(&RequestFacts::default(), &fleet, &mut PolicyState::seeded(1), &mut decision);
-    assert_eq!(decision.chosen, Some((BackendIndex(1), Reason::CheapestWithinSlo)));
+    assert_eq!(choose(kind, candidates, &mut PolicyState::seeded(1)), Some(expected));
 }
 
 #[test]
 fn each_of_the_simple_rules_does_what_its_name_says() {
-    let loaded = |index, in_flight| Candidate { in_flight, ..known(index, 100, 10, 1.0) };
+    let loaded = |index, in_flight| Candidate { in_flight, ..known(index, 100.0, 10.0, 1.0) };
     check(PolicyKind::LeastInFlight, &[loaded(0, 3), loaded(1, 1), loaded(2, 2)], (1, Reason::LeastInFlight));
     check(PolicyKind::PowerOfTwo, &[loaded(0, 3), loaded(1, 1)], (1, Reason::PowerOfTwo));
-    check(PolicyKind::LowestLatency, &[known(0, 200, 20, 1.0), known(1, 300, 10, 9.0)], (1, Reason::LowestLatency));
+    check(
+        PolicyKind::LowestLatency,
+        &[known(0, 200.0, 20.0, 1.0), known(1, 300.0, 10.0, 9.0)],
+        (1, Reason::LowestLatency),
+    );
 }
 
 #[test]
@@ -141,62 +96,54 @@ fn round_robin_keeps_its_turn_when_backends_come_and_go() {
 }
 
 #[test]
-fn one_exploring_request_at_a_time_and_one_in_ten() {
-    let mut state = PolicyState::seeded(1);
-    let unknown = candidate(1);
-    let count_of = |state: &mut PolicyState, unknown| {
-        let one = || choose(PolicyKind::CheapestWithinSlo, &[known(0, 100, 10, 1.0), unknown], state);
-        std::iter::repeat_with(one).take(1000).filter(|one| *one == Some((1, Reason::Explore))).count()
-    };
-    assert_eq!(count_of(&mut state, Candidate { exploring: 1, ..unknown }), 0);
-    let count = count_of(&mut state, unknown);
-    assert!((90..=110).contains(&count), "{count}");
-}
-
-#[test]
-fn a_cheaper_backend_that_missed_long_ago_gets_another_look() {
-    let missed = Candidate { last_observed: Some(MS * 11_000), ..known(1, 900, 10, 0.5) };
-    let mut state = PolicyState::seeded(1);
-    let pick = choose(PolicyKind::CheapestWithinSlo, &[known(0, 100, 10, 1.0), missed], &mut state);
-    assert_eq!(pick, Some((1, Reason::Explore)));
-    let recent = Candidate { last_observed: Some(MS * 9_000), ..missed };
-    check(PolicyKind::CheapestWithinSlo, &[known(0, 100, 10, 1.0), recent], (0, Reason::CheapestWithinSlo));
-}
-
-#[test]
-fn exploring_starves_nobody() {
-    let mut state = PolicyState::seeded(1);
-    let mut candidates = [known(0, 100, 10, 1.0), candidate(1), candidate(2), candidate(3)];
-    let mut explored = [0; 4];
-    for step in 0..400_u32 {
-        let Some((index, _)) = choose(PolicyKind::CheapestWithinSlo, &candidates, &mut state) else { continue };
-        explored[index] += 1;
-        // The window never gets enough samples; only the time of the last look moves.
-        for one in &mut candidates {
-            one.last_observed = one.last_observed.map(|ago| ago + MS);
+fn a_full_backend_is_never_chosen() {
+    let full = |index| Candidate { in_flight: 4, max_in_flight: Some(4), ..known(index, 10.0, 1.0, 0.1) };
+    for kind in PolicyKind::ALL {
+        let mut state = PolicyState::seeded(1);
+        assert_eq!(choose(kind, &[full(0), full(1)], &mut state), None, "{kind:?}");
+        for _ in 0..20 {
+            let chosen = choose(kind, &[full(0), known(1, 900.0, 90.0, 9.0), full(2)], &mut state);
+            assert_eq!(chosen.map(|(index, _)| index), Some(1), "{kind:?}");
         }
-        candidates[index].last_observed = Some(MS);
-        assert!(step < 60 || explored[1..].iter().all(|count| *count > 0), "{explored:?}");
     }
-    assert!(explored[1..].iter().all(|count| (8..=20).contains(count)), "{explored:?}");
+}
+
+fn any_forecast() -> impl Strategy<Value = Forecast> {
+    (1e-3..20.0_f64, 1.0..3.0_f64, 0.3..1.0_f64).prop_map(|(central, above, hope)| {
+        let bound = central * above;
+        Forecast { central, bound, hopeful: bound * hope }
+    })
+}
+
+fn any_outlook() -> impl Strategy<Value = Outlook> {
+    let flags = prop::array::uniform4(any::<bool>());
+    let known = proptest::option::of(1e-6..1e-2_f64);
+    let forecasts = (any_forecast(), any_forecast(), any_forecast());
+    (forecasts, flags, known, 0_u32..3, proptest::option::of(1e-3..0.1_f64)).prop_map(
+        |((ttft, itl, e2e), [probing, probe_due, idle, unproven], seconds, awaiting, resident_itl)| Outlook {
+            ttft,
+            itl: Forecast { central: itl.central / 50.0, bound: itl.bound / 50.0, hopeful: itl.hopeful / 50.0 },
+            e2e,
+            uncached_tokens: 500.0,
+            cached_tokens: 0.0,
+            prefill_seconds: seconds,
+            decode_seconds: seconds,
+            resident_itl,
+            awaiting,
+            unproven,
+            probing,
+            probe_due,
+            idle,
+        },
+    )
 }
 
 fn any_candidates() -> impl Strategy<Value = Vec<Candidate>> {
-    let observed = (0_u64..200, 1_u32..2_000).prop_map(|(samples, millis)| Observed {
-        samples,
-        estimate: (samples > 0).then_some(MS * millis),
-        bound: (samples >= 59).then_some(MS * (millis + 5)),
-    });
-    let one = (observed.clone(), observed, 0_u32..40, 1_u32..9, proptest::option::of(0_u32..40_000), 0_u32..2);
-    let one = one.prop_map(|(ttft, itl, in_flight, weight, last, exploring)| Candidate {
-        ttft,
-        itl,
-        in_flight,
-        weight,
-        exploring,
-        last_observed: last.map(|millis| MS * millis),
-        price: (weight % 2 == 0).then_some(Price::PerGpuHour { per_gpu_hour: f64::from(weight), gpus: 1 }),
-        ..candidate(0)
+    let one = (any_outlook(), 0_u32..40, proptest::option::of(0_u32..40), 1_u32..9);
+    let one = one.prop_map(|(outlook, in_flight, max_in_flight, weight)| {
+        let hourly = Price::PerGpuHour { per_gpu_hour: f64::from(weight), gpus: 1 };
+        let price = [None, Some(hourly), per_token(f64::from(weight))].get(weight as usize % 3).copied().flatten();
+        Candidate { outlook, in_flight, max_in_flight, weight, price, ..candidate(0) }
     });
     proptest::collection::vec((one, 1_usize..4), 0..8).prop_map(|all| {
         let mut index = 0;
@@ -208,15 +155,34 @@ fn any_candidates() -> impl Strategy<Value = Vec<Candidate>> {
     })
 }
 
+fn any_overload() -> impl Strategy<Value = OnOverload> {
+    let queue = OnOverload::Queue { depth: 4, wait: MS };
+    prop_oneof![Just(OnOverload::Shed), Just(OnOverload::Sacrifice), Just(queue)]
+}
+
 proptest! {
     #[test]
-    fn every_rule_chooses_a_candidate_when_there_is_one(seed: u64, sets in proptest::collection::vec(any_candidates(), 1..20)) {
+    fn whoever_is_chosen_is_a_candidate_with_room_and_nobody_is_left_without_an_answer(
+        seed: u64,
+        on_overload in any_overload(),
+        stream: bool,
+        sets in proptest::collection::vec(any_candidates(), 1..20),
+    ) {
         for kind in PolicyKind::ALL {
             let mut state = PolicyState::seeded(seed);
             for candidates in &sets {
-                let chosen = choose(kind, candidates, &mut state);
-                prop_assert_eq!(chosen.is_some(), !candidates.is_empty());
-                prop_assert!(chosen.is_none_or(|(index, _)| candidates.iter().any(|one| one.backend.0 == index)));
+                let request = RequestFacts { stream, ..chat() };
+                let decision = decide(kind, &request, candidates, on_overload, &mut state);
+                let room = |backend| candidates.iter().any(|one| one.backend == backend && one.has_room());
+                prop_assert!(decision.chosen.is_none_or(|(backend, _)| room(backend)));
+                let answered = decision.chosen.is_some() || decision.turned_away.is_some();
+                prop_assert_eq!(answered, candidates.iter().any(Candidate::has_room));
+                prop_assert!(decision.chosen.is_none() || decision.turned_away.is_none());
+                let may_turn_away = kind == PolicyKind::CheapestWithinSlo && on_overload != OnOverload::Sacrifice;
+                prop_assert!(may_turn_away || decision.turned_away.is_none());
+                let (TurnedAway::Shed { retry_after } | TurnedAway::Wait { retry_after }) =
+                    decision.turned_away.unwrap_or(TurnedAway::Shed { retry_after: MS * 1_000 });
+                prop_assert!((MS * 1_000..=MS * 60_000).contains(&retry_after), "{:?}", retry_after);
             }
         }
     }

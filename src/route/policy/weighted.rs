@@ -23,13 +23,13 @@ impl Policy for Weighted {
         if trivial(fleet, decision) {
             return;
         }
-        let longest = fleet.candidates.iter().map(|one| one.backend.0 + 1).max().unwrap_or_default();
+        let longest = fleet.open().map(|one| one.backend.0 + 1).max().unwrap_or_default();
         if state.credit.len() < longest {
             state.credit.resize(longest, 0);
         }
         let mut total = 0;
         let mut richest = None;
-        for candidate in fleet.candidates {
+        for candidate in fleet.open() {
             let Some(credit) = state.credit.get_mut(candidate.backend.0) else { continue };
             *credit += i64::from(candidate.weight);
             total += i64::from(candidate.weight);

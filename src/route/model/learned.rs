@@ -1,0 +1,72 @@
+//! What was learned, in plain numbers: to be kept across restarts, and to start from what a benchmark measured.
+//!
+//! Load, biases and probes are not part of it: they are about now.
+
+use crate::route::calibrate::{QuantileTracker, Span};
+use crate::route::predict::RlsLearned;
+
+/// Where a quantile tracker was.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TrackerLearned {
+    /// The share of residuals that may exceed the offset.
+    pub alpha: f64,
+    /// The offset in log units.
+    pub value: f64,
+    /// Residuals seen.
+    pub samples: u64,
+}
+
+/// What a backend has learned.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BackendLearned {
+    /// The TTFT model, of samples in seconds.
+    pub ttft: RlsLearned,
+    /// The ITL model, of samples in seconds.
+    pub itl: RlsLearned,
+    /// TTFT trackers, one per quantile that is promised somewhere.
+    pub ttft_bounds: Vec<TrackerLearned>,
+    /// The usual gap between tokens, in seconds.
+    pub gap: f64,
+    /// By the route's slot; `None` for a route that never came here.
+    pub pairs: Vec<Option<PairLearned>>,
+}
+
+/// What a backend has learned of one route.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PairLearned {
+    /// ITL tracker.
+    pub itl: TrackerLearned,
+    /// End-to-end tracker of streamed answers.
+    pub e2e: TrackerLearned,
+    /// End-to-end tracker of unstreamed answers.
+    pub unstreamed: TrackerLearned,
+    /// Log of how much longer unstreamed answers take than the streams' models expect.
+    pub unstreamed_bias: f64,
+    /// Unstreamed answers seen.
+    pub unstreamed_samples: u64,
+}
+
+/// What a route has learned.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RouteLearned {
+    /// Output tokens on average.
+    pub output_mean: f64,
+    /// Output tokens exceeded by one answer in ten.
+    pub output_upper: f64,
+    /// Answers seen.
+    pub answers: u64,
+}
+
+impl TrackerLearned {
+    pub(super) fn of(tracker: &QuantileTracker) -> Self {
+        Self { alpha: tracker.alpha(), value: tracker.value(), samples: tracker.samples() }
+    }
+
+    /// A tracker that goes on from there; at its start where the numbers are none.
+    pub(super) fn tracker(self, span: Span) -> QuantileTracker {
+        let alpha = if self.alpha.is_finite() { self.alpha } else { 0.05 };
+        let mut tracker = QuantileTracker::new(span, alpha);
+        tracker.resume(self.value, self.samples);
+        tracker
+    }
+}

@@ -1,0 +1,203 @@
+//! What a backend's model does with what happens: the books move, and the predictors learn.
+
+use std::time::{Duration, Instant};
+
+use super::pair::BIAS_RANGE;
+use super::view::View;
+use super::{Asking, BackendModel, How, Ticket, features};
+use crate::route::decision::Reason;
+use crate::route::load::{Load, seconds};
+
+/// Gain of the ITL bias, and that of a probe's.
+const ITL_BIAS_GAIN: (f64, f64) = (0.05, 0.5);
+/// What the ITL bias may learn from one sample.
+const ITL_BIAS_RANGE: (f64, f64) = (-1.5, 2.0);
+/// How far a probe that proved its backend sets the TTFT bias, at most.
+const PROBE_BIAS: (f64, f64) = (-1.5, 1.5);
+/// Gaps in a full sample.
+const SAMPLE: f64 = 16.0;
+/// The fewest gaps of a whole stream that teach anything.
+const FEWEST_GAPS: u64 = 2;
+/// Latencies below this are measurement noise, in seconds.
+const LEAST: f64 = 1e-4;
+/// How fast the usual gap follows.
+const GAP_GAIN: f64 = 0.05;
+
+impl BackendModel {
+    /// The request is sent: its load counts from here on. `reason` says whether it is a probe.
+    pub fn dispatched(&mut self, asking: &Asking<'_>, reason: Reason, now: Instant) -> Ticket {
+        let view = self.view(asking, now);
+        self.requests += 1;
+        let id = self.requests;
+        let (facts, probe) = (asking.facts, reason == Reason::Probe);
+        let load = Self::load_of(asking, &view);
+        let ttft_bias = if self.tuning.bias { self.ttft_bias.value() } else { 0.0 };
+        let watch = facts.stream.then(|| (id, view.ttft * ttft_bias.exp()));
+        self.load.sent(&load, view.uncached_tokens, watch, now);
+        if self.tuning.prefix {
+            self.prefix.insert(asking.prefix.blocks);
+        }
+        self.ttft_bounds.follow(view.alphas.ttft);
+        if let Some(pair) = self.pair_mut(asking.route, &view.alphas, now) {
+            pair.follow(&view.alphas);
+            pair.arrivals.add(1.0, now);
+            if facts.stream {
+                pair.promised_itl = facts.objectives.itl.map(|promise| promise.threshold.as_secs_f64());
+            }
+        }
+        if probe {
+            self.probing.sent(id, self.load.replicas(), &self.tuning, now);
+        }
+        Ticket {
+            id,
+            books: self.books,
+            route: asking.route,
+            stream: facts.stream,
+            probe,
+            sent: now,
+            load,
+            alphas: view.alphas,
+            ttft_features: view.ttft_features,
+            ttft: view.ttft,
+            ttft_bias,
+            itl: view.outlook.itl.central,
+            whole_base: view.whole_base,
+            first_token: false,
+            sampled: false,
+        }
+    }
+
+    /// A stream waits until its first token; an unstreamed answer is spread over its life, and its output too.
+    fn load_of(asking: &Asking<'_>, view: &View) -> Load {
+        if asking.facts.stream {
+            let waiting_tokens = view.uncached_tokens;
+            return Load { waiting_tokens, awaiting: 1.0, streams: 0.0, kv_tokens: view.prompt_tokens };
+        }
+        let (ttft, output) = (view.outlook.ttft.central, asking.output.mean.max(1.0));
+        let share = ttft / (ttft + output * view.outlook.itl.central);
+        Load {
+            waiting_tokens: view.uncached_tokens * share,
+            awaiting: share,
+            streams: 1.0 - share,
+            kv_tokens: view.prompt_tokens + output * (1.0 - share) / 2.0,
+        }
+    }
+
+    /// The first token of a stream came. Later calls, and calls for what is not streamed, change nothing.
+    pub fn first_token(&mut self, ticket: &mut Ticket, now: Instant) {
+        if !ticket.stream || std::mem::replace(&mut ticket.first_token, true) {
+            return;
+        }
+        if ticket.books == self.books {
+            self.load.first_token(ticket.id, &mut ticket.load, now);
+        }
+        let actual = seconds(ticket.sent, now);
+        let lateness = (actual.max(LEAST) / ticket.ttft).ln();
+        self.ttft_bounds.observe(lateness - ticket.ttft_bias, self.tuning.calibration_step);
+        self.ttft_bias.learn(lateness, self.tuning.bias_gain, BIAS_RANGE);
+        let weight = 0.01 / (ticket.ttft * ticket.ttft + 0.0025);
+        self.ttft.learn(&ticket.ttft_features, actual, weight);
+        self.observed = self.observed.max(now);
+        if ticket.probe {
+            let proven = self.probing.answered(lateness, &self.tuning);
+            let bias = if proven {
+                lateness.clamp(PROBE_BIAS.0, PROBE_BIAS.1)
+            } else {
+                self.ttft_bias.value().max(lateness.min(BIAS_RANGE.1))
+            };
+            self.ttft_bias.set(bias);
+            self.probing.over(ticket.id);
+        }
+    }
+
+    /// Bytes of any stream came. One store; lets standing streams be told from slow ones between two calls of
+    /// [`Self::tokens`].
+    pub fn progressed(&mut self, now: Instant) {
+        self.load.progressed(now);
+    }
+
+    /// So many more tokens of a stream came, at this mean gap: to be called every 16 gaps.
+    pub fn tokens(&mut self, ticket: &mut Ticket, count: u32, mean_gap: Duration, now: Instant) {
+        self.counted(ticket, count, now);
+        self.learn_gap(mean_gap.as_secs_f64(), ticket.probe, 1.0, now);
+        ticket.sampled = true;
+    }
+
+    /// So many more tokens of a stream came, at the client's pace: they fill the cache and teach nothing.
+    pub fn counted(&mut self, ticket: &mut Ticket, count: u32, now: Instant) {
+        if ticket.books == self.books {
+            self.load.tokens(f64::from(count), &mut ticket.load);
+            self.load.progressed(now);
+        }
+    }
+
+    /// The request is over; its load is taken off the books.
+    #[allow(clippy::needless_pass_by_value, reason = "a ticket ends once")]
+    pub fn ended(&mut self, ticket: Ticket, how: How, now: Instant) {
+        if ticket.books == self.books {
+            self.load.ended(ticket.id, &ticket.load, ticket.stream && ticket.first_token);
+        }
+        if let How::Completed { output_tokens, mean_gap, paced_by_client: false } = how {
+            if ticket.stream {
+                self.streamed(&ticket, output_tokens, mean_gap, now);
+            } else {
+                self.unstreamed(&ticket, output_tokens, now);
+            }
+        }
+        self.probing.over(ticket.id);
+    }
+
+    /// The request is gone and nobody says how: as [`How::Cancelled`], without an instant.
+    pub fn dropped(&mut self, ticket: Ticket) {
+        let sent = ticket.sent;
+        self.ended(ticket, How::Cancelled, sent);
+    }
+
+    fn streamed(&mut self, ticket: &Ticket, output_tokens: Option<u64>, mean_gap: Option<Duration>, now: Instant) {
+        if !ticket.first_token {
+            return;
+        }
+        let gaps = output_tokens.unwrap_or(0).saturating_sub(1);
+        let gap = mean_gap.map(|gap| gap.as_secs_f64()).filter(|_| gaps >= FEWEST_GAPS);
+        let step = self.tuning.calibration_step;
+        if let Some(pair) = self.pair_mut(ticket.route, &ticket.alphas, now) {
+            if let Some(gap) = gap {
+                pair.itl.observe((gap / ticket.itl).max(1e-3).ln(), step);
+            }
+            let whole = seconds(ticket.sent, now).max(LEAST);
+            pair.e2e.observe((whole / ticket.whole_base).ln(), step);
+        }
+        if let Some(gap) = gap.filter(|_| !ticket.sampled && self.tuning.short_streams) {
+            #[allow(clippy::cast_precision_loss, reason = "a handful")]
+            self.learn_gap(gap, ticket.probe, (gaps as f64 / SAMPLE).min(1.0), now);
+        }
+    }
+
+    /// Learned as a whole: how long the answer took beside what streams would make of its length.
+    fn unstreamed(&mut self, ticket: &Ticket, output_tokens: Option<u64>, now: Instant) {
+        let (bias_on, gain, step) = (self.tuning.bias, self.tuning.bias_gain, self.tuning.calibration_step);
+        let whole = seconds(ticket.sent, now).max(LEAST);
+        let probe = ticket.probe;
+        let Some(pair) = self.pair_mut(ticket.route, &ticket.alphas, now) else { return };
+        pair.unstreamed.observe((whole / ticket.whole_base).ln(), step);
+        pair.unstreamed_at = pair.unstreamed_at.max(now);
+        pair.unstreamed_samples = pair.unstreamed_samples.saturating_add(1);
+        #[allow(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
+        let Some(output) = output_tokens.map(|tokens| tokens.max(1) as f64).filter(|_| bias_on) else { return };
+        let lateness = (whole / (ticket.ttft * ticket.ttft_bias.exp() + output * ticket.itl)).ln();
+        pair.unstreamed_bias.learn(lateness, if probe { 1.0 } else { gain }, BIAS_RANGE);
+        if probe {
+            self.probing.answered(lateness, &self.tuning);
+        }
+    }
+
+    fn learn_gap(&mut self, gap: f64, probe: bool, share: f64, now: Instant) {
+        let load = self.load.total(now);
+        let x = features::itl(load.streams, load.kv_tokens, self.load.prefill_rate(now));
+        let expected = self.itl.predict(&x);
+        let gain = if probe { ITL_BIAS_GAIN.1 } else { ITL_BIAS_GAIN.0 };
+        self.itl_bias.learn((gap.max(LEAST) / expected).ln(), gain * share, ITL_BIAS_RANGE);
+        self.gap += GAP_GAIN * share * (gap - self.gap);
+        self.itl.learn(&x, gap, share * 1e-4 / (expected * expected));
+    }
+}

@@ -1,0 +1,99 @@
+//! What one backend has learned of one route: bounds at the route's own quantiles, and its unstreamed answers.
+
+use std::time::Instant;
+
+use super::learned::{PairLearned, TrackerLearned};
+use crate::measure::objective::{Objective, Objectives};
+use crate::route::calibrate::{Bias, QuantileTracker, Span};
+use crate::route::load::Rate;
+use crate::route::tuning::Tuning;
+use crate::units::Quantile;
+
+const ITL: Span = Span { start: 0.25, range: (-0.5, 1.0), young: 60 };
+/// Whole answers are bounded from the longest of ten, so their offset starts small, and may well be negative.
+const E2E: Span = Span { start: 0.25, range: (-1.5, 1.5), young: 60 };
+/// An unstreamed answer starts with less known about it.
+const UNSTREAMED: Span = Span { start: 0.5, range: (-1.5, 1.5), young: 60 };
+/// What a bias may learn from an unstreamed answer at once.
+pub(super) const BIAS_RANGE: (f64, f64) = (-2.0, 3.0);
+
+/// The shares of requests that may exceed a route's bounds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Alphas {
+    pub(super) ttft: f64,
+    pub(super) itl: f64,
+    pub(super) e2e: f64,
+}
+
+impl Alphas {
+    pub(super) fn of(objectives: &Objectives, tuning: &Tuning) -> Self {
+        let share = |objective: Option<Objective>| {
+            let quantile = objective.map_or(Quantile::P95, |objective| objective.quantile);
+            tuning.alpha.unwrap_or(1.0 - quantile.share())
+        };
+        Self { ttft: share(objectives.ttft), itl: share(objectives.itl), e2e: share(objectives.e2e) }
+    }
+}
+
+/// One route at one backend.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PairModel {
+    pub(super) itl: QuantileTracker,
+    pub(super) e2e: QuantileTracker,
+    pub(super) unstreamed: QuantileTracker,
+    /// How unstreamed answers differ from what the streams' models expect.
+    pub(super) unstreamed_bias: Bias,
+    /// When an unstreamed answer was last seen.
+    pub(super) unstreamed_at: Instant,
+    /// Unstreamed answers seen.
+    pub(super) unstreamed_samples: u64,
+    pub(super) arrivals: Rate,
+    /// The ITL that the latest stream was promised, in seconds.
+    pub(super) promised_itl: Option<f64>,
+}
+
+impl PairModel {
+    pub(super) fn new(alphas: &Alphas, now: Instant) -> Self {
+        Self {
+            itl: QuantileTracker::new(ITL, alphas.itl),
+            e2e: QuantileTracker::new(E2E, alphas.e2e),
+            unstreamed: QuantileTracker::new(UNSTREAMED, alphas.e2e),
+            unstreamed_bias: Bias::default(),
+            unstreamed_at: now,
+            unstreamed_samples: 0,
+            arrivals: Rate::new(now),
+            promised_itl: None,
+        }
+    }
+
+    pub(super) fn learned(&self) -> PairLearned {
+        PairLearned {
+            itl: TrackerLearned::of(&self.itl),
+            e2e: TrackerLearned::of(&self.e2e),
+            unstreamed: TrackerLearned::of(&self.unstreamed),
+            unstreamed_bias: self.unstreamed_bias.value(),
+            unstreamed_samples: self.unstreamed_samples,
+        }
+    }
+
+    /// Goes on with other quantiles, where the configuration has changed them.
+    pub(super) fn follow(&mut self, alphas: &Alphas) {
+        let follow = |tracker: &mut QuantileTracker, span, alpha| {
+            let wanted = QuantileTracker::new(span, alpha);
+            if (wanted.alpha() - tracker.alpha()).abs() > 1e-9 {
+                *tracker = wanted;
+            }
+        };
+        follow(&mut self.itl, ITL, alphas.itl);
+        follow(&mut self.e2e, E2E, alphas.e2e);
+        follow(&mut self.unstreamed, UNSTREAMED, alphas.e2e);
+    }
+
+    pub(super) fn resume(&mut self, learned: &PairLearned) {
+        self.itl = learned.itl.tracker(ITL);
+        self.e2e = learned.e2e.tracker(E2E);
+        self.unstreamed = learned.unstreamed.tracker(UNSTREAMED);
+        self.unstreamed_bias.set(learned.unstreamed_bias.clamp(BIAS_RANGE.0, BIAS_RANGE.1));
+        self.unstreamed_samples = learned.unstreamed_samples;
+    }
+}

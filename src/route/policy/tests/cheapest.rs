@@ -1,0 +1,185 @@
+//! What the cheapest backend within the promise is, and what happens when there is none.
+
+use super::*;
+use crate::route::decision::Verdict;
+
+const RULE: PolicyKind = PolicyKind::CheapestWithinSlo;
+
+fn expecting(index: usize, price: f64, change: impl FnOnce(&mut Outlook)) -> Candidate {
+    let mut one = known(index, 900.0, 50.0, price);
+    change(&mut one.outlook);
+    one
+}
+
+fn decided(candidates: &[Candidate], on_overload: OnOverload) -> Decision {
+    decide(RULE, &chat(), candidates, on_overload, &mut PolicyState::seeded(1))
+}
+
+#[test]
+fn the_cheapest_that_keeps_the_promise_serves() {
+    let fast = known(0, 100.0, 10.0, 8.0);
+    let slow = known(1, 250.0, 30.0, 2.0);
+    let late = known(2, 400.0, 30.0, 1.0);
+    check(RULE, &[fast, slow, late], (1, Reason::CheapestWithinSlo));
+}
+
+#[test]
+fn nearly_the_same_price_goes_to_the_most_headroom() {
+    let (tight, roomy) = (known(0, 290.0, 30.0, 2.0), known(1, 100.0, 10.0, 2.05));
+    check(RULE, &[tight, roomy], (1, Reason::CheapestWithinSlo));
+}
+
+#[test]
+fn what_has_no_price_comes_last_and_is_equal_among_its_like() {
+    let free = |index, ttft| Candidate { price: None, ..known(index, ttft, 10.0, 0.0) };
+    check(RULE, &[free(0, 50.0), known(1, 200.0, 10.0, 9.0)], (1, Reason::CheapestWithinSlo));
+    check(RULE, &[free(0, 200.0), free(1, 50.0)], (1, Reason::CheapestWithinSlo));
+}
+
+#[test]
+fn a_cached_prompt_costs_less() {
+    let cached = expecting(1, 2.0, |one| {
+        (one.ttft, one.itl) = (forecast(100.0), forecast(10.0));
+        (one.uncached_tokens, one.cached_tokens) = (100.0, 400.0);
+    });
+    check(RULE, &[known(0, 100.0, 10.0, 1.8), cached], (1, Reason::CheapestWithinSlo));
+}
+
+#[test]
+fn when_no_bound_keeps_the_promise_the_best_central_prediction_does() {
+    let (worse, better) = (known(0, 590.0, 30.0, 1.0), known(1, 400.0, 30.0, 8.0));
+    check(RULE, &[worse, better], (1, Reason::MedianWithinSlo));
+}
+
+#[test]
+fn a_doomed_request_goes_where_it_is_cheapest_but_not_to_the_hopeless() {
+    let (best, cheap, hopeless) =
+        (known(0, 900.0, 30.0, 8.0), known(1, 5_000.0, 50.0, 1.0), known(2, 60_000.0, 50.0, 0.1));
+    check(RULE, &[best, cheap, hopeless], (1, Reason::Sacrifice));
+}
+
+#[test]
+fn a_doomed_request_is_shed_where_the_route_says_so() {
+    let decision = decided(&[known(0, 20_000.0, 30.0, 8.0)], OnOverload::Shed);
+    let Some(TurnedAway::Shed { retry_after }) = decision.turned_away else { panic!("{decision:?}") };
+    // 10 s expected, 300 ms promised; up to a quarter more is drawn.
+    assert!((MS * 9_700..MS * 12_126).contains(&retry_after), "{retry_after:?}");
+    assert_eq!((decision.chosen, decision.candidates[0].verdict), (None, Verdict::Misses));
+}
+
+#[test]
+fn a_doomed_request_waits_where_the_route_says_so() {
+    let decision = decided(&[known(0, 900.0, 30.0, 8.0)], OnOverload::Queue { depth: 1, wait: MS });
+    assert_eq!(decision.turned_away, Some(TurnedAway::Wait { retry_after: MS * 1_000 }));
+}
+
+#[test]
+fn time_already_spent_counts() {
+    let candidates = [known(0, 250.0, 10.0, 1.0), known(1, 100.0, 10.0, 9.0)];
+    let late = RequestFacts { waited: MS * 100, ..chat() };
+    let decision = decide(RULE, &late, &candidates, OnOverload::Shed, &mut PolicyState::seeded(1));
+    assert_eq!(decision.chosen, Some((BackendIndex(1), Reason::CheapestWithinSlo)));
+}
+
+#[test]
+fn nothing_promised_means_the_cheapest_and_of_equals_the_least_loaded() {
+    let busy = Candidate { in_flight: 5, ..known(1, 9_000.0, 900.0, 2.0) };
+    let candidates = [known(0, 100.0, 10.0, 8.0), busy, known(2, 9_000.0, 900.0, 2.0)];
+    let nothing = RequestFacts { stream: true, ..RequestFacts::default() };
+    let decision = decide(RULE, &nothing, &candidates, OnOverload::Shed, &mut PolicyState::seeded(1));
+    assert_eq!(decision.chosen, Some((BackendIndex(2), Reason::CheapestWithinSlo)));
+}
+
+#[test]
+fn an_unstreamed_answer_is_judged_by_its_end_alone() {
+    let candidates = [known(0, 5_000.0, 500.0, 1.0), known(1, 100.0, 10.0, 2.0)];
+    let unstreamed = RequestFacts { stream: false, ..chat() };
+    let decision = decide(RULE, &unstreamed, &candidates, OnOverload::Shed, &mut PolicyState::seeded(1));
+    assert_eq!(decision.chosen.map(|(one, _)| one.0), Some(0));
+    assert!(decision.candidates.iter().all(|one| one.ttft.is_none() && one.itl.is_none()));
+    let e2e = Some(Objective { latency: Latency::EndToEnd, quantile: Quantile::P95, threshold: MS * 2_000 });
+    let objectives = Objectives { e2e, ..chat().objectives };
+    let promised = RequestFacts { objectives, ..unstreamed };
+    let decision = decide(RULE, &promised, &candidates, OnOverload::Shed, &mut PolicyState::seeded(1));
+    assert_eq!(decision.chosen.map(|(one, _)| one.0), Some(1));
+}
+
+#[test]
+fn residents_with_a_shorter_promise_are_left_in_peace() {
+    let host = |resident| {
+        expecting(0, 1.0, |one| {
+            (one.ttft, one.itl) = (forecast(100.0), forecast(30.0));
+            one.resident_itl = Some(resident);
+        })
+    };
+    let other = known(1, 100.0, 30.0, 2.0);
+    check(RULE, &[host(0.020), other], (1, Reason::CheapestWithinSlo));
+    check(RULE, &[host(0.035), other], (0, Reason::CheapestWithinSlo));
+    check(RULE, &[host(0.045), other], (0, Reason::CheapestWithinSlo));
+}
+
+#[test]
+fn a_cheaper_backend_that_is_only_believed_to_be_slow_is_probed() {
+    let pick = known(0, 100.0, 10.0, 2.0);
+    let hopeful = |price, change: fn(&mut Outlook)| {
+        expecting(1, price, |one| {
+            (one.ttft.hopeful, one.itl.hopeful, one.probe_due) = (0.2, 0.02, true);
+            change(one);
+        })
+    };
+    check(RULE, &[pick, hopeful(1.0, |_| ())], (1, Reason::Probe));
+    let kept = (0, Reason::CheapestWithinSlo);
+    check(RULE, &[pick, hopeful(3.0, |_| ())], kept);
+    check(RULE, &[pick, hopeful(1.0, |one| one.probe_due = false)], kept);
+    check(RULE, &[pick, hopeful(1.0, |one| one.probing = true)], kept);
+    check(RULE, &[pick, hopeful(1.0, |one| one.awaiting = 1)], kept);
+    check(RULE, &[pick, hopeful(1.0, |one| one.ttft.hopeful = 0.4)], kept);
+    check(RULE, &[pick, hopeful(1.0, |one| (one.ttft.hopeful, one.idle) = (0.4, true))], (1, Reason::Probe));
+    check(RULE, &[pick, hopeful(1.0, |one| (one.ttft.hopeful, one.unproven) = (0.4, true))], (1, Reason::Probe));
+}
+
+#[test]
+fn where_all_seem_to_miss_an_unknown_backend_is_tried_before_anybody_is_turned_away() {
+    let late = known(0, 900.0, 50.0, 1.0);
+    let unknown = |change: fn(&mut Outlook)| {
+        expecting(1, 9.0, |one| {
+            one.unproven = true;
+            change(one);
+        })
+    };
+    let chosen = |one| decided(&[late, one], OnOverload::Shed).chosen;
+    assert_eq!(chosen(unknown(|_| ())), Some((BackendIndex(1), Reason::Probe)));
+    assert_eq!(chosen(unknown(|one| one.awaiting = 1)), None, "one request at a time");
+    assert_eq!(chosen(unknown(|one| one.probing = true)), None, "one probe at a time");
+}
+
+#[test]
+fn a_route_that_misses_too_much_keeps_more_distance_and_does_not_probe() {
+    let candidates = [
+        known(0, 290.0, 10.0, 1.0),
+        known(1, 100.0, 10.0, 2.0),
+        expecting(2, 0.5, |one| (one.ttft.hopeful, one.itl.hopeful, one.probe_due) = (0.1, 0.01, true)),
+    ];
+    let mut route = RouteModel::default();
+    let decide = |route: &RouteModel| {
+        let (mut decision, tuning) = (Decision::default(), Tuning::default());
+        let on_overload = OnOverload::Shed;
+        let fleet = FleetSnapshot { candidates: &candidates, route, on_overload, tuning: &tuning };
+        RULE.rule().choose(&chat(), &fleet, &mut PolicyState::seeded(1), &mut decision);
+        decision
+    };
+    let calm = decide(&route);
+    assert_eq!(calm.chosen, Some((BackendIndex(2), Reason::Probe)));
+    assert!(!calm.is_feasible(), "a probe moves no margin");
+    (0..10).for_each(|_| route.judged(false, true, &chat().objectives));
+    let strained = decide(&route);
+    assert_eq!(strained.chosen, Some((BackendIndex(1), Reason::CheapestWithinSlo)));
+    assert!(strained.is_feasible() && strained.of_chosen().unwrap().headroom() > 0.5);
+}
+
+#[test]
+fn the_only_candidate_serves_unless_it_is_to_be_turned_away() {
+    check(RULE, &[known(0, 100.0, 10.0, 1.0)], (0, Reason::OnlyCandidate));
+    assert_eq!(decided(&[known(0, 900.0, 90.0, 1.0)], OnOverload::Shed).chosen, None);
+    assert_eq!(decided(&[], OnOverload::Shed).turned_away, None);
+}
