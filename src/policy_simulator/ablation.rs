@@ -22,14 +22,13 @@ pub const SWITCHES: [&str; 13] = [
 ];
 
 /// Constants that can be set, by name.
-pub const CONSTANTS: [&str; 9] = [
+pub const CONSTANTS: [&str; 8] = [
     "alpha",
     "calibration_step",
     "bias_gain",
     "probe_gap",
     "probe_gap_most",
     "probe_idle",
-    "margin_most",
     "sacrifice_most",
     "same_price",
 ];
@@ -95,7 +94,6 @@ fn set(tuning: &mut Tuning, name: &str, value: f64) -> Option<()> {
         "probe_gap" => tuning.probe_gap.0 = seconds()?,
         "probe_gap_most" => tuning.probe_gap.1 = seconds()?,
         "probe_idle" => tuning.probe_idle = seconds()?,
-        "margin_most" => tuning.margin_most = value,
         "sacrifice_most" => tuning.sacrifice_most = value,
         "same_price" => tuning.same_price = value,
         _ => return None,

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::rule::{Asked, Bounds, Choice, Ending, How, Rule, Said, Shared, Verdict, View};
-use super::scene::Scene;
+use super::scene::{Machine, Scene};
 use crate::measure::objective::Objectives;
 use crate::random::Random;
 use crate::route::admission::OnOverload;
@@ -15,8 +15,7 @@ use crate::route::load::{EngineReport, OtherLoad};
 use crate::route::model::{self, Asking, BackendModel, RouteModel, Ticket};
 use crate::route::policy::{PolicyKind, PolicyState};
 use crate::route::prefix::Prefix;
-use crate::route::price::Price;
-use crate::route::snapshot::{BackendIndex, Candidate, FleetSnapshot, Observed, Outlook, RequestFacts, RouteSlot};
+use crate::route::snapshot::{BackendIndex, Candidate, FleetSnapshot, RequestFacts, RouteSlot};
 use crate::route::tuning::Tuning;
 
 /// Tokens of a prompt's block in the traces.
@@ -66,16 +65,13 @@ impl Decide for Served {
         let Some((backend, reason)) = self.decision.chosen else {
             return Verdict::Shed(if self.decision.turned_away.is_some() { "shed" } else { "no_backend" });
         };
-        let thought = self.decision.candidates.iter().find(|thought| thought.backend == backend);
-        let within = thought.is_some_and(|thought| thought.load.is_some_and(|load| load <= 1.0));
-        let promised = matches!(reason, Reason::CheapestWithinSlo | Reason::OnlyCandidate);
-        let bound = |of: Option<(Duration, Duration)>| of.map(|(_, bound)| bound);
-        let bounds = thought.map_or(Bounds::default(), |thought| Bounds {
-            ttft: bound(thought.ttft),
-            itl: bound(thought.itl),
-            e2e: bound(thought.e2e),
+        let bounds = self.decision.of_chosen().map_or(Bounds::default(), |thought| Bounds {
+            ttft: thought.ttft.map(|forecast| forecast.bound()),
+            itl: thought.itl.map(|forecast| forecast.bound()),
+            e2e: Some(thought.e2e.bound()),
         });
-        Verdict::Serve(Choice { backend: backend.0, reason: reason.as_str(), feasible: within && promised, bounds })
+        let feasible = self.decision.is_feasible();
+        Verdict::Serve(Choice { backend: backend.0, reason: reason.as_str(), feasible, bounds })
     }
 }
 
@@ -87,9 +83,7 @@ pub struct Routed<D> {
     decide: D,
     on_overload: Vec<OnOverload>,
     models: Vec<BackendModel>,
-    in_flight: Vec<u32>,
-    kv_capacity: Vec<f64>,
-    prices: Vec<Price>,
+    machines: Vec<Machine>,
     routes: Vec<RouteModel>,
     candidates: Vec<Candidate>,
     replicas: u32,
@@ -115,10 +109,8 @@ impl<D: Decide> Routed<D> {
             tuning,
             decide,
             on_overload,
-            models: scene.backends.iter().map(|_| BackendModel::new(tuning, base)).collect(),
-            in_flight: vec![0; scene.backends.len()],
-            kv_capacity: scene.backends.iter().map(|machine| f64::from(machine.profile.kv_capacity)).collect(),
-            prices: scene.backends.iter().map(|machine| machine.price).collect(),
+            models: scene.backends.iter().map(|machine| model(machine, tuning, base)).collect(),
+            machines: scene.backends.clone(),
             routes: vec![RouteModel::default(); scene.routes.len()],
             candidates: Vec::new(),
             replicas: u32::try_from(scene.replicas).unwrap_or(u32::MAX),
@@ -147,33 +139,25 @@ impl<D: Decide> Routed<D> {
         let asking = self.asking(asked, facts);
         let now = self.base + view.now;
         let candidate = |backend: usize| {
-            let outlook = self.models.get(backend)?.outlook(&asking, now);
-            let in_flight = self.in_flight.get(backend).copied()?;
-            let price = self.prices.get(backend).copied();
-            Some(Candidate { in_flight, price, ..plain(backend, outlook) })
+            let (model, machine) = (self.models.get(backend)?, self.machines.get(backend)?);
+            Some(Candidate {
+                backend: BackendIndex(backend),
+                weight: 1,
+                in_flight: model.load().in_flight(),
+                max_in_flight: machine.max_in_flight,
+                price: Some(machine.price),
+                outlook: model.outlook(&asking, now),
+            })
         };
         self.candidates.clear();
         self.candidates.extend(view.open(asked).filter_map(candidate));
     }
 }
 
-/// A candidate of which only the outlook is known; nothing looks at windows here.
-fn plain(backend: usize, outlook: Outlook) -> Candidate {
-    Candidate {
-        backend: BackendIndex(backend),
-        weight: 1,
-        in_flight: 0,
-        max_in_flight: None,
-        price: None,
-        ttft: Observed::default(),
-        itl: Observed::default(),
-        e2e: Observed::default(),
-        awaiting_first_token: outlook.awaiting,
-        usual_in_flight: 0.0,
-        exploring: 0,
-        last_observed: None,
-        outlook,
-    }
+fn model(machine: &Machine, tuning: Tuning, base: Instant) -> BackendModel {
+    let mut model = BackendModel::new(tuning, base);
+    model.kv_capacity(f64::from(machine.profile.kv_capacity));
+    model
 }
 
 impl<D: Decide> Rule for Routed<D> {
@@ -199,9 +183,6 @@ impl<D: Decide> Rule for Routed<D> {
         let reason = Reason::ALL.into_iter().find(|reason| reason.as_str() == choice.reason);
         let reason = reason.unwrap_or(Reason::CheapestWithinSlo);
         let ticket = self.models.get_mut(choice.backend)?.dispatched(&asking, reason, self.base + now);
-        if let Some(in_flight) = self.in_flight.get_mut(choice.backend) {
-            *in_flight += 1;
-        }
         Some(InFlight {
             ticket,
             backend: choice.backend,
@@ -245,9 +226,6 @@ impl<D: Decide> Rule for Routed<D> {
         if let Some(model) = self.models.get_mut(request.backend) {
             model.ended(request.ticket, how, self.base + now);
         }
-        if let Some(in_flight) = self.in_flight.get_mut(request.backend) {
-            *in_flight = in_flight.saturating_sub(1);
-        }
         let Some(route) = self.routes.get_mut(request.route) else { return };
         if ending.how == How::Complete {
             route.answered(u64::from(ending.output));
@@ -264,30 +242,24 @@ impl<D: Decide> Rule for Routed<D> {
     }
 
     fn shared(&self, backend: usize) -> Shared {
-        let _ = backend;
-        Shared::default()
+        let Some(books) = self.models.get(backend).map(BackendModel::load) else { return Shared::default() };
+        Shared { load: books.own(), in_flight: f64::from(books.in_flight()) }
     }
 
     fn hear(&mut self, backend: usize, others: Shared, _now: Duration) {
         if let Some(model) = self.models.get_mut(backend) {
-            model.others(OtherLoad {
-                waiting_tokens: others.waiting_tokens,
-                streams: others.streams,
-                kv_tokens: others.kv_tokens,
-                in_flight: others.in_flight,
-                replicas: self.replicas.saturating_sub(1),
-            });
+            model.others(OtherLoad { load: others.load, replicas: self.replicas.saturating_sub(1) });
         }
     }
 
     fn engine_said(&mut self, backend: usize, said: &Said, now: Duration) {
-        let (Some(model), Some(capacity)) = (self.models.get_mut(backend), self.kv_capacity.get(backend)) else {
+        let (Some(model), Some(machine)) = (self.models.get_mut(backend), self.machines.get(backend)) else {
             return;
         };
         let report = EngineReport {
             running: u32::try_from(said.running).unwrap_or(u32::MAX),
             waiting: u32::try_from(said.waiting).unwrap_or(u32::MAX),
-            kv_tokens: Some(said.kv_ratio * capacity),
+            kv_tokens: Some(said.kv_ratio * f64::from(machine.profile.kv_capacity)),
         };
         model.engine_reported(report, self.base + now);
     }

@@ -10,6 +10,7 @@ use super::scene::Spec;
 use super::workload::Arrival;
 use crate::engine::Model;
 use crate::random::Random;
+use crate::route::load::Load;
 
 /// One request that a rule is asked about.
 #[derive(Debug, Clone, Copy)]
@@ -111,13 +112,9 @@ pub struct Ending {
 /// What a replica tells the others of one backend.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Shared {
-    /// Prompt tokens sent, first token not seen.
-    pub waiting_tokens: f64,
-    /// Streams that decode.
-    pub streams: f64,
-    /// Tokens in the key/value cache.
-    pub kv_tokens: f64,
-    /// Requests in flight.
+    /// What it has in flight there, in tokens and streams.
+    pub load: Load,
+    /// And in requests.
     pub in_flight: f64,
 }
 
@@ -135,13 +132,8 @@ pub struct Said {
 impl Shared {
     /// The sum.
     #[must_use]
-    pub fn plus(self, other: Self) -> Self {
-        Self {
-            waiting_tokens: self.waiting_tokens + other.waiting_tokens,
-            streams: self.streams + other.streams,
-            kv_tokens: self.kv_tokens + other.kv_tokens,
-            in_flight: self.in_flight + other.in_flight,
-        }
+    pub fn plus(&self, other: &Self) -> Self {
+        Self { load: self.load.plus(&other.load), in_flight: self.in_flight + other.in_flight }
     }
 }
 

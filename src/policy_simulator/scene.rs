@@ -24,6 +24,8 @@ pub struct Machine {
     pub profile: Profile,
     /// What it costs.
     pub price: Price,
+    /// Most requests that the proxy sends there at once; rivals know no such bound.
+    pub max_in_flight: Option<u32>,
 }
 
 /// A route and what it promises.
@@ -110,7 +112,7 @@ impl Machine {
             cached_input_per_mtok: 0.0,
             output_per_mtok: profile.price_output,
         };
-        Self { name, profile, price }
+        Self { name, profile, price, max_in_flight: None }
     }
 }
 

@@ -160,7 +160,7 @@ impl Workload {
             if at < duration {
                 let start = blocks.len();
                 // Nobody asks the same again only because a short trace starts over.
-                blocks.extend(recorded.blocks.iter().map(|block| block ^ (u64::from(round) << 40)));
+                blocks.extend(recorded.blocks.iter().map(|block| hashed(block ^ (u64::from(round) << 40))));
                 arrivals.push((at, Arrival { blocks: start..blocks.len(), ..Arrival::plain(0, recorded) }));
             }
         }
@@ -226,4 +226,11 @@ impl Arrival {
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float is cut off at the type's bounds")]
 fn estimated(input: u32, error: f64, random: &mut Random) -> u32 {
     (f64::from(input) * (error * random.gauss()).exp()).round().max(1.0) as u32
+}
+
+/// The traces number their blocks; the proxy's are hashes (the finaliser of `SplitMix64`).
+fn hashed(number: u64) -> u64 {
+    let mixed = (number ^ (number >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    mixed ^ (mixed >> 31)
 }

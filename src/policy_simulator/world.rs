@@ -428,7 +428,7 @@ impl<'a, R: Rule> World<'a, R> {
             let told: Vec<Shared> = self.replicas.iter().map(|rule| rule.shared(backend)).collect();
             for (own, rule) in self.replicas.iter_mut().enumerate() {
                 let others = told.iter().enumerate().filter(|(place, _)| *place != own);
-                rule.hear(backend, others.fold(Shared::default(), |sum, (_, one)| sum.plus(*one)), now);
+                rule.hear(backend, others.fold(Shared::default(), |sum, (_, one)| sum.plus(one)), now);
             }
         }
     }

@@ -6,6 +6,7 @@ use super::super::rule::{Asked, Ending, How, Shared, View};
 use super::super::scene::{Machine, Scene};
 use crate::engine::prefix::{BLOCK_TOKENS, PrefixCache};
 use crate::random::Random;
+use crate::route::load::Load;
 
 /// Prompt tokens that are computed however much of the prompt is cached.
 const LEAST_UNCACHED: u32 = 16;
@@ -165,12 +166,13 @@ impl Book {
     }
 
     pub(super) fn shared(&self) -> Shared {
-        Shared {
+        let load = Load {
             waiting_tokens: self.waiting_tokens,
+            awaiting: f64::from(self.awaiting),
             streams: f64::from(self.streams),
             kv_tokens: self.kv_tokens,
-            in_flight: f64::from(self.in_flight),
-        }
+        };
+        Shared { load, in_flight: f64::from(self.in_flight) }
     }
 }
 

@@ -8,8 +8,8 @@ pub(super) struct Dynamo;
 impl Pick for Dynamo {
     fn pick(&mut self, asked: &Asked<'_>, view: &View<'_>, books: &Books, random: &mut Random) -> Option<usize> {
         books.least(asked, view, random, |book| {
-            let prefill = book.waiting_tokens + book.others.waiting_tokens + f64::from(book.uncached(asked));
-            (prefill + book.kv_tokens + book.others.kv_tokens) / 16.0
+            let prefill = book.waiting_tokens + book.others.load.waiting_tokens + f64::from(book.uncached(asked));
+            (prefill + book.kv_tokens + book.others.load.kv_tokens) / 16.0
         })
     }
 }
