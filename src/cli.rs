@@ -11,6 +11,7 @@ use crate::commands::man::ManArgs;
 use crate::commands::nim::NimArgs;
 use crate::commands::schema::SchemaArgs;
 use crate::commands::serve::ServeArgs;
+use crate::commands::simulate::SimulateArgs;
 
 /// Routes LLM requests to the cheapest backend that keeps the route's latency promise.
 #[derive(Debug, Parser)]
@@ -50,6 +51,11 @@ pub enum Command {
         after_help = "Examples:\n  headway bench -m meta/llama-3.1-8b-instruct -u localhost:8000 --streaming --concurrency 10 --request-count 100\n  headway bench profile -m ID --streaming --request-rate 20 --goodput \"time_to_first_token:300 inter_token_latency:40\""
     )]
     Bench(BenchArgs),
+    /// Replay a workload against several policies in virtual time, without a GPU.
+    #[command(
+        after_help = "Examples:\n  headway simulate\n  headway simulate --scenario over,burst --policy cheapest_within_slo+shed,llmds\n  headway simulate --evaluation frozen --trace FOLDER --format html > report.html\n  headway simulate --config headway.yaml --trace access.jsonl"
+    )]
+    Simulate(SimulateArgs),
     /// Print a script that lets a shell complete headway's commands and flags.
     #[command(after_help = "Example:\n  source <(headway completions bash)")]
     Completions(CompletionsArgs),

@@ -46,6 +46,7 @@
 //! | [`admin`] | the admin listener |
 //! | [`nim_simulator`] | a NIM without a GPU |
 //! | [`mod@bench`] | the load generator |
+//! | [`policy_simulator`] | policies against each other in virtual time |
 //! | [`cli`], [`commands`] | the command line, and what wires all of this together |
 
 pub mod clock;
@@ -66,6 +67,7 @@ pub mod telemetry;
 pub mod admin;
 pub mod bench;
 pub mod nim_simulator;
+pub mod policy_simulator;
 pub mod proxy;
 
 pub mod cli;

@@ -83,15 +83,18 @@ pub fn read_prompts(text: &str) -> Result<Vec<RecordedPrompt>, TraceError> {
 
 fn azure(line: &str) -> Option<RecordedPrompt> {
     let mut fields = line.split(',');
-    let at = timestamp(fields.next()?)?;
+    let at = parse_timestamp(fields.next()?)?;
     let (input, output) = (fields.next()?.parse::<u32>().ok()?, fields.next()?.parse::<u32>().ok()?);
     let row = TraceRow { at, input_tokens: input.max(1), output_tokens: output.max(1) };
     fields.next().is_none().then_some(RecordedPrompt { row, blocks: Vec::new() })
 }
 
-/// `YYYY-MM-DD HH:MM:SS.fffffff` as time since a fixed day.
-fn timestamp(text: &str) -> Option<Duration> {
-    let (date, time) = text.trim().split_once([' ', 'T'])?;
+/// Reads `YYYY-MM-DD HH:MM:SS.fffffff`, with `T` for the space and `Z` at the end where RFC 3339 has them, as time since a
+/// fixed day.
+#[must_use]
+pub fn parse_timestamp(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    let (date, time) = text.strip_suffix('Z').unwrap_or(text).split_once([' ', 'T'])?;
     let mut date = date.split('-').map(|part| part.parse::<u64>().ok());
     let (year, month, day) = (date.next()??, date.next()??, date.next()??);
     let mut time = time.split(':');

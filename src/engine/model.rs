@@ -248,9 +248,9 @@ impl Model {
             ahead.advance(end, &mut events);
             for event in &events {
                 match *event {
-                    Event::Token { id, first: true, at } if id == request.id => first = Some(at - now),
+                    Event::Token { id, first: true, at } if id == request.id => first = Some(at.saturating_sub(now)),
                     Event::Done { id, at } if id == request.id => {
-                        return first.map(|first| Foreseen { first, last: at - now });
+                        return first.map(|first| Foreseen { first, last: at.saturating_sub(now) });
                     }
                     _ => {}
                 }

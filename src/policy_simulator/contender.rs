@@ -3,11 +3,12 @@
 use std::time::Instant;
 
 use super::ablation::{UnknownAblation, ablated};
+use super::fate::Run;
 use super::predicted::Predicted;
 use super::rivals::{Rival, RivalKind};
 use super::routed::{Routed, Served};
 use super::scene::Scene;
-use super::world::{Run, run};
+use super::world::run;
 use crate::route::admission::OnOverload;
 use crate::route::policy::PolicyKind;
 use crate::route::tuning::Tuning;
@@ -36,11 +37,18 @@ pub enum Role {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind {
     /// A policy of the proxy on every route.
-    Served { policy: PolicyKind, on_overload: OnOverload, tuning: Tuning },
+    Served {
+        policy: PolicyKind,
+        on_overload: OnOverload,
+        tuning: Tuning,
+    },
     /// Each route's own policy, as the scene says.
     Configured,
     Rival(RivalKind),
-    Predicted { rule: Predicted, calibration: bool },
+    Predicted {
+        rule: Predicted,
+        calibration: bool,
+    },
 }
 
 /// A name that nobody has.
@@ -169,7 +177,8 @@ impl Contender {
 }
 
 fn served(name: &str, tuning: Tuning) -> Option<Kind> {
-    let (name, on_overload) = name.strip_suffix(SHED).map_or((name, OnOverload::Sacrifice), |name| (name, OnOverload::Shed));
+    let (name, on_overload) =
+        name.strip_suffix(SHED).map_or((name, OnOverload::Sacrifice), |name| (name, OnOverload::Shed));
     let name = if name == "ours" { OURS } else { name };
     let policy = PolicyKind::ALL.into_iter().find(|policy| policy.as_str() == name)?;
     // The other policies predict nothing, so they have nothing to turn a request away for.

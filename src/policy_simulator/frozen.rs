@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::scene::{Change, Incident, Machine, Scene, Spec};
+use super::scene::{Incident, Machine, Scene, Spec};
 use super::workload::{ESTIMATE_ERROR, Mix, Sources, Workload};
 use crate::engine::Profile;
 use crate::random::Random;
@@ -48,14 +48,15 @@ impl Evaluation {
             random.bits();
         }
         let count = 4 + random.bits() % 7;
-        let backends: Vec<Machine> = (0..count).map(|index| machine(index, &mut random)).collect();
+        let fleet: Vec<Profile> = FLEET.iter().filter_map(|alias| Profile::named(alias).ok()).collect();
+        let backends: Vec<Machine> = (0..count).filter_map(|index| machine(index, &fleet, &mut random)).collect();
         let capacity: f64 = backends.iter().map(|machine| machine.profile.prefill_rate).sum();
         let utilisation = 0.10 + 0.30 * random.share();
         let speed = (utilisation * capacity / NEEDED).clamp(0.3, 5.0);
         let offset = random.share() * (3400.0 - 600.0 * speed).max(0.0);
         let batch = 0.1 + 0.4 * random.share();
-        let seed = number.wrapping_add(991);
-        let mix = Mix { speed, duration: DURATION, offset, seed, batch, estimate_error: ESTIMATE_ERROR };
+        let draws = number.wrapping_add(991);
+        let mix = Mix { speed, duration: DURATION, offset, seed: draws, batch, estimate_error: ESTIMATE_ERROR };
         let workload = Workload::mixed(sources, &mix);
         let routes = routes(&mut random);
         let incidents = incident(backends.len(), &mut random);
@@ -73,9 +74,10 @@ pub fn run_state(number: u64) -> u64 {
     number.wrapping_add(11).wrapping_mul(7919)
 }
 
-fn machine(index: u64, random: &mut Random) -> Machine {
-    let drawn = draw(&FLEET, random);
-    let mut profile = Profile::all().iter().find(|profile| profile.alias == drawn).copied().unwrap_or(Profile::all()[0]);
+/// One backend of the default fleet, changed at random.
+fn machine(index: u64, fleet: &[Profile], random: &mut Random) -> Option<Machine> {
+    let drawn = fleet.get(below(fleet.len(), random)).copied()?;
+    let mut profile = drawn;
     let speed = (0.5 * random.gauss()).exp().clamp(0.5, 2.0);
     profile.prefill_rate *= speed;
     let overhead = (0.25 * random.gauss()).exp();
@@ -86,13 +88,17 @@ fn machine(index: u64, random: &mut Random) -> Machine {
     let dear = (0.5 * random.gauss()).exp();
     profile.price_input *= dear;
     profile.price_output *= dear;
-    Machine::of(Arc::from(format!("{drawn}-{index}")), profile)
+    Some(Machine::of(Arc::from(format!("{}-{index}", drawn.alias)), profile))
 }
 
-#[allow(clippy::cast_possible_truncation, reason = "the remainder is below the length")]
 fn draw<T: Copy + Default>(from: &[T], random: &mut Random) -> T {
-    let place = random.bits() % from.len() as u64;
-    from.get(place as usize).copied().unwrap_or_default()
+    from.get(below(from.len(), random)).copied().unwrap_or_default()
+}
+
+/// By remainder, as the configurations were drawn at first.
+#[allow(clippy::cast_possible_truncation, reason = "the remainder is below the bound")]
+fn below(bound: usize, random: &mut Random) -> usize {
+    (random.bits() % bound.max(1) as u64) as usize
 }
 
 /// Promises of chat, code and batch.
@@ -108,7 +114,5 @@ fn incident(backends: usize, random: &mut Random) -> Vec<Incident> {
     if random.share() >= 0.5 {
         return Vec::new();
     }
-    #[allow(clippy::cast_possible_truncation, reason = "the remainder is below the number of backends")]
-    let backend = (random.bits() % backends as u64) as usize;
-    Incident::slow(backend, 3.0, 200.0..260.0).into()
+    Incident::slow(below(backends, random), 3.0, 200.0..260.0).into()
 }

@@ -1,7 +1,10 @@
 //! Policies against a modelled fleet in virtual time.
 pub mod ablation;
+pub mod access_log;
+pub mod configured;
 pub mod contender;
 pub mod excerpts;
+pub mod fate;
 pub mod frozen;
 pub mod predicted;
 pub mod report;

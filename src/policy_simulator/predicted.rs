@@ -80,7 +80,7 @@ impl Decide for Predicted {
             return Self::serve(picked, "feasible");
         }
         let doomed = |one: &Weighed| if *self == Self::Cheapest { one.bound } else { one.central };
-        match least(all.iter(), doomed, random) {
+        match least(&all, doomed, random) {
             None => Verdict::Shed("no_backend"),
             Some(best) if *self == (Self::Llmd { shed: true }) && best.central > 1.0 => Verdict::Shed("shed"),
             Some(best) => Self::serve(best, "best_effort"),
@@ -157,10 +157,11 @@ fn cheapest<'a>(feasible: &[&'a Weighed], random: &mut Random) -> Option<&'a Wei
 }
 
 fn least<'a>(
-    all: impl Iterator<Item = &'a Weighed> + Clone,
+    all: impl IntoIterator<Item = &'a Weighed>,
     value: impl Fn(&Weighed) -> f64,
     random: &mut Random,
 ) -> Option<&'a Weighed> {
-    let place = super::rivals::least(all.clone().map(&value).enumerate(), random)?;
-    all.clone().nth(place)
+    let all: Vec<&Weighed> = all.into_iter().collect();
+    let place = super::rivals::least(all.iter().map(|one| value(one)).enumerate(), random)?;
+    all.get(place).copied()
 }

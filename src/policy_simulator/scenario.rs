@@ -177,7 +177,7 @@ fn hostile(mut scene: Scene) -> Scene {
 
 fn prefixed(source: &Source, speed: f64, number: u64) -> Scene {
     let duration = 900.0;
-    let workload = Workload::prefixed(source, speed, duration, number + 1, ESTIMATE_ERROR);
+    let workload = Workload::prefixed(source, speed, duration, number + 1);
     let promise = (Duration::from_secs(3), Duration::from_millis(60));
     Scene::new(String::new(), duration, fleet(), vec![Spec::streamed("chat", promise)], workload)
 }

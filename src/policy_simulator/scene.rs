@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::fate::Fate;
 use super::workload::{Arrival, Workload};
-use super::world::Fate;
 use crate::engine::Profile;
 use crate::measure::exchange::Latencies;
 use crate::measure::objective::{Ended, Latency, Objective, Objectives};
@@ -206,13 +206,7 @@ impl Incident {
 impl Scene {
     /// A quiet run: one replica, nothing goes wrong, every route may use every backend.
     #[must_use]
-    pub fn new(
-        name: String,
-        duration: f64,
-        backends: Vec<Machine>,
-        mut routes: Vec<Spec>,
-        workload: Workload,
-    ) -> Self {
+    pub fn new(name: String, duration: f64, backends: Vec<Machine>, mut routes: Vec<Spec>, workload: Workload) -> Self {
         for route in routes.iter_mut().filter(|route| route.backends.is_empty()) {
             route.backends = (0..backends.len()).collect();
         }

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::fate::{End, Fate, Run};
 use super::scene::{Change, Scene, Spec};
 use super::workload::Arrival;
-use super::world::{End, Fate, Run};
 use crate::measure::objective::{Latency, Objective};
 use crate::route::price::Price;
 
@@ -184,12 +184,12 @@ impl Score {
     #[must_use]
     pub fn movement(&self) -> f64 {
         let shares: Vec<Vec<f64>> = self.shares.iter().filter_map(|counts| normalised(counts)).collect();
-        let moved = |pair: &[Vec<f64>]| match pair {
+        let change = |pair: &[Vec<f64>]| match pair {
             [one, other] => one.iter().zip(other).map(|(one, other)| (one - other).abs()).sum::<f64>() / 2.0,
             _ => 0.0,
         };
-        let moves: Vec<f64> = shares.windows(2).map(moved).collect();
-        mean(moves.into_iter())
+        let changes: Vec<f64> = shares.windows(2).map(change).collect();
+        mean(changes.into_iter())
     }
 }
 
@@ -245,7 +245,8 @@ fn route(index: usize, spec: &Spec, scene: &Scene, run: &Run) -> RouteScore {
     let count = |is: &dyn Fn(&Fate) -> bool| all().map(|(_, fate)| u64::from(is(fate))).sum::<u64>();
     let served = || all().filter(|(_, fate)| fate.end != End::Shed);
     let seconds = |duration: Duration| duration.as_secs_f64();
-    let ttft = served().filter(|(arrival, _)| arrival.stream).map(|(_, fate)| fate.first.map_or(f64::INFINITY, seconds));
+    let ttft =
+        served().filter(|(arrival, _)| arrival.stream).map(|(_, fate)| fate.first.map_or(f64::INFINITY, seconds));
     let complete = |fate: &Fate| fate.end == End::Complete;
     let itl = served().filter(|(_, fate)| complete(fate) && fate.output > 1).map(|(_, fate)| seconds(fate.mean_gap()));
     let e2e = served().map(|(_, fate)| if complete(fate) { seconds(fate.last) } else { f64::INFINITY });

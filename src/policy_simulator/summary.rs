@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::score::{Coverage, Score, mean};
+use super::score::{Coverage, Quantiles, RouteScore, Score, mean};
 
 /// One rule on several configurations.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,22 +91,23 @@ impl RouteSummary {
             let each = routes.iter().filter_map(|route| route.coverage.get(place).copied());
             each.fold(Coverage::default(), Coverage::plus)
         };
+        let each = |of: fn(&RouteScore) -> Quantiles| routes.iter().map(|route| of(route)).collect::<Vec<_>>();
         Some(Self {
             name: Arc::clone(&routes.first()?.name),
             attainment: mean(routes.iter().map(|route| route.attainment())),
             reached: routes.iter().filter(|route| route.reached()).count(),
             shed: mean(routes.iter().map(|route| super::score::ratio(route.shed, route.arrived.max(1)))),
-            ttft: quantiles(routes.iter().map(|route| route.ttft)),
-            itl: quantiles(routes.iter().map(|route| route.itl)),
-            e2e: quantiles(routes.iter().map(|route| route.e2e)),
+            ttft: quantiles(&each(|route| route.ttft)),
+            itl: quantiles(&each(|route| route.itl)),
+            e2e: quantiles(&each(|route| route.e2e)),
             coverage: [coverage(0), coverage(1), coverage(2)],
         })
     }
 }
 
-fn quantiles(all: impl Iterator<Item = super::score::Quantiles> + Clone) -> [Option<f64>; 3] {
-    let each = |which: fn(&super::score::Quantiles) -> Option<f64>| {
-        let values: Option<Vec<f64>> = all.clone().map(|one| which(&one).filter(|value| value.is_finite())).collect();
+fn quantiles(all: &[Quantiles]) -> [Option<f64>; 3] {
+    let each = |which: fn(&Quantiles) -> Option<f64>| {
+        let values: Option<Vec<f64>> = all.iter().map(|one| which(one).filter(|value| value.is_finite())).collect();
         values.filter(|values| !values.is_empty()).map(|values| mean(values.into_iter()))
     };
     [each(|one| one.p50), each(|one| one.p95), each(|one| one.p99)]
@@ -143,6 +144,6 @@ fn median(values: &[f64]) -> Option<f64> {
     sorted.sort_unstable_by(f64::total_cmp);
     let middle = sorted.len() / 2;
     let upper = *sorted.get(middle)?;
-    let lower = if sorted.len() % 2 == 0 { *sorted.get(middle - 1)? } else { upper };
+    let lower = if sorted.len().is_multiple_of(2) { *sorted.get(middle - 1)? } else { upper };
     Some(f64::midpoint(lower, upper))
 }

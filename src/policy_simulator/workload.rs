@@ -149,8 +149,8 @@ impl Workload {
 
     /// One route with prefixes.
     #[must_use]
-    pub fn prefixed(source: &Source, speed: f64, duration: f64, seed: u64, estimate_error: f64) -> Self {
-        let mut random = Random::in_state(seed);
+    pub fn prefixed(source: &Source, speed: f64, duration: f64, state: u64) -> Self {
+        let mut random = Random::in_state(state);
         let (mut arrivals, mut blocks) = (Vec::new(), Vec::new());
         for (round, at, recorded) in source.rounds().take_while(|(_, at, _)| at / speed < duration) {
             if recorded.row.input_tokens >= LONGEST_PREFIXED {
@@ -164,7 +164,7 @@ impl Workload {
                 arrivals.push((at, Arrival { blocks: start..blocks.len(), ..Arrival::plain(0, recorded) }));
             }
         }
-        Self::new(arrivals, blocks, estimate_error, &mut random)
+        Self::new(arrivals, blocks, ESTIMATE_ERROR, &mut random)
     }
 
     /// Sorts, then draws what the proxy takes each prompt for.
@@ -198,16 +198,11 @@ impl Workload {
         self.arrivals.len() as f64 / duration
     }
 
-    /// Adds one arrival, with its blocks; [`Workload::sort`] follows the last.
-    pub fn push(&mut self, arrival: Arrival, blocks: &[u64]) {
-        let start = self.blocks.len();
-        self.blocks.extend_from_slice(blocks);
-        self.arrivals.push(Arrival { blocks: start..self.blocks.len(), ..arrival });
-    }
-
-    /// Puts the arrivals into the order of time.
-    pub fn sort(&mut self) {
-        self.arrivals.sort_by_key(|arrival| arrival.at);
+    /// Requests without blocks, which are put into the order of time.
+    #[must_use]
+    pub fn of(mut arrivals: Vec<Arrival>) -> Self {
+        arrivals.sort_by_key(|arrival| arrival.at);
+        Self { arrivals, blocks: Vec::new() }
     }
 }
 
@@ -216,6 +211,12 @@ impl Arrival {
     #[must_use]
     pub fn new(at: Duration, route: usize, input: u32, output: u32) -> Self {
         Self { at, route, input, estimate: input, output, max_tokens: None, stream: true, blocks: 0..0 }
+    }
+
+    /// The same, with an answer that comes whole.
+    #[must_use]
+    pub fn unstreamed(self) -> Self {
+        Self { stream: false, ..self }
     }
 
     fn plain(route: usize, recorded: &RecordedPrompt) -> Self {

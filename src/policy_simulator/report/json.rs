@@ -55,9 +55,8 @@ fn summary(summary: &Summary) -> Value {
 }
 
 fn route_summary(route: &RouteSummary) -> Value {
-    let [ttft, itl, e2e] = [route.ttft, route.itl, route.e2e].map(|[p50, p95, p99]| {
-        json!({ "p50": p50, "p95": p95, "p99": p99 })
-    });
+    let [ttft, itl, e2e] =
+        [route.ttft, route.itl, route.e2e].map(|[p50, p95, p99]| json!({ "p50": p50, "p95": p95, "p99": p99 }));
     json!({
         "route": route.name.as_ref(),
         "attainment": route.attainment,
@@ -109,9 +108,7 @@ fn quantiles(quantiles: &Quantiles) -> Value {
 }
 
 fn bounds([ttft, itl, e2e]: &[Coverage; 3]) -> Value {
-    let one = |coverage: &Coverage| {
-        json!({ "predicted": coverage.predicted, "exceeded": coverage.exceeded, "share": coverage.miss() })
-    };
+    let one = |coverage: &Coverage| json!({ "predicted": coverage.predicted, "exceeded": coverage.exceeded, "share": coverage.miss() });
     json!({ "ttft": one(ttft), "itl": one(itl), "e2e": one(e2e) })
 }
 

@@ -62,7 +62,19 @@ fn attainment(group: &Group) -> Lines {
 }
 
 fn latency(group: &Group) -> Lines {
-    let head = ["policy", "route", "TTFT p50", "p95", "p99 s", "ITL p50", "p95", "p99 ms", "bounds missed: TTFT", "ITL", "E2E"];
+    let head = [
+        "policy",
+        "route",
+        "TTFT p50",
+        "p95",
+        "p99 s",
+        "ITL p50",
+        "p95",
+        "p99 ms",
+        "bounds missed: TTFT",
+        "ITL",
+        "E2E",
+    ];
     let mut lines = vec![head.map(str::to_owned).to_vec()];
     for column in &group.columns {
         for route in &column.summary().routes {
@@ -153,11 +165,8 @@ fn aligned(lines: &[Vec<String>]) -> String {
         for (place, cell) in line.iter().enumerate() {
             let width = widths.get(place).copied().unwrap_or_default();
             let gap = if place == 0 { "" } else { "  " };
-            let _ = if place < named {
-                write!(text, "{gap}{cell:<width$}")
-            } else {
-                write!(text, "{gap}{cell:>width$}")
-            };
+            let _ =
+                if place < named { write!(text, "{gap}{cell:<width$}") } else { write!(text, "{gap}{cell:>width$}") };
         }
         let _ = writeln!(out, "{}", text.trim_end());
     }

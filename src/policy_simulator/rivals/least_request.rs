@@ -12,11 +12,6 @@ impl Pick for LeastRequest {
 }
 
 /// Also what others fall back to.
-pub(super) fn least_request(
-    asked: &Asked<'_>,
-    view: &View<'_>,
-    books: &Books,
-    random: &mut Random,
-) -> Option<usize> {
+pub(super) fn least_request(asked: &Asked<'_>, view: &View<'_>, books: &Books, random: &mut Random) -> Option<usize> {
     books.least(asked, view, random, super::books::Book::in_flight_of_all)
 }

@@ -4,8 +4,8 @@
 //! A reference, not an upper bound: it is greedy, and pays no heed to those who come after.
 
 use super::{Asked, Books, Pick, Random, View};
-use crate::engine::model::Foreseen;
 use crate::engine::Request;
+use crate::engine::model::Foreseen;
 use crate::measure::objective::Objective;
 
 #[derive(Debug)]

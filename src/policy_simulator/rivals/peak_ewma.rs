@@ -57,7 +57,7 @@ impl Pick for PeakEwma {
 
     fn first_token(&mut self, entry: &Entry, now: Duration) {
         if let Some(cost) = self.0.get_mut(entry.backend) {
-            cost.observe((now - entry.sent).as_secs_f64(), now);
+            cost.observe(now.saturating_sub(entry.sent).as_secs_f64(), now);
         }
     }
 }

@@ -80,7 +80,7 @@ impl Pick for Prequal {
 
     fn first_token(&mut self, entry: &Entry, now: Duration) {
         if let Some(seen) = self.latencies.get_mut(entry.backend) {
-            push(seen, LATENCIES, (entry.in_flight, (now - entry.sent).as_secs_f64()));
+            push(seen, LATENCIES, (entry.in_flight, now.saturating_sub(entry.sent).as_secs_f64()));
         }
     }
 }

@@ -148,7 +148,11 @@ fn shares(out: &mut String, group: &Group) {
     for column in &group.columns {
         let Some(score) = column.scores.first() else { continue };
         let name = escaped(&column.contender.name);
-        let _ = write!(out, "<figure>{}<figcaption>{name}</figcaption></figure>", plots::shares(column, configuration, score));
+        let _ = write!(
+            out,
+            "<figure>{}<figcaption>{name}</figcaption></figure>",
+            plots::shares(column, configuration, score)
+        );
     }
     out.push_str("</div>\n");
 }

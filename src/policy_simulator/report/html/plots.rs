@@ -186,5 +186,8 @@ pub(super) fn shares(column: &Column, configuration: &Configuration, score: &Sco
     svg.text("soft", "start", (6.0, height - 5.0), "0");
     svg.text("soft", "end", (width - 6.0, height - 5.0), &format!("{minutes:.0} min"));
     let title = format!("{}: share of requests per backend", column.contender.name);
-    svg.done(&title, &format!("Stacked shares in windows of 10 s; they move by {} on average.", percent(score.movement())))
+    svg.done(
+        &title,
+        &format!("Stacked shares in windows of 10 s; they move by {} on average.", percent(score.movement())),
+    )
 }

@@ -38,7 +38,10 @@ impl Scale {
         let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power).into_iter().find(|step| *step >= rough);
         let step = step.unwrap_or(rough);
         let first = (self.from.0 / step).ceil() * step;
-        std::iter::successors(Some(first), |tick| Some(tick + step)).take_while(|tick| *tick <= self.from.1 + step * 1e-9).take(50).collect()
+        std::iter::successors(Some(first), |tick| Some(tick + step))
+            .take_while(|tick| *tick <= self.from.1 + step * 1e-9)
+            .take(50)
+            .collect()
     }
 }
 
