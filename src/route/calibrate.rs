@@ -36,6 +36,13 @@ impl Bias {
         }
     }
 
+    /// Goes on from what was kept, cut to `range`; what is not finite is ignored.
+    pub fn resume(&mut self, value: f64, range: (f64, f64)) {
+        if value.is_finite() {
+            self.set(value.clamp(range.0, range.1));
+        }
+    }
+
     /// The bias, in log units.
     #[must_use]
     pub fn value(&self) -> f64 {

@@ -15,6 +15,8 @@ const RATE: f64 = 5.0;
 const WATCHED: usize = 4_096;
 /// After so long without a report, what an engine said is no longer believed.
 const REPORT_LIFE: Duration = Duration::from_secs(5);
+/// More than any backend holds, of anything.
+const MOST: f64 = 1e12;
 /// How fast the usual size of a request follows: about twenty requests.
 const GAIN: f64 = 0.05;
 
@@ -254,7 +256,7 @@ impl BackendLoad {
         let (running, waiting) = (f64::from(report.running), f64::from(report.waiting));
         let more = (running + waiting - known.awaiting - known.streams).max(0.0);
         let awaiting = (waiting - known.awaiting).clamp(0.0, more);
-        let kv = report.kv_tokens.filter(|kv| kv.is_finite()).map(|kv| (kv - known.kv_tokens).max(0.0));
+        let kv = report.kv_tokens.filter(|kv| kv.is_finite()).map(|kv| (kv.min(MOST) - known.kv_tokens).max(0.0));
         Load {
             waiting_tokens: awaiting * self.usual.0,
             awaiting,
@@ -296,9 +298,9 @@ impl Load {
         self.map2(other, f64::min)
     }
 
-    /// Without what is no number or below zero.
+    /// Without what is no number, and within what can be.
     fn sane(&self) -> Self {
-        self.map2(self, |one, _| if one.is_finite() { one.max(0.0) } else { 0.0 })
+        self.map2(self, |one, _| if one.is_finite() { one.clamp(0.0, MOST) } else { 0.0 })
     }
 }
 

@@ -62,6 +62,7 @@ fn duration(seconds: f64) -> Duration {
 
 /// What to expect of one backend if the request were sent there now.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[allow(clippy::struct_excessive_bools, reason = "each notes one fact, and all of them may hold")]
 pub struct Outlook {
     /// To the first token of a stream, from now.
     pub ttft: Forecast,

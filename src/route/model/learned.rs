@@ -1,6 +1,7 @@
 //! What was learned, in plain numbers: to be kept across restarts, and to start from what a benchmark measured.
 //!
-//! Load, biases and probes are not part of it: they are about now.
+//! Load and probes are not part of it: they are about now. Biases are, for where requests are few they carry most of
+//! what is known.
 
 use crate::route::calibrate::{QuantileTracker, Span};
 use crate::route::predict::RlsLearned;
@@ -23,6 +24,10 @@ pub struct BackendLearned {
     pub ttft: RlsLearned,
     /// The ITL model, of samples in seconds.
     pub itl: RlsLearned,
+    /// Log of how much longer first tokens take lately than their model expects.
+    pub ttft_bias: f64,
+    /// The same of gaps.
+    pub itl_bias: f64,
     /// TTFT trackers, one per quantile that is promised somewhere.
     pub ttft_bounds: Vec<TrackerLearned>,
     /// The usual gap between tokens, in seconds.

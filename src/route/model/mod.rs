@@ -23,7 +23,7 @@ pub use learned::{BackendLearned, PairLearned, RouteLearned, TrackerLearned};
 pub use route::{Output, RouteModel, allowed_misses};
 pub use ticket::{How, Ticket};
 
-use self::pair::{Alphas, PairModel};
+use self::pair::{Alphas, BIAS_RANGE, PairModel};
 use self::probing::Probing;
 use self::quantiles::Quantiles;
 use super::calibrate::{Bias, Span};
@@ -152,6 +152,8 @@ impl BackendModel {
         BackendLearned {
             ttft: self.ttft.learned(),
             itl: self.itl.learned(),
+            ttft_bias: self.ttft_bias.value(),
+            itl_bias: self.itl_bias.value(),
             ttft_bounds: self.ttft_bounds.learned(),
             gap: self.gap,
             pairs: self.pairs.iter().map(|pair| pair.as_ref().map(PairModel::learned)).collect(),
@@ -162,6 +164,8 @@ impl BackendModel {
     pub fn resume(&mut self, learned: &BackendLearned, now: Instant) {
         self.ttft.resume(learned.ttft);
         self.itl.resume(learned.itl);
+        self.ttft_bias.resume(learned.ttft_bias, BIAS_RANGE);
+        self.itl_bias.resume(learned.itl_bias, BIAS_RANGE);
         self.ttft_bounds.resume(&learned.ttft_bounds);
         if learned.gap.is_finite() && learned.gap > 0.0 {
             self.gap = learned.gap;

@@ -93,7 +93,7 @@ impl PairModel {
         self.itl = learned.itl.tracker(ITL);
         self.e2e = learned.e2e.tracker(E2E);
         self.unstreamed = learned.unstreamed.tracker(UNSTREAMED);
-        self.unstreamed_bias.set(learned.unstreamed_bias.clamp(BIAS_RANGE.0, BIAS_RANGE.1));
+        self.unstreamed_bias.resume(learned.unstreamed_bias, BIAS_RANGE);
         self.unstreamed_samples = learned.unstreamed_samples;
     }
 }

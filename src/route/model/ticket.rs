@@ -10,6 +10,7 @@ use crate::route::snapshot::RouteSlot;
 /// One request in flight at a backend, as its model sees it. Must come back through
 /// [`BackendModel::ended`](super::BackendModel::ended), or its load is never taken off the books.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each notes one fact, and all of them may hold")]
 #[must_use = "the load of a request is taken off the books only by `ended`"]
 pub struct Ticket {
     pub(super) id: u64,

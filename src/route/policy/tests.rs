@@ -29,8 +29,8 @@ fn forecast(millis: f64) -> Forecast {
     Forecast { central: bound / 2.0, bound, hopeful: bound }
 }
 
-fn per_token(per_mtok: f64) -> Option<Price> {
-    Some(Price::PerToken { input_per_mtok: per_mtok, cached_input_per_mtok: 0.0, output_per_mtok: 3.0 * per_mtok })
+fn per_token(per_mtok: f64) -> Price {
+    Price::PerToken { input_per_mtok: per_mtok, cached_input_per_mtok: 0.0, output_per_mtok: 3.0 * per_mtok }
 }
 
 /// A backend with bounds on TTFT and ITL, in milliseconds, and a price.
@@ -38,7 +38,7 @@ fn known(index: usize, ttft: f64, itl: f64, price: f64) -> Candidate {
     let e2e = forecast(ttft + 100.0 * itl);
     let outlook =
         Outlook { ttft: forecast(ttft), itl: forecast(itl), e2e, uncached_tokens: 500.0, ..Outlook::default() };
-    Candidate { price: per_token(price), outlook, ..candidate(index) }
+    Candidate { price: Some(per_token(price)), outlook, ..candidate(index) }
 }
 
 /// 300 ms to the first token, 40 ms between tokens, both p95.
@@ -142,8 +142,9 @@ fn any_candidates() -> impl Strategy<Value = Vec<Candidate>> {
     let one = (any_outlook(), 0_u32..40, proptest::option::of(0_u32..40), 1_u32..9);
     let one = one.prop_map(|(outlook, in_flight, max_in_flight, weight)| {
         let hourly = Price::PerGpuHour { per_gpu_hour: f64::from(weight), gpus: 1 };
-        let price = [None, Some(hourly), per_token(f64::from(weight))].get(weight as usize % 3).copied().flatten();
-        Candidate { outlook, in_flight, max_in_flight, weight, price, ..candidate(0) }
+        let price =
+            [None, Some(hourly), Some(per_token(f64::from(weight)))].get(weight as usize % 3).copied().flatten();
+        Candidate { weight, in_flight, max_in_flight, price, outlook, ..candidate(0) }
     });
     proptest::collection::vec((one, 1_usize..4), 0..8).prop_map(|all| {
         let mut index = 0;

@@ -220,7 +220,9 @@ mod tests {
             prompts in proptest::collection::vec(proptest::collection::vec(0_u64..30, 0..8), 0..40),
         ) {
             let mut index = PrefixIndex::new(capacity);
-            prompts.iter().for_each(|prompt| index.insert(prompt));
+            for prompt in &prompts {
+                index.insert(prompt);
+            }
             let held = by_the_book(capacity, &prompts);
             prop_assert_eq!(index.len(), held.len());
             for block in 0..30 {
