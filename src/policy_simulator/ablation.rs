@@ -100,3 +100,36 @@ fn set(tuning: &mut Tuning, name: &str, value: f64) -> Option<()> {
     }
     Some(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_switch_of_the_rule_can_be_ablated() {
+        let switches = format!("{:?}", Tuning::default()).matches(": true").count();
+        assert_eq!(switches, SWITCHES.len());
+        for name in SWITCHES {
+            let without = format!("{:?}", ablated(name).expect("known"));
+            assert!(without.contains(&format!("{name}: false")), "{without}");
+            assert_eq!(without.matches(": true").count(), switches - 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn constants_are_set_and_changes_add_up() {
+        for name in CONSTANTS {
+            assert_ne!(ablated(&format!("{name}=0.123")), Ok(Tuning::default()), "{name}");
+        }
+        let both = ablated("alpha=0.1, probes").expect("known");
+        assert_eq!((both.alpha, both.probes, both.margin), (Some(0.1), false, true));
+    }
+
+    #[test]
+    fn what_means_nothing_is_answered_with_what_does() {
+        for text in ["prob", "alpha", "alpha=much", "alpha=-1", "probes=1"] {
+            let message = ablated(text).expect_err("unknown").to_string();
+            assert!(message.contains(text) && message.contains("bias") && message.contains("same_price"), "{message}");
+        }
+    }
+}

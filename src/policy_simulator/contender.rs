@@ -1,6 +1,6 @@
 //! Who competes, by name.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::ablation::{UnknownAblation, ablated};
 use super::fate::Run;
@@ -61,8 +61,12 @@ pub struct UnknownContender {
 
 /// The rule that ours stands for in reports.
 const OURS: &str = "cheapest_within_slo";
-/// Appended to a policy of ours, it turns away what no backend is expected to keep.
+/// Appended to ours, it turns away what no backend is expected to keep.
 const SHED: &str = "+shed";
+/// Appended to ours, such requests wait.
+const QUEUE: &str = "+queue";
+/// How many wait, and for how long: the configuration's example.
+const QUEUED: OnOverload = OnOverload::Queue { depth: 64, wait: Duration::from_secs(2) };
 
 /// The rivals by name, with what they are.
 pub const RIVALS: [(&str, &str); 15] = [
@@ -87,7 +91,7 @@ pub const RIVALS: [(&str, &str); 15] = [
 #[must_use]
 pub fn names() -> Vec<String> {
     let served = PolicyKind::ALL.iter().map(|policy| policy.as_str().to_owned());
-    let shedding = std::iter::once(format!("{OURS}{SHED}"));
+    let shedding = [SHED, QUEUE].into_iter().map(|end| format!("{OURS}{end}"));
     let rivals = RIVALS.iter().map(|(name, _)| (*name).to_owned());
     served.chain(shedding).chain(rivals).chain(std::iter::once("spillN".to_owned())).collect()
 }
@@ -154,7 +158,7 @@ impl Contender {
     pub fn play(&self, scene: &Scene, base: Instant) -> Run {
         let routes = scene.routes.len();
         let serve = |policies: Vec<PolicyKind>, on_overload: Vec<OnOverload>, tuning: Tuning| {
-            run(scene, |replica| {
+            run(scene, base, |replica| {
                 let served = Served::new(policies.clone(), scene.state.wrapping_add(replica as u64));
                 Routed::new(scene, base, tuning, on_overload.clone(), served)
             })
@@ -168,8 +172,8 @@ impl Contender {
                 let on_overload = scene.routes.iter().map(|route| route.on_overload).collect();
                 serve(policies, on_overload, Tuning::default())
             }
-            Kind::Rival(kind) => run(scene, |_| Rival::new(kind, scene)),
-            Kind::Predicted { rule, calibration } => run(scene, |_| {
+            Kind::Rival(kind) => run(scene, base, |_| Rival::new(kind, scene)),
+            Kind::Predicted { rule, calibration } => run(scene, base, |_| {
                 Routed::new(scene, base, Predicted::tuning(calibration), vec![OnOverload::Sacrifice; routes], rule)
             }),
         }
@@ -177,13 +181,14 @@ impl Contender {
 }
 
 fn served(name: &str, tuning: Tuning) -> Option<Kind> {
-    let (name, on_overload) =
-        name.strip_suffix(SHED).map_or((name, OnOverload::Sacrifice), |name| (name, OnOverload::Shed));
+    let overload = [(SHED, OnOverload::Shed), (QUEUE, QUEUED)];
+    let found = overload.into_iter().find_map(|(end, on_overload)| Some((name.strip_suffix(end)?, on_overload)));
+    let (name, on_overload) = found.unwrap_or((name, OnOverload::Sacrifice));
     let name = if name == "ours" { OURS } else { name };
     let policy = PolicyKind::ALL.into_iter().find(|policy| policy.as_str() == name)?;
     // The other policies predict nothing, so they have nothing to turn a request away for.
-    let sheds = on_overload != OnOverload::Shed || policy == PolicyKind::CheapestWithinSlo;
-    sheds.then_some(Kind::Served { policy, on_overload, tuning })
+    let predicts = policy == PolicyKind::CheapestWithinSlo || on_overload == OnOverload::Sacrifice;
+    predicts.then_some(Kind::Served { policy, on_overload, tuning })
 }
 
 fn predicted(name: &str) -> Option<Kind> {
@@ -212,4 +217,33 @@ fn rival(name: &str) -> Option<Kind> {
         "oracle0" => RivalKind::Oracle,
         _ => RivalKind::Spill(name.strip_prefix("spill")?.parse().ok()?),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_has_a_contender_and_no_other() {
+        for name in names().iter().filter(|name| *name != "spillN") {
+            assert_eq!(Contender::named(name).expect("known").name, *name);
+        }
+        assert_eq!(Contender::named("ours+shed").expect("short"), Contender::ours(true));
+        assert!(Contender::named("spill12").is_ok());
+        for name in ["spill", "spillN", "ours+", "lr+shed", "round_robin+shed", ""] {
+            let message = Contender::named(name).expect_err(name).to_string();
+            assert!(message.contains("cheapest_within_slo+shed") && message.contains("llmds"), "{message}");
+        }
+    }
+
+    #[test]
+    fn an_ablation_is_compared_with_what_it_was_taken_from() {
+        let ablation = Contender::ablation("probes", true).expect("known");
+        assert_eq!(
+            (ablation.name.as_str(), ablation.role()),
+            ("cheapest_within_slo+shed without probes", Role::Ablation)
+        );
+        assert!(ablation.is_ablation_of(&Contender::ours(true)) && !ablation.is_ablation_of(&Contender::ours(false)));
+        assert_eq!(Contender::named("lr").expect("known").role(), Role::Rival);
+    }
 }

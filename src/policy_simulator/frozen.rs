@@ -116,3 +116,81 @@ fn incident(backends: usize, random: &mut Random) -> Vec<Incident> {
     }
     Incident::slow(below(backends, random), 3.0, 200.0..260.0).into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy_simulator::excerpts;
+    use crate::policy_simulator::testing::{TRACES, whole_traces};
+
+    /// Requests per second of each configuration, from the evaluation that the rule was first judged by.
+    const OFFERED: [f64; 60] = [
+        27.1, 12.5, 13.8, 20.0, 23.4, 35.2, 13.2, 38.4, 23.1, 25.9, 35.9, 7.9, 22.8, 7.4, 31.0, 22.1, 16.0, 13.4, 28.9,
+        8.5, 27.2, 14.4, 14.9, 15.9, 6.0, 17.1, 28.7, 38.0, 36.4, 32.6, 26.6, 26.7, 13.5, 34.6, 8.1, 4.2, 9.8, 41.3,
+        11.4, 38.1, 41.1, 33.1, 6.8, 13.7, 7.2, 37.4, 19.5, 32.0, 15.2, 21.7, 9.2, 42.1, 13.2, 34.3, 15.5, 31.6, 18.6,
+        2.9, 40.4, 8.4,
+    ];
+
+    #[test]
+    fn the_whole_traces_offer_what_they_always_did() {
+        let Some(sources) = whole_traces() else {
+            eprintln!("skipped: {TRACES} names no folder with the whole traces");
+            return;
+        };
+        for (number, expected) in (0..).zip(OFFERED) {
+            let scene = Evaluation::Frozen.configuration(number, &sources);
+            let offered = scene.workload.offered(scene.duration);
+            assert!((offered - expected).abs() < 0.0501, "{number}: {offered:.2} and not {expected}");
+        }
+    }
+
+    /// What does not depend on the traces: backends, prefill rates, promises in ms, what goes wrong.
+    #[track_caller]
+    fn check(number: u64, backends: &[(&str, u32)], promises: [u128; 5], struck: Option<usize>) {
+        let scene = Evaluation::Frozen.configuration(number, &excerpts::sources().expect("traces"));
+        let drawn: Vec<_> =
+            scene.backends.iter().map(|one| (one.profile.alias, one.profile.prefill_rate.round())).collect();
+        let expected: Vec<_> = backends.iter().map(|(alias, rate)| (*alias, f64::from(*rate))).collect();
+        assert_eq!(drawn, expected, "{number}");
+        let promised =
+            scene.routes.iter().flat_map(|route| route.objectives.iter().map(|one| one.threshold.as_millis()));
+        assert_eq!(promised.collect::<Vec<_>>(), promises, "{number}");
+        assert_eq!(scene.incidents.first().map(|incident| incident.backend), struck, "{number}");
+    }
+
+    #[test]
+    fn configurations_are_drawn_as_they_always_were() {
+        let six = [
+            ("a100", 5250),
+            ("a10g", 5982),
+            ("h100-latency", 45_422),
+            ("a100", 10_674),
+            ("h100-throughput", 37_148),
+            ("l40s", 15_487),
+        ];
+        check(0, &six, [449, 48, 1065, 74, 36_137], Some(0));
+        check(
+            35,
+            &[("a10g", 7467), ("a10g", 4062), ("l40s", 12_262), ("a100", 15_417), ("l40s", 5000)],
+            [642, 40, 882, 102, 25_097],
+            Some(1),
+        );
+        check(
+            57,
+            &[("a10g", 3369), ("l40s", 16_657), ("a10g", 2162), ("a100", 8142)],
+            [302, 50, 886, 96, 38_404],
+            None,
+        );
+    }
+
+    #[test]
+    fn the_second_set_is_another() {
+        let sources = excerpts::sources().expect("traces");
+        let rates = |evaluation: Evaluation, number| {
+            let scene = evaluation.configuration(number, &sources);
+            scene.backends.iter().map(|machine| machine.profile.prefill_rate.to_bits()).collect::<Vec<_>>()
+        };
+        let frozen: Vec<_> = (0..60).map(|number| rates(Evaluation::Frozen, number)).collect();
+        assert!((0..60).all(|number| !frozen.contains(&rates(Evaluation::Second, number))));
+    }
+}

@@ -1,7 +1,6 @@
 //! Policies against a modelled fleet in virtual time.
 pub mod ablation;
 pub mod access_log;
-pub mod configured;
 pub mod contender;
 pub mod excerpts;
 pub mod fate;
@@ -17,3 +16,6 @@ pub mod score;
 pub mod summary;
 pub mod workload;
 pub mod world;
+
+#[cfg(test)]
+mod testing;

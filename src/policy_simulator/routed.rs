@@ -10,7 +10,7 @@ use super::scene::{Machine, Scene};
 use crate::measure::objective::Objectives;
 use crate::random::Random;
 use crate::route::admission::OnOverload;
-use crate::route::decision::{Decision, Reason};
+use crate::route::decision::{Decision, Reason, TurnedAway};
 use crate::route::load::{EngineReport, OtherLoad};
 use crate::route::model::{self, Asking, BackendModel, RouteModel, Ticket};
 use crate::route::policy::{PolicyKind, PolicyState};
@@ -63,7 +63,11 @@ impl Decide for Served {
         };
         policy.rule().choose(question.facts, &question.fleet, state, &mut self.decision);
         let Some((backend, reason)) = self.decision.chosen else {
-            return Verdict::Shed(if self.decision.turned_away.is_some() { "shed" } else { "no_backend" });
+            return match (self.decision.turned_away, question.fleet.on_overload) {
+                (Some(TurnedAway::Wait { .. }), OnOverload::Queue { depth, wait }) => Verdict::Wait { depth, wait },
+                (Some(_), _) => Verdict::Shed("shed"),
+                (None, _) => Verdict::Shed("no_backend"),
+            };
         };
         let bounds = self.decision.of_chosen().map_or(Bounds::default(), |thought| Bounds {
             ttft: thought.ttft.map(|forecast| forecast.bound()),
@@ -170,11 +174,13 @@ impl<D: Decide> Rule for Routed<D> {
         let Some(route) = self.routes.get(place) else { return Verdict::Shed("no_backend") };
         let on_overload = self.on_overload.get(place).copied().unwrap_or_default();
         let fleet = FleetSnapshot { candidates: &self.candidates, route, on_overload, tuning: &self.tuning };
-        let verdict = self.decide.decide(&Question { facts: &facts, fleet, route: place }, random);
-        if let (Verdict::Shed(_), Some(route)) = (verdict, self.routes.get_mut(place)) {
+        self.decide.decide(&Question { facts: &facts, fleet, route: place }, random)
+    }
+
+    fn turned_away(&mut self, asked: &Asked<'_>) {
+        if let Some(route) = self.routes.get_mut(asked.arrival.route) {
             route.shed();
         }
-        verdict
     }
 
     fn dispatched(&mut self, asked: &Asked<'_>, choice: &Choice, now: Duration) -> Self::Ticket {

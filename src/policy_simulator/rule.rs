@@ -49,6 +49,13 @@ pub enum Verdict {
     Serve(Choice),
     /// It is turned away, for this reason.
     Shed(&'static str),
+    /// It waits until a backend can keep its promise.
+    Wait {
+        /// How many may wait.
+        depth: usize,
+        /// For how long.
+        wait: Duration,
+    },
 }
 
 /// Where a request goes, and what was said of it then.
@@ -144,6 +151,9 @@ pub trait Rule {
 
     /// Chooses a backend, or turns the request away.
     fn choose(&mut self, asked: &Asked<'_>, view: &View<'_>, random: &mut Random) -> Verdict;
+
+    /// The request was turned away, by the rule's own verdict or because it waited for too long.
+    fn turned_away(&mut self, _asked: &Asked<'_>) {}
 
     /// The request was sent where the rule chose.
     fn dispatched(&mut self, asked: &Asked<'_>, choice: &Choice, now: Duration) -> Self::Ticket;

@@ -1,5 +1,6 @@
 //! `headway simulate`: policies against each other on the same traffic, in virtual time, without a GPU.
 
+mod configured;
 mod play;
 mod traffic;
 
@@ -9,11 +10,11 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 
+use self::configured::Configured;
 use self::traffic::{Files, Plan};
 use super::EXIT_CONFIG;
 use crate::config;
 use crate::policy_simulator::ablation::{SWITCHES, UnknownAblation, ablated};
-use crate::policy_simulator::configured::Configured;
 use crate::policy_simulator::contender::{Contender, RIVALS, UnknownContender, names};
 use crate::policy_simulator::frozen::{CONFIGURATIONS, Evaluation};
 use crate::policy_simulator::report::{self, Report};

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 
 use super::SimulateArgs;
+use super::configured::Configured;
 use crate::policy_simulator::access_log::{self, Logged};
-use crate::policy_simulator::configured::Configured;
 use crate::policy_simulator::excerpts;
 use crate::policy_simulator::frozen::Evaluation;
 use crate::policy_simulator::scenario::Scenario;

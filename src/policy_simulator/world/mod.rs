@@ -4,13 +4,15 @@
 //! instant happen in the order in which they were known: arrivals, incidents, gossip, then engine steps as they began.
 
 mod incidents;
+mod queue;
 mod serve;
 
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use self::queue::Queue;
 use self::serve::close;
 use super::fate::{End, Fate, Run};
 use super::rule::Rule;
@@ -38,11 +40,18 @@ struct Live<T> {
 
 struct World<'a, R: Rule> {
     scene: &'a Scene,
+    /// Virtual time starts here.
+    base: Instant,
     random: Random,
     engines: Vec<Model>,
     healthy: Vec<bool>,
     replicas: Vec<R>,
     live: Vec<Live<R::Ticket>>,
+    /// Who waits at each replica, and when the next of them is turned away.
+    queues: Vec<Queue>,
+    expires: Duration,
+    /// Replicas to which a first or a last token came in the running step.
+    news: Vec<usize>,
     /// When each engine's step ends, and the order in which that was known.
     steps: Vec<(Duration, u64)>,
     order: u64,
@@ -52,9 +61,9 @@ struct World<'a, R: Rule> {
     events: u64,
 }
 
-/// Plays a scene under a rule; `make` makes one for each replica.
-pub fn run<R: Rule>(scene: &Scene, make: impl Fn(usize) -> R) -> Run {
-    let mut world = World::new(scene, make);
+/// Plays a scene under a rule; `make` makes one for each replica. Virtual time starts at `base`, which may be any instant.
+pub fn run<R: Rule>(scene: &Scene, base: Instant, make: impl Fn(usize) -> R) -> Run {
+    let mut world = World::new(scene, base, make);
     world.play();
     let arrivals = scene.workload.arrivals.iter();
     for (live, arrival) in world.live.iter_mut().zip(arrivals).filter(|(live, _)| live.ticket.is_some()) {
@@ -77,11 +86,12 @@ enum Next {
     Incident,
     Gossip,
     Scrape,
+    Expiry,
     Step(usize),
 }
 
 impl<'a, R: Rule> World<'a, R> {
-    fn new(scene: &'a Scene, make: impl Fn(usize) -> R) -> Self {
+    fn new(scene: &'a Scene, base: Instant, make: impl Fn(usize) -> R) -> Self {
         let mut random = Random::in_state(scene.state);
         let replicas = scene.replicas.max(1);
         #[allow(clippy::cast_possible_truncation, reason = "the remainder is below the number of replicas")]
@@ -107,6 +117,7 @@ impl<'a, R: Rule> World<'a, R> {
         let live = live.collect();
         Self {
             scene,
+            base,
             random,
             engines: scene
                 .backends
@@ -116,6 +127,9 @@ impl<'a, R: Rule> World<'a, R> {
             healthy: vec![true; scene.backends.len()],
             replicas: (0..replicas).map(make).collect(),
             live,
+            queues: vec![None; replicas],
+            expires: Duration::MAX,
+            news: Vec::new(),
             steps: vec![(Duration::MAX, 0); scene.backends.len()],
             order: 0,
             engine_events: Vec::new(),
@@ -157,6 +171,7 @@ impl<'a, R: Rule> World<'a, R> {
                     ahead.scrape = at.saturating_add(scrape.unwrap_or(Duration::MAX));
                     self.scrape(at);
                 }
+                Next::Expiry => self.expire(at),
                 Next::Step(backend) => self.step(backend, at),
             }
         }
@@ -167,7 +182,12 @@ impl<'a, R: Rule> World<'a, R> {
         let arrival = self.scene.workload.arrivals.get(ahead.arrival).map_or(Duration::MAX, |arrival| arrival.at);
         let incident = self.scene.incidents.get(ahead.incident).map_or(Duration::MAX, |incident| incident.at);
         let mut best = (arrival, Next::Arrival);
-        let known = [(incident, Next::Incident), (ahead.gossip, Next::Gossip), (ahead.scrape, Next::Scrape)];
+        let known = [
+            (incident, Next::Incident),
+            (ahead.gossip, Next::Gossip),
+            (ahead.scrape, Next::Scrape),
+            (self.expires, Next::Expiry),
+        ];
         for (at, next) in known {
             if at < best.0 {
                 best = (at, next);

@@ -5,38 +5,53 @@ use std::time::Duration;
 use super::{GROUP, HIDDEN, Live, World};
 use crate::engine::{Event, Model};
 use crate::policy_simulator::fate::{End, Fate};
-use crate::policy_simulator::rule::{Asked, Ending, How, Rule, Verdict, View};
+use crate::policy_simulator::rule::{Asked, Choice, Ending, How, Rule, Verdict, View};
+use crate::policy_simulator::scene::Scene;
 
 impl<R: Rule> World<'_, R> {
-    /// Asks the rule of the request's replica, and sends the request where it says.
+    /// Asks the rule of the request's replica, and does what it says.
     pub(super) fn arrive(&mut self, index: usize, now: Duration) {
-        let scene = self.scene;
-        let (Some(arrival), Some(live)) = (scene.workload.arrivals.get(index), self.live.get_mut(index)) else {
-            return;
-        };
-        let Some(route) = scene.routes.get(arrival.route) else { return };
-        let Some(rule) = self.replicas.get_mut(live.replica) else { return };
-        let asked = Asked { arrival, blocks: scene.workload.blocks(arrival), route };
+        match self.ask(index, now) {
+            Some(Verdict::Serve(choice)) => self.send(index, &choice, now),
+            Some(Verdict::Shed(reason)) => self.shed(index, reason),
+            Some(Verdict::Wait { depth, wait }) => self.wait(index, depth, now + wait),
+            None => {}
+        }
+    }
+
+    /// What the rule of the request's replica says.
+    pub(super) fn ask(&mut self, index: usize, now: Duration) -> Option<Verdict> {
+        let asked = asked(self.scene, index)?;
+        let rule = self.live.get(index).and_then(|live| self.replicas.get_mut(live.replica))?;
         let view = View { now, healthy: &self.healthy, engines: &self.engines };
-        let choice = match rule.choose(&asked, &view, &mut self.random) {
-            Verdict::Serve(choice) => choice,
-            Verdict::Shed(reason) => {
-                live.fate = Fate { end: End::Shed, reason, ..live.fate };
-                return;
-            }
-        };
-        live.ticket = Some(rule.dispatched(&asked, &choice, now));
+        Some(rule.choose(&asked, &view, &mut self.random))
+    }
+
+    /// Turns a request away.
+    pub(super) fn shed(&mut self, index: usize, reason: &'static str) {
+        let (Some(asked), Some(live)) = (asked(self.scene, index), self.live.get_mut(index)) else { return };
+        live.fate = Fate { end: End::Shed, reason, ..live.fate };
+        if let Some(rule) = self.replicas.get_mut(live.replica) {
+            rule.turned_away(&asked);
+        }
+    }
+
+    /// Sends a request where the rule chose.
+    pub(super) fn send(&mut self, index: usize, choice: &Choice, now: Duration) {
+        let (Some(asked), Some(live)) = (asked(self.scene, index), self.live.get_mut(index)) else { return };
+        let Some(rule) = self.replicas.get_mut(live.replica) else { return };
+        live.ticket = Some(rule.dispatched(&asked, choice, now));
         let attempts = live.fate.attempts + 1;
-        let sent = now.saturating_sub(arrival.at);
-        live.fate = Fate { choice: Some(choice), reason: choice.reason, sent, attempts, ..live.fate };
+        let sent = now.saturating_sub(asked.arrival.at);
+        live.fate = Fate { choice: Some(*choice), reason: choice.reason, sent, attempts, ..live.fate };
         self.request.id = index as u64;
-        self.request.input_tokens = arrival.input;
-        self.request.output_tokens = arrival.output;
+        self.request.input_tokens = asked.arrival.input;
+        self.request.output_tokens = asked.arrival.output;
         self.request.blocks.clear();
         self.request.blocks.extend_from_slice(asked.blocks);
         let cached = self.hand_over(choice.backend, now);
-        let uncached = arrival.input.saturating_sub(cached);
-        self.cost += scene.backends.get(choice.backend).map_or(0.0, |machine| machine.tokens_cost(uncached, 0));
+        let uncached = asked.arrival.input.saturating_sub(cached);
+        self.cost += self.scene.backends.get(choice.backend).map_or(0.0, |machine| machine.tokens_cost(uncached, 0));
     }
 
     /// Gives the prepared request to an engine; tells how much of its prompt was cached.
@@ -65,6 +80,7 @@ impl<R: Rule> World<'_, R> {
         engine.advance(now, &mut events);
         std::mem::swap(engine.random_mut(), &mut self.random);
         self.known(backend);
+        self.news.clear();
         for event in events.drain(..) {
             match event {
                 Event::Token { id, .. } | Event::Done { id, .. } if id >= HIDDEN => {}
@@ -73,6 +89,9 @@ impl<R: Rule> World<'_, R> {
             }
         }
         self.engine_events = events;
+        if self.expires < Duration::MAX {
+            self.wake_those_with_news(now);
+        }
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "the id is an index")]
@@ -85,6 +104,7 @@ impl<R: Rule> World<'_, R> {
         if first {
             live.fate.first = Some(now);
             live.group = now;
+            self.news.push(live.replica);
         }
         let Some(ticket) = live.ticket.as_mut().filter(|_| live.stream) else { return };
         if first {
@@ -128,7 +148,14 @@ impl<R: Rule> World<'_, R> {
         if let Some(ticket) = live.ticket.take() {
             rule.ended(ticket, &ending, now);
         }
+        self.news.push(live.replica);
     }
+}
+
+/// A request as rules see it.
+fn asked(scene: &Scene, index: usize) -> Option<Asked<'_>> {
+    let arrival = scene.workload.arrivals.get(index)?;
+    Some(Asked { arrival, blocks: scene.workload.blocks(arrival), route: scene.routes.get(arrival.route)? })
 }
 
 /// Makes a request's times relative to its arrival.

@@ -2,29 +2,29 @@
 
 use std::sync::Arc;
 
-use super::scene::{Machine, Scene, Spec};
 use crate::config::settings::{self, Settings};
 use crate::engine::Profile;
+use crate::policy_simulator::scene::{Machine, Scene, Spec};
 
 /// A backend that no profile of ours can stand for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("backend `{backend}` {why}; give it a `profile` that names one of the modelled GPUs: {}", gpus())]
-pub struct Unmodelled {
+pub(super) struct Unmodelled {
     /// Which.
-    pub backend: String,
+    pub(super) backend: String,
     /// What is missing.
-    pub why: String,
+    pub(super) why: String,
 }
 
 /// A configuration as the simulator sees it.
 #[derive(Debug, Clone)]
-pub struct Configured {
+pub(super) struct Configured {
     /// The backends.
-    pub machines: Vec<Machine>,
+    pub(super) machines: Vec<Machine>,
     /// The routes.
-    pub routes: Vec<Spec>,
+    pub(super) routes: Vec<Spec>,
     /// Which profile stands for which backend, where the names differ.
-    pub notes: Vec<String>,
+    pub(super) notes: Vec<String>,
 }
 
 impl Configured {
@@ -32,7 +32,7 @@ impl Configured {
     ///
     /// # Errors
     /// When a backend's profile names no GPU that is modelled.
-    pub fn of(settings: &Settings) -> Result<Self, Unmodelled> {
+    pub(super) fn of(settings: &Settings) -> Result<Self, Unmodelled> {
         let mut notes = Vec::new();
         let mut machines = Vec::new();
         for backend in &settings.backends {
@@ -50,7 +50,7 @@ impl Configured {
     /// The same traffic on this fleet: each route keeps its name, or takes its turn. Incidents strike the backend of the
     /// same place.
     #[must_use]
-    pub fn host(&self, scene: Scene) -> Scene {
+    pub(super) fn host(&self, scene: Scene) -> Scene {
         let place = |index: usize| {
             let name = scene.routes.get(index).map(|route| &route.name);
             let same = self.routes.iter().position(|route| Some(&route.name) == name);
