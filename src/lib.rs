@@ -37,7 +37,7 @@
 //! | [`units`], [`clock`], [`random`], [`trace`] | durations, sizes and shares; the time; seeded random numbers; recorded arrivals |
 //! | [`wire`] | what the APIs look like: requests, chunks, answers, errors |
 //! | [`measure`] | from bytes and instants to latencies, outcomes and the record of an exchange |
-//! | [`route`] | policies, prices and ejection |
+//! | [`route`] | what is known of backends, the rules that choose among them, prices, admission, ejection |
 //! | [`engine`] | the model of an inference engine that the simulator runs |
 //! | [`config`] | the file, its mistakes, reloading |
 //! | [`fleet`] | backends and routes, alive: dispatching, health, what was learned |

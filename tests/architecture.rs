@@ -33,7 +33,7 @@ const FREE: &[&str] = &["commands", "lib", "main"];
 
 const PURE: &[&str] = &["wire", "measure", "route", "engine"];
 
-/// IO, locks, `async`, threads and clocks, as they show in source text.
+/// IO, locks, `async` (without which there is no `.await`), threads and clocks, as they show in source text.
 const IMPURE: &[&str] = &[
     "std::fs",
     "std::io",
@@ -43,7 +43,6 @@ const IMPURE: &[&str] = &[
     "std::thread",
     "tokio",
     "async ",
-    ".await",
     "Mutex",
     "RwLock",
     "OnceLock",

@@ -194,13 +194,15 @@ fn asking<'a>(route: &LiveRoute, facts: &'a RequestFacts) -> Asking<'a> {
 /// What routing may know of a backend at this instant.
 fn candidate(backend: &LiveBackend, weight: u32, asking: &Asking<'_>, now: Instant) -> Candidate {
     let settings = backend.settings();
+    let mut model = backend.shared.model();
+    model.progressed(backend.shared.last_progress());
     Candidate {
         backend: backend.index(),
         weight,
         in_flight: backend.in_flight(),
         max_in_flight: settings.max_in_flight,
         price: settings.price,
-        outlook: backend.shared.model().outlook(asking, now),
+        outlook: model.outlook(asking, now),
     }
 }
 

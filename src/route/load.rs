@@ -7,14 +7,15 @@
 //! life that it probably spends so: right on average, without a timer.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+
+use super::moment::Moment;
 
 /// Time constant of rates, in seconds.
 const RATE: f64 = 5.0;
 /// The most requests whose first token is waited for one by one; more are counted, but no longer watched.
 const WATCHED: usize = 4_096;
-/// After so long without a report, what an engine said is no longer believed.
-const REPORT_LIFE: Duration = Duration::from_secs(5);
+/// After so many seconds without a report, what an engine said is no longer believed.
+const REPORT_LIFE: f64 = 5.0;
 /// More than any backend holds, of anything.
 const MOST: f64 = 1e12;
 /// How fast the usual size of a request follows: about twenty requests.
@@ -57,38 +58,43 @@ pub struct EngineReport {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rate {
     amount: f64,
-    at: Instant,
+    at: Moment,
 }
 
 impl Rate {
     /// Nothing has happened.
     #[must_use]
-    pub fn new(now: Instant) -> Self {
+    pub fn new(now: Moment) -> Self {
         Self { amount: 0.0, at: now }
     }
 
     /// So much happens.
-    pub fn add(&mut self, amount: f64, now: Instant) {
+    pub fn add(&mut self, amount: f64, now: Moment) {
         *self = Self { amount: self.faded(now) + amount, at: now.max(self.at) };
     }
 
     /// How much per second.
     #[must_use]
-    pub fn per_second(&self, now: Instant) -> f64 {
+    pub fn per_second(&self, now: Moment) -> f64 {
         self.faded(now) / RATE
     }
 
-    /// Whether the rate may reach this much; cheaper than asking for it.
+    /// Whether it is at least so much per second. Asks for the exponential only where its tangent leaves it open.
     #[must_use]
-    pub fn may_reach(&self, per_second: f64) -> bool {
-        self.amount >= per_second * RATE
+    pub fn reaches(&self, per_second: f64, now: Moment) -> bool {
+        let wanted = per_second * RATE;
+        if self.amount < wanted {
+            return false;
+        }
+        let age = now.since(self.at) / RATE;
+        self.amount * (1.0 - age) >= wanted || self.amount * fade(age) >= wanted
     }
 
-    fn faded(&self, now: Instant) -> f64 {
+    fn faded(&self, now: Moment) -> f64 {
         if self.amount == 0.0 {
             return 0.0;
         }
-        self.amount * (-now.saturating_duration_since(self.at).as_secs_f64() / RATE).exp()
+        self.amount * fade(now.since(self.at) / RATE)
     }
 }
 
@@ -96,7 +102,7 @@ impl Rate {
 #[derive(Debug, Clone, Copy)]
 struct Awaited {
     id: u64,
-    sent: Instant,
+    sent: Moment,
     /// What was expected when it was sent, in seconds.
     expected: f64,
 }
@@ -110,11 +116,11 @@ pub struct BackendLoad {
     decoding: u32,
     awaited: VecDeque<Awaited>,
     prefill: Rate,
-    last_token: Instant,
+    last_token: Moment,
     others: OtherLoad,
     /// What neither we nor the other replicas sent, as the last two reports agree.
     hidden: Load,
-    reported: Option<(Load, Instant)>,
+    reported: Option<(Load, Moment)>,
     /// Uncached prompt tokens, and tokens in the cache, of a usual request.
     usual: (f64, f64),
 }
@@ -122,7 +128,7 @@ pub struct BackendLoad {
 impl BackendLoad {
     /// Nothing is in flight.
     #[must_use]
-    pub fn new(now: Instant) -> Self {
+    pub fn new(now: Moment) -> Self {
         Self {
             own: Load::default(),
             in_flight: 0,
@@ -139,7 +145,7 @@ impl BackendLoad {
 
     /// All load that is known of.
     #[must_use]
-    pub fn total(&self, now: Instant) -> Load {
+    pub fn total(&self, now: Moment) -> Load {
         let known = self.own.plus(&self.others.load);
         if self.reported.is_some_and(|(_, at)| is_fresh(at, now)) { known.plus(&self.hidden) } else { known }
     }
@@ -170,26 +176,26 @@ impl BackendLoad {
 
     /// Prompt tokens sent per second, lately.
     #[must_use]
-    pub fn prefill_rate(&self, now: Instant) -> f64 {
+    pub fn prefill_rate(&self, now: Moment) -> f64 {
         self.prefill.per_second(now)
     }
 
-    /// How many times as long as expected the stream that was sent first has already waited for its first token.
+    /// How many times as long as expected the stream that was sent first has already waited for its first token; `None`
+    /// when none is awaited.
     #[must_use]
-    pub fn overdue(&self, now: Instant) -> f64 {
-        let ratio = |one: &Awaited| seconds(one.sent, now) / one.expected.max(0.01);
-        self.awaited.front().map_or(0.0, ratio)
+    pub fn overdue(&self, now: Moment) -> Option<f64> {
+        self.awaited.front().map(|one| now.since(one.sent) / one.expected.max(0.01))
     }
 
     /// For how long no stream has brought a token, in seconds; `None` when none of ours is decoding.
     #[must_use]
-    pub fn standing(&self, now: Instant) -> Option<f64> {
-        (self.decoding > 0).then(|| seconds(self.last_token, now))
+    pub fn standing(&self, now: Moment) -> Option<f64> {
+        (self.decoding > 0).then(|| now.since(self.last_token))
     }
 
     /// A request is sent, with so many prompt tokens to compute. `watch` names a stream and says when its first token is
     /// expected, in seconds.
-    pub fn sent(&mut self, load: &Load, uncached_tokens: f64, watch: Option<(u64, f64)>, now: Instant) {
+    pub fn sent(&mut self, load: &Load, uncached_tokens: f64, watch: Option<(u64, f64)>, now: Moment) {
         self.in_flight = self.in_flight.saturating_add(1);
         self.own = self.own.plus(load);
         self.prefill.add(uncached_tokens, now);
@@ -201,7 +207,7 @@ impl BackendLoad {
     }
 
     /// The first token of a stream came: from waiting it goes to decoding.
-    pub fn first_token(&mut self, id: u64, load: &mut Load, now: Instant) {
+    pub fn first_token(&mut self, id: u64, load: &mut Load, now: Moment) {
         let after = Load { waiting_tokens: 0.0, awaiting: 0.0, streams: 1.0, ..*load };
         self.own = self.own.minus(load).plus(&after);
         *load = after;
@@ -217,7 +223,7 @@ impl BackendLoad {
     }
 
     /// Bytes of a stream came.
-    pub fn progressed(&mut self, now: Instant) {
+    pub fn progressed(&mut self, now: Moment) {
         self.last_token = self.last_token.max(now);
     }
 
@@ -244,7 +250,7 @@ impl BackendLoad {
 
     /// What the engine says is in it. Only what two reports in a row show beyond what is known of counts: one alone may
     /// have crossed an answer on the way.
-    pub fn engine_reported(&mut self, report: EngineReport, now: Instant) {
+    pub fn engine_reported(&mut self, report: EngineReport, now: Moment) {
         let excess = self.excess(&report);
         let before = self.reported.filter(|(_, at)| is_fresh(*at, now)).map_or(Load::default(), |(load, _)| load);
         self.hidden = excess.least(&before);
@@ -304,19 +310,20 @@ impl Load {
     }
 }
 
-fn is_fresh(reported: Instant, now: Instant) -> bool {
-    now.saturating_duration_since(reported) <= REPORT_LIFE
+/// `exp(-age)`: by its series while that is exact to five digits, as it mostly is on a busy backend.
+fn fade(age: f64) -> f64 {
+    if age < 0.125 { 1.0 - age * (1.0 - age / 2.0 * (1.0 - age / 3.0)) } else { (-age).exp() }
 }
 
-/// Seconds from one instant to another, 0 when it is earlier.
-pub(super) fn seconds(from: Instant, to: Instant) -> f64 {
-    to.saturating_duration_since(from).as_secs_f64()
+fn is_fresh(reported: Moment, now: Moment) -> bool {
+    now.since(reported) <= REPORT_LIFE
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::clock::{Clock, ManualClock};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -330,7 +337,7 @@ mod tests {
 
     #[test]
     fn load_moves_from_waiting_to_decoding_to_nothing() {
-        let now = ManualClock::new().now();
+        let now = Moment::START;
         let mut books = BackendLoad::new(now);
         let mut load = prompt(300.0);
         books.sent(&load, 300.0, Some((1, 0.2)), now);
@@ -345,27 +352,40 @@ mod tests {
 
     #[test]
     fn the_oldest_stream_that_awaits_its_first_token_says_how_overdue_the_backend_is() {
-        let now = ManualClock::new().now();
+        let now = Moment::START;
         let mut books = BackendLoad::new(now);
         books.sent(&prompt(1.0), 1.0, Some((1, 0.5)), now);
         books.sent(&prompt(1.0), 1.0, Some((2, 2.0)), now);
-        assert!((books.overdue(now + SECOND) - 2.0).abs() < 1e-9);
+        assert_eq!(books.overdue(now + SECOND), Some(2.0));
         books.ended(1, &prompt(1.0), false);
-        assert!((books.overdue(now + SECOND) - 0.5).abs() < 1e-9);
+        assert_eq!(books.overdue(now + SECOND), Some(0.5));
+        books.ended(2, &prompt(1.0), false);
+        assert_eq!(books.overdue(now + SECOND), None);
+    }
+
+    #[test]
+    fn fading_is_exponential() {
+        for age in [0.0, 0.01, 0.1, 0.1249, 0.1251, 1.0, 9.0_f64] {
+            assert!((fade(age) / (-age).exp() - 1.0).abs() < 2e-5, "{age}");
+        }
     }
 
     #[test]
     fn rates_fade() {
-        let now = ManualClock::new().now();
+        let now = Moment::START;
         let mut rate = Rate::new(now);
         (0..200).for_each(|step| rate.add(10.0, now + SECOND * step));
         assert!((rate.per_second(now + SECOND * 199) - 11.0).abs() < 0.1, "{rate:?}");
         assert!(rate.per_second(now + SECOND * 240) < 0.01);
+        for second in 190..260 {
+            let (at, limit) = (now + SECOND * second, 0.2);
+            assert_eq!(rate.reaches(limit, at), rate.per_second(at) >= limit, "{second}");
+        }
     }
 
     #[test]
     fn what_the_engine_reports_beyond_what_is_known_is_load_once_two_reports_agree() {
-        let now = ManualClock::new().now();
+        let now = Moment::START;
         let mut books = BackendLoad::new(now);
         books.sent(&prompt(100.0), 100.0, Some((1, 0.2)), now);
         books.engine_reported(report(8, 3), now);
@@ -379,7 +399,7 @@ mod tests {
 
     #[test]
     fn what_is_known_already_is_not_counted_twice() {
-        let now = ManualClock::new().now();
+        let now = Moment::START;
         let mut books = BackendLoad::new(now);
         let others = Load { streams: 4.0, awaiting: 1.0, ..Load::default() };
         books.others(OtherLoad { load: others, replicas: 3 });

@@ -1,4 +1,8 @@
 //! Turns a snapshot of the fleet into a decision. Pure: a policy reads nothing but its arguments.
+//!
+//! In reading order: [`tuning`] holds the constants; [`load`], [`predict`], [`calibrate`] and [`prefix`] are what a
+//! [`model`] of a backend is made of; its outlook on a request goes into a [`snapshot`], from which a [`policy`] makes a
+//! [`decision`] with the help of [`price`]. [`admission`] orders those that wait, [`ejection`] takes backends out.
 
 pub mod admission;
 pub mod calibrate;
@@ -6,6 +10,7 @@ pub mod decision;
 pub mod ejection;
 pub mod load;
 pub mod model;
+pub mod moment;
 pub mod policy;
 pub mod predict;
 pub mod prefix;

@@ -12,7 +12,7 @@ use crate::measure::attainment::Attainment;
 use crate::measure::objective::Objective;
 use crate::units::format_duration;
 
-/// Once the router has turned away, the slow backend gets at most this share: requests that explore, and what its price
+/// Once the router has turned away, the slow backend gets at most this share: requests that probe it, and what its price
 /// still earns it when the others are busy.
 const TURNED_AWAY: f64 = 0.2;
 /// Below so many requests a window shows nothing.

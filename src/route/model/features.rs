@@ -11,25 +11,26 @@ pub(super) const TTFT: Prior = Prior { weights: [0.05, 0.10, 0.01, 0.01], doubt:
 /// The same for the gap between tokens.
 pub(super) const ITL: Prior = Prior { weights: [0.02, 0.005, 0.005, 0.01], doubt: 0.01, least: 0.003 };
 
-/// Prompt tokens that one unit of the second TTFT feature stands for.
-pub(super) const PROMPT_UNIT: f64 = 1_000.0;
-const STREAMS_UNIT: f64 = 32.0;
-const KV_UNIT: f64 = 1e5;
-const RATE_UNIT: f64 = 1e4;
+/// What a prompt token counts for in the second TTFT feature.
+pub(super) const PER_TOKEN: f64 = 1e-3;
+const PER_STREAM: f64 = 1.0 / 32.0;
+const PER_KV_TOKEN: f64 = 1e-5;
+/// What a prompt token per second counts for in the fourth ITL feature.
+const PER_RATE: f64 = 1e-4;
 
 /// For a prompt of so many uncached tokens, sent now.
 pub(super) fn ttft(load: &Load, uncached_tokens: f64) -> Features {
-    let queue = (load.waiting_tokens + uncached_tokens) / PROMPT_UNIT;
-    let streams = load.streams / STREAMS_UNIT;
-    [1.0, queue, streams, queue * (streams + load.kv_tokens / KV_UNIT)]
+    let queue = (load.waiting_tokens + uncached_tokens) * PER_TOKEN;
+    let streams = load.streams * PER_STREAM;
+    [1.0, queue, streams, queue * (streams + load.kv_tokens * PER_KV_TOKEN)]
 }
 
 /// For a stream among `streams` that hold so many tokens, while so many prompt tokens per second arrive.
 pub(super) fn itl(streams: f64, kv_tokens: f64, prefill_rate: f64) -> Features {
-    [1.0, streams / STREAMS_UNIT, kv_tokens / KV_UNIT, prefill_rate / RATE_UNIT]
+    [1.0, streams * PER_STREAM, kv_tokens * PER_KV_TOKEN, prefill_rate * PER_RATE]
 }
 
 /// How crowded a step is: what the fourth TTFT weight multiplies the queue by.
 pub(super) fn crowding(load: &Load) -> f64 {
-    load.streams / STREAMS_UNIT + load.kv_tokens / KV_UNIT
+    load.streams * PER_STREAM + load.kv_tokens * PER_KV_TOKEN
 }

@@ -28,9 +28,10 @@ use self::probing::Probing;
 use self::quantiles::Quantiles;
 use super::calibrate::{Bias, Span};
 use super::load::{BackendLoad, EngineReport, OtherLoad};
+use super::moment::Moment;
 use super::predict::Rls;
 use super::prefix::{Prefix, PrefixIndex};
-use super::snapshot::{Outlook, RequestFacts, RouteSlot};
+use super::snapshot::{RequestFacts, RouteSlot};
 use super::tuning::Tuning;
 
 /// TTFT trackers.
@@ -71,7 +72,7 @@ pub struct BackendModel {
     itl_bias: Bias,
     ttft_bounds: Quantiles,
     /// When a first token was last seen.
-    observed: Instant,
+    observed: Moment,
     /// The usual gap between tokens, in seconds.
     gap: f64,
     probing: Probing,
@@ -90,26 +91,20 @@ impl BackendModel {
         Self {
             tuning,
             born: now,
-            load: BackendLoad::new(now),
+            load: BackendLoad::new(Moment::START),
             prefix: PrefixIndex::new(prefix_blocks(tuning.kv_capacity)),
             ttft: Rls::new(features::TTFT),
             itl: Rls::new(features::ITL),
             ttft_bias: Bias::default(),
             itl_bias: Bias::default(),
             ttft_bounds: Quantiles::new(TTFT),
-            observed: now,
+            observed: Moment::START,
             gap: USUAL_GAP,
             probing: Probing::new(&tuning),
             pairs: Vec::new(),
             requests: 0,
             books: 0,
         }
-    }
-
-    /// What to expect of the backend if this request were sent there now. Allocates nothing.
-    #[must_use]
-    pub fn outlook(&self, asking: &Asking<'_>, now: Instant) -> Outlook {
-        self.view(asking, now).outlook
     }
 
     /// What is in flight there.
@@ -134,7 +129,7 @@ impl BackendModel {
     /// What the engine says is in it: what is more than our own and the other replicas' load is someone else's.
     pub fn engine_reported(&mut self, report: EngineReport, now: Instant) {
         if self.tuning.engine_correction {
-            self.load.engine_reported(report, now);
+            self.load.engine_reported(report, self.moment(now));
         }
     }
 
@@ -162,6 +157,7 @@ impl BackendModel {
 
     /// Goes on from what was learned; what is not finite is ignored.
     pub fn resume(&mut self, learned: &BackendLearned, now: Instant) {
+        let now = self.moment(now);
         self.ttft.resume(learned.ttft);
         self.itl.resume(learned.itl);
         self.ttft_bias.resume(learned.ttft_bias, BIAS_RANGE);
@@ -179,13 +175,16 @@ impl BackendModel {
         }
     }
 
-    /// What is known of a route here, or would be at first.
-    fn pair(&self, route: RouteSlot, alphas: &Alphas) -> PairModel {
-        let known = self.pairs.get(slot(route)).copied().flatten();
-        known.unwrap_or_else(|| PairModel::new(alphas, self.born))
+    fn moment(&self, now: Instant) -> Moment {
+        Moment::of(now, self.born)
     }
 
-    fn pair_mut(&mut self, route: RouteSlot, alphas: &Alphas, now: Instant) -> Option<&mut PairModel> {
+    /// What is known of a route here.
+    fn pair(&self, route: RouteSlot) -> Option<&PairModel> {
+        self.pairs.get(slot(route))?.as_ref()
+    }
+
+    fn pair_mut(&mut self, route: RouteSlot, alphas: &Alphas, now: Moment) -> Option<&mut PairModel> {
         let slot = slot(route);
         if self.pairs.len() <= slot {
             self.pairs.resize(slot + 1, None);

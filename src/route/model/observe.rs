@@ -6,7 +6,8 @@ use super::pair::BIAS_RANGE;
 use super::view::View;
 use super::{Asking, BackendModel, How, Ticket, features};
 use crate::route::decision::Reason;
-use crate::route::load::{Load, seconds};
+use crate::route::load::Load;
+use crate::route::moment::Moment;
 
 /// Gain of the ITL bias, and that of a probe's.
 const ITL_BIAS_GAIN: (f64, f64) = (0.05, 0.5);
@@ -26,9 +27,11 @@ const GAP_GAIN: f64 = 0.05;
 impl BackendModel {
     /// The request is sent: its load counts from here on. `reason` says whether it is a probe.
     pub fn dispatched(&mut self, asking: &Asking<'_>, reason: Reason, now: Instant) -> Ticket {
+        let now = self.moment(now);
         let view = self.view(asking, now);
         self.requests += 1;
         let id = self.requests;
+        let whole_base = self.whole_base(asking, &view, now);
         let (facts, probe) = (asking.facts, reason == Reason::Probe);
         let load = Self::load_of(asking, &view);
         let ttft_bias = if self.tuning.bias { self.ttft_bias.value() } else { 0.0 };
@@ -60,8 +63,8 @@ impl BackendModel {
             ttft_features: view.ttft_features,
             ttft: view.ttft,
             ttft_bias,
-            itl: view.outlook.itl.central,
-            whole_base: view.whole_base,
+            itl: view.gap.expected,
+            whole_base,
             first_token: false,
             sampled: false,
         }
@@ -73,8 +76,8 @@ impl BackendModel {
             let waiting_tokens = view.uncached_tokens;
             return Load { waiting_tokens, awaiting: 1.0, streams: 0.0, kv_tokens: view.prompt_tokens };
         }
-        let (ttft, output) = (view.outlook.ttft.central, asking.output.mean.max(1.0));
-        let share = ttft / (ttft + output * view.outlook.itl.central);
+        let (ttft, output) = (view.first.expected, asking.output.mean.max(1.0));
+        let share = ttft / (ttft + output * view.gap.expected);
         Load {
             waiting_tokens: view.uncached_tokens * share,
             awaiting: share,
@@ -85,13 +88,13 @@ impl BackendModel {
 
     /// The first token of a stream came. Later calls, and calls for what is not streamed, change nothing.
     pub fn first_token(&mut self, ticket: &mut Ticket, now: Instant) {
-        if !ticket.stream || std::mem::replace(&mut ticket.first_token, true) {
+        let old = ticket.books != self.books;
+        if old || !ticket.stream || std::mem::replace(&mut ticket.first_token, true) {
             return;
         }
-        if ticket.books == self.books {
-            self.load.first_token(ticket.id, &mut ticket.load, now);
-        }
-        let actual = seconds(ticket.sent, now);
+        let now = self.moment(now);
+        self.load.first_token(ticket.id, &mut ticket.load, now);
+        let actual = now.since(ticket.sent);
         let lateness = (actual.max(LEAST) / ticket.ttft).ln();
         self.ttft_bounds.observe(lateness - ticket.ttft_bias, self.tuning.calibration_step);
         self.ttft_bias.learn(lateness, self.tuning.bias_gain, BIAS_RANGE);
@@ -113,47 +116,70 @@ impl BackendModel {
     /// Bytes of any stream came. One store; lets standing streams be told from slow ones between two calls of
     /// [`Self::tokens`].
     pub fn progressed(&mut self, now: Instant) {
-        self.load.progressed(now);
+        self.load.progressed(self.moment(now));
     }
 
     /// So many more tokens of a stream came, at this mean gap: to be called every 16 gaps.
     pub fn tokens(&mut self, ticket: &mut Ticket, count: u32, mean_gap: Duration, now: Instant) {
         self.counted(ticket, count, now);
-        self.learn_gap(mean_gap.as_secs_f64(), ticket.probe, 1.0, now);
-        ticket.sampled = true;
+        if ticket.books == self.books {
+            self.learn_gap(mean_gap.as_secs_f64(), ticket.probe, 1.0, self.moment(now));
+            ticket.sampled = true;
+        }
     }
 
     /// So many more tokens of a stream came, at the client's pace: they fill the cache and teach nothing.
     pub fn counted(&mut self, ticket: &mut Ticket, count: u32, now: Instant) {
         if ticket.books == self.books {
             self.load.tokens(f64::from(count), &mut ticket.load);
-            self.load.progressed(now);
+            self.load.progressed(self.moment(now));
         }
     }
 
     /// The request is over; its load is taken off the books.
     #[allow(clippy::needless_pass_by_value, reason = "a ticket ends once")]
     pub fn ended(&mut self, ticket: Ticket, how: How, now: Instant) {
-        if ticket.books == self.books {
-            self.load.ended(ticket.id, &ticket.load, ticket.stream && ticket.first_token);
+        let now = self.moment(now);
+        self.end(&ticket, how, now);
+    }
+
+    /// The request is gone and nobody says how: as [`How::Cancelled`], without an instant.
+    #[allow(clippy::needless_pass_by_value, reason = "a ticket ends once")]
+    pub fn dropped(&mut self, ticket: Ticket) {
+        self.end(&ticket, How::Cancelled, ticket.sent);
+    }
+
+    fn end(&mut self, ticket: &Ticket, how: How, now: Moment) {
+        if ticket.books != self.books {
+            return;
+        }
+        self.load.ended(ticket.id, &ticket.load, ticket.stream && ticket.first_token);
+        if ticket.stream && !ticket.first_token {
+            self.waited_in_vain(ticket, now);
         }
         if let How::Completed { output_tokens, mean_gap, paced_by_client: false } = how {
             if ticket.stream {
-                self.streamed(&ticket, output_tokens, mean_gap, now);
+                self.streamed(ticket, output_tokens, mean_gap, now);
             } else {
-                self.unstreamed(&ticket, output_tokens, now);
+                self.unstreamed(ticket, output_tokens, now);
             }
         }
         self.probing.over(ticket.id);
     }
 
-    /// The request is gone and nobody says how: as [`How::Cancelled`], without an instant.
-    pub fn dropped(&mut self, ticket: Ticket) {
-        let sent = ticket.sent;
-        self.ended(ticket, How::Cancelled, sent);
+    /// A stream ended without a token. Where it had waited for longer than its bound, its first token would have come
+    /// later still: less is not known, and that much is believed.
+    fn waited_in_vain(&mut self, ticket: &Ticket, now: Moment) {
+        let lateness = (now.since(ticket.sent).max(LEAST) / ticket.ttft).ln();
+        let bound = self.ttft_bounds.factor(ticket.alphas.ttft).ln();
+        if self.tuning.censored_evidence && lateness - ticket.ttft_bias > bound {
+            self.ttft_bounds.observe(lateness - ticket.ttft_bias, self.tuning.calibration_step);
+            self.ttft_bias.learn(lateness, self.tuning.bias_gain, BIAS_RANGE);
+            self.observed = self.observed.max(now);
+        }
     }
 
-    fn streamed(&mut self, ticket: &Ticket, output_tokens: Option<u64>, mean_gap: Option<Duration>, now: Instant) {
+    fn streamed(&mut self, ticket: &Ticket, output_tokens: Option<u64>, mean_gap: Option<Duration>, now: Moment) {
         if !ticket.first_token {
             return;
         }
@@ -164,7 +190,7 @@ impl BackendModel {
             if let Some(gap) = gap {
                 pair.itl.observe((gap / ticket.itl).max(1e-3).ln(), step);
             }
-            let whole = seconds(ticket.sent, now).max(LEAST);
+            let whole = now.since(ticket.sent).max(LEAST);
             pair.e2e.observe((whole / ticket.whole_base).ln(), step);
         }
         if let Some(gap) = gap.filter(|_| !ticket.sampled && self.tuning.short_streams) {
@@ -174,9 +200,9 @@ impl BackendModel {
     }
 
     /// Learned as a whole: how long the answer took beside what streams would make of its length.
-    fn unstreamed(&mut self, ticket: &Ticket, output_tokens: Option<u64>, now: Instant) {
+    fn unstreamed(&mut self, ticket: &Ticket, output_tokens: Option<u64>, now: Moment) {
         let (bias_on, gain, step) = (self.tuning.bias, self.tuning.bias_gain, self.tuning.calibration_step);
-        let whole = seconds(ticket.sent, now).max(LEAST);
+        let whole = now.since(ticket.sent).max(LEAST);
         let probe = ticket.probe;
         let Some(pair) = self.pair_mut(ticket.route, &ticket.alphas, now) else { return };
         pair.unstreamed.observe((whole / ticket.whole_base).ln(), step);
@@ -191,7 +217,7 @@ impl BackendModel {
         }
     }
 
-    fn learn_gap(&mut self, gap: f64, probe: bool, share: f64, now: Instant) {
+    fn learn_gap(&mut self, gap: f64, probe: bool, share: f64, now: Moment) {
         let load = self.load.total(now);
         let x = features::itl(load.streams, load.kv_tokens, self.load.prefill_rate(now));
         let expected = self.itl.predict(&x);

@@ -1,11 +1,10 @@
 //! What one backend has learned of one route: bounds at the route's own quantiles, and its unstreamed answers.
 
-use std::time::Instant;
-
 use super::learned::{PairLearned, TrackerLearned};
 use crate::measure::objective::{Objective, Objectives};
 use crate::route::calibrate::{Bias, QuantileTracker, Span};
 use crate::route::load::Rate;
+use crate::route::moment::Moment;
 use crate::route::tuning::Tuning;
 use crate::units::Quantile;
 
@@ -44,7 +43,7 @@ pub(super) struct PairModel {
     /// How unstreamed answers differ from what the streams' models expect.
     pub(super) unstreamed_bias: Bias,
     /// When an unstreamed answer was last seen.
-    pub(super) unstreamed_at: Instant,
+    pub(super) unstreamed_at: Moment,
     /// Unstreamed answers seen.
     pub(super) unstreamed_samples: u64,
     pub(super) arrivals: Rate,
@@ -53,7 +52,7 @@ pub(super) struct PairModel {
 }
 
 impl PairModel {
-    pub(super) fn new(alphas: &Alphas, now: Instant) -> Self {
+    pub(super) fn new(alphas: &Alphas, now: Moment) -> Self {
         Self {
             itl: QuantileTracker::new(ITL, alphas.itl),
             e2e: QuantileTracker::new(E2E, alphas.e2e),

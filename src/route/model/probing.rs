@@ -1,7 +1,8 @@
 //! When a backend that is passed over is looked at again: one request at a time, less often the more it disappoints.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::route::moment::Moment;
 use crate::route::tuning::Tuning;
 
 /// A probe that took no longer than this beyond its prediction, in log units, has proven its backend.
@@ -11,9 +12,9 @@ const PROVEN: f64 = 0.4;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Probing {
     gap: Duration,
-    not_before: Option<Instant>,
+    not_before: Option<Moment>,
     /// The request that probes, and until when it is waited for.
-    under_way: Option<(u64, Instant)>,
+    under_way: Option<(u64, Moment)>,
 }
 
 impl Probing {
@@ -21,20 +22,18 @@ impl Probing {
         Self { gap: tuning.probe_gap.0, not_before: None, under_way: None }
     }
 
-    pub(super) fn is_under_way(&self, now: Instant) -> bool {
+    pub(super) fn is_under_way(&self, now: Moment) -> bool {
         self.under_way.is_some_and(|(_, until)| now < until)
     }
 
-    /// Whether enough time has passed since the backend was observed, and since it was last probed, for so many replicas
-    /// to probe it.
-    pub(super) fn is_due(&self, observed: Instant, replicas: u32, now: Instant) -> bool {
-        let rested = now.saturating_duration_since(observed) > self.gap.saturating_mul(replicas);
-        rested && self.not_before.is_none_or(|at| now >= at)
+    /// Whether the backend has been left unobserved, and not been probed, for long enough with so many replicas.
+    pub(super) fn is_due(&self, rested: f64, replicas: u32, now: Moment) -> bool {
+        rested > self.gap.as_secs_f64() * f64::from(replicas) && self.not_before.is_none_or(|at| now >= at)
     }
 
-    pub(super) fn sent(&mut self, id: u64, replicas: u32, tuning: &Tuning, now: Instant) {
-        self.not_before = now.checked_add(self.gap.saturating_mul(replicas));
-        self.under_way = now.checked_add(tuning.probe_life).map(|until| (id, until));
+    pub(super) fn sent(&mut self, id: u64, replicas: u32, tuning: &Tuning, now: Moment) {
+        self.not_before = Some(now + self.gap.saturating_mul(replicas));
+        self.under_way = Some((id, now + tuning.probe_life));
     }
 
     /// A probe answered, so much later than predicted (in log units). Answers whether it proved its backend.

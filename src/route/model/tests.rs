@@ -10,6 +10,7 @@ use crate::measure::objective::{Latency, Objective, Objectives};
 use crate::random::Random;
 use crate::route::decision::Reason;
 use crate::route::load::Load;
+use crate::route::snapshot::Outlook;
 use crate::units::Quantile;
 
 const MS: Duration = Duration::from_millis(1);
@@ -181,6 +182,24 @@ fn an_overdue_first_token_counts_before_it_comes() {
     assert!(hanging.central > 4.0 * calm.central, "{hanging:?} after {calm:?}");
     check_near(hanging.hopeful, calm.hopeful, 0.01);
     bench.model.ended(ticket, How::Failed, bench.now);
+}
+
+#[test]
+fn a_first_token_that_was_given_up_counts_as_at_least_that_late() {
+    let mut bench = Bench::new();
+    (0..200).for_each(|_| bench.serve(MS * 100, MS * 10, 32));
+    let calm = bench.outlook().ttft.central;
+    for _ in 0..6 {
+        let ticket = bench.send(SERVED);
+        bench.model.ended(ticket, How::Failed, bench.now);
+    }
+    check_near(bench.outlook().ttft.central, calm, 0.01);
+    for _ in 0..6 {
+        let ticket = bench.send(SERVED);
+        bench.now += SECOND * 2;
+        bench.model.ended(ticket, How::Failed, bench.now);
+    }
+    assert!(bench.outlook().ttft.central > 3.0 * calm);
 }
 
 #[test]
@@ -524,7 +543,7 @@ proptest! {
         }
         let load = bench.model.load();
         prop_assert_eq!((load.in_flight(), load.awaited(), load.own()), (0, 0, Load::default()));
-        prop_assert_eq!(load.standing(bench.now), None);
+        prop_assert_eq!(load.standing(bench.model.moment(bench.now)), None);
         let learned = bench.model.learned();
         let mut restored = BackendModel::new(Tuning::default(), bench.now);
         restored.resume(&learned, bench.now);

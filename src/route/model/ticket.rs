@@ -1,9 +1,10 @@
 //! What a model must remember of one request in flight, carried by the request itself.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::pair::Alphas;
 use crate::route::load::Load;
+use crate::route::moment::Moment;
 use crate::route::predict::Features;
 use crate::route::snapshot::RouteSlot;
 
@@ -14,12 +15,12 @@ use crate::route::snapshot::RouteSlot;
 #[must_use = "the load of a request is taken off the books only by `ended`"]
 pub struct Ticket {
     pub(super) id: u64,
-    /// Books are opened anew when a backend is ejected; a ticket of old books moves nothing.
+    /// Books are opened anew when a backend is ejected; a ticket of old books moves and teaches nothing.
     pub(super) books: u64,
     pub(super) route: RouteSlot,
     pub(super) stream: bool,
     pub(super) probe: bool,
-    pub(super) sent: Instant,
+    pub(super) sent: Moment,
     /// What it adds to the load now.
     pub(super) load: Load,
     pub(super) alphas: Alphas,

@@ -1,10 +1,14 @@
-//! What a backend's model makes of one request at one instant: all that a decision and a ticket are drawn from.
+//! What a backend's model makes of one request at one instant.
+//!
+//! Asked once per candidate of every decision, so it copies little, and never takes the logarithm or exponential of what
+//! can be kept as a factor.
 
 use std::time::Instant;
 
-use super::pair::Alphas;
-use super::{Asking, BackendModel, features};
-use crate::route::load::{Load, Rate, seconds};
+use super::pair::{Alphas, PairModel};
+use super::{Asking, BackendModel, features, slot};
+use crate::route::load::Load;
+use crate::route::moment::Moment;
 use crate::route::predict::Features;
 use crate::route::snapshot::{Forecast, Outlook, RouteSlot};
 
@@ -19,31 +23,73 @@ const STANDING: (f64, f64) = (6.0, 0.05);
 /// Standing still multiplies the expected gap by no more than this.
 const STANDING_MOST: f64 = 7.389;
 
-/// Everything about one request at one backend, before it is sent.
+/// What is expected of one request at one backend: a decision's forecasts and a request's ticket are drawn from it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct View {
+    pub(super) alphas: Alphas,
     pub(super) prompt_tokens: f64,
+    cached_tokens: f64,
     pub(super) uncached_tokens: f64,
     pub(super) ttft_features: Features,
-    pub(super) alphas: Alphas,
-    /// Raw predictions of the two models.
+    /// The TTFT model's raw prediction.
     pub(super) ttft: f64,
-    pub(super) itl: f64,
-    pub(super) outlook: Outlook,
-    /// What the bound of a whole answer is calibrated on.
-    pub(super) whole_base: f64,
+    pub(super) first: Spread,
+    /// From that to its bound.
+    first_bound: f64,
+    pub(super) gap: Spread,
+    load: Load,
+    /// How long ago a first token was last seen, in seconds.
+    rested: f64,
 }
 
-/// The factors on the two predictions, and what is added to a first token.
+/// A prediction, in seconds, with and without recent bad news.
 #[derive(Debug, Clone, Copy)]
-struct Factors {
-    ttft: f64,
-    itl: f64,
-    standing: f64,
+pub(super) struct Spread {
+    pub(super) expected: f64,
+    hopeful: f64,
+}
+
+/// From predictions to bounds, for one route.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    gap: f64,
+    whole: f64,
+    /// How much longer whole answers take than their parts say: of unstreamed ones, else 1.
+    bias: f64,
 }
 
 impl BackendModel {
-    pub(super) fn view(&self, asking: &Asking<'_>, now: Instant) -> View {
+    /// What to expect of the backend if this request were sent there now. Allocates nothing.
+    #[must_use]
+    pub fn outlook(&self, asking: &Asking<'_>, now: Instant) -> Outlook {
+        let now = self.moment(now);
+        let view = self.view(asking, now);
+        let bounds = self.bounds(asking, &view.alphas, now);
+        let ttft = view.first.bounded(view.first_bound);
+        let itl = view.gap.bounded(bounds.gap);
+        let batch = view.load.streams + view.load.awaiting + 1.0;
+        let known = self.ttft.samples() >= PROVEN && self.itl.samples() >= PROVEN;
+        let prefill = || self.ttft.weight(1) + self.ttft.weight(3) * features::crowding(&view.load);
+        let (rested, samples) = self.rested(asking, &view, now);
+        let replicas = self.load.replicas();
+        Outlook {
+            ttft,
+            itl,
+            e2e: self.whole(asking, &view, &bounds, (&ttft, &itl)),
+            uncached_tokens: view.uncached_tokens,
+            cached_tokens: view.cached_tokens,
+            prefill_seconds: known.then(|| prefill() * features::PER_TOKEN),
+            decode_seconds: known.then(|| itl.central / batch),
+            resident_itl: self.resident_itl(asking.route, now),
+            awaiting: self.load.awaited(),
+            unproven: samples < PROVEN,
+            probing: self.probing.is_under_way(now),
+            probe_due: self.probing.is_due(rested, replicas, now),
+            idle: self.load.in_flight() == 0 && rested > self.tuning.probe_idle.as_secs_f64() * f64::from(replicas),
+        }
+    }
+
+    pub(super) fn view(&self, asking: &Asking<'_>, now: Moment) -> View {
         let load = self.load.total(now);
         let alphas = Alphas::of(&asking.facts.objectives, &self.tuning);
         #[allow(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
@@ -54,20 +100,29 @@ impl BackendModel {
         let streams = load.streams + load.awaiting + 1.0;
         let prefill_rate = self.load.prefill_rate(now);
         let itl_features = features::itl(streams, load.kv_tokens + prompt_tokens, prefill_rate);
-        let (ttft, itl) = (self.ttft.predict(&ttft_features), self.itl.predict(&itl_features));
-        let factors = self.factors(alphas.ttft, now);
-        let mut view = View {
+        let ttft = self.ttft.predict(&ttft_features);
+        let rested = now.since(self.observed);
+        let first_bound = self.calibrated(self.ttft_bounds.factor(alphas.ttft));
+        let (first, gap) = self.believed(ttft, self.itl.predict(&itl_features), (first_bound, rested), now);
+        View {
+            alphas,
             prompt_tokens,
+            cached_tokens,
             uncached_tokens,
             ttft_features,
-            alphas,
             ttft,
-            itl,
-            outlook: Outlook { uncached_tokens, cached_tokens, ..self.state(asking, &alphas, &load, now) },
-            whole_base: 0.0,
-        };
-        self.forecast(&mut view, asking, &factors, now);
-        view
+            first,
+            first_bound,
+            gap,
+            load,
+            rested,
+        }
+    }
+
+    /// What the bound of a whole answer is calibrated on: the longest of ten answers, as its parts say.
+    pub(super) fn whole_base(&self, asking: &Asking<'_>, view: &View, now: Moment) -> f64 {
+        let bias = self.bounds(asking, &view.alphas, now).bias;
+        view.first.and(&view.gap, asking.output.upper).expected * bias
     }
 
     fn cached(&self, asking: &Asking<'_>) -> f64 {
@@ -79,108 +134,88 @@ impl BackendModel {
         blocks * asking.prefix.block_tokens.max(0.0)
     }
 
-    /// Bias as old as it is, and what is known of answers that have not come yet.
-    fn factors(&self, alpha: f64, now: Instant) -> Factors {
-        let mut factors = Factors { ttft: 1.0, itl: 1.0, standing: 0.0 };
+    /// The two predictions with their biases, as old as they are, and with what is known of answers that have not come.
+    fn believed(&self, ttft: f64, itl: f64, (first_bound, rested): (f64, f64), now: Moment) -> (Spread, Spread) {
+        let (mut slower, mut wider, mut standing) = (1.0, 1.0, 0.0);
         if self.tuning.bias {
-            let age = seconds(self.observed, now);
-            factors.ttft = self.ttft_bias.factor(age);
-            factors.itl = self.itl_bias.factor(age);
+            (slower, wider) = (self.ttft_bias.factor(rested), self.itl_bias.factor(rested));
         }
-        if !self.tuning.censored_evidence {
-            return factors;
+        if self.tuning.censored_evidence {
+            if let Some(overdue) = self.load.overdue(now) {
+                slower *= (overdue / first_bound).max(1.0);
+            }
+            let usual = STANDING.0 * self.gap;
+            if let Some(still) = self.load.standing(now).filter(|still| *still > usual + STANDING.1) {
+                standing = still;
+                wider = wider.max((still / usual).min(STANDING_MOST));
+            }
         }
-        let bound = if self.tuning.calibration { self.ttft_bounds.factor(alpha) } else { 1.0 };
-        factors.ttft *= (self.load.overdue(now) / bound).max(1.0);
-        let usual = STANDING.0 * self.gap;
-        if let Some(standing) = self.load.standing(now).filter(|standing| *standing > usual + STANDING.1) {
-            factors.standing = standing;
-            factors.itl = factors.itl.max((standing / usual).min(STANDING_MOST));
-        }
-        factors
+        (Spread::new(ttft, slower, standing), Spread::new(itl, wider, 0.0))
     }
 
-    /// What has nothing to do with predictions.
-    fn state(&self, asking: &Asking<'_>, alphas: &Alphas, load: &Load, now: Instant) -> Outlook {
-        let (observed, samples) = if asking.facts.stream {
-            (self.observed, self.ttft.samples())
-        } else {
-            let pair = self.pair(asking.route, alphas);
-            (pair.unstreamed_at, pair.unstreamed_samples)
+    fn calibrated(&self, factor: f64) -> f64 {
+        if self.tuning.calibration { factor } else { 1.0 }
+    }
+
+    fn bounds(&self, asking: &Asking<'_>, alphas: &Alphas, now: Moment) -> Bounds {
+        let Some(pair) = self.pair(asking.route) else {
+            let fresh = PairModel::new(alphas, now);
+            return self.bounds_of(&fresh, asking, now);
         };
-        let replicas = self.load.replicas();
-        let idle = self.load.in_flight() == 0
-            && now.saturating_duration_since(observed) > self.tuning.probe_idle.saturating_mul(replicas);
-        let known = self.ttft.samples() >= PROVEN && self.itl.samples() >= PROVEN;
-        let prefill = || self.ttft.weight(1) + self.ttft.weight(3) * features::crowding(load);
-        Outlook {
-            prefill_seconds: known.then(|| prefill() / features::PROMPT_UNIT),
-            resident_itl: self.resident_itl(asking.route, now),
-            awaiting: self.load.awaited(),
-            probing: self.probing.is_under_way(now),
-            probe_due: self.probing.is_due(observed, replicas, now),
-            idle,
-            unproven: samples < PROVEN,
-            decode_seconds: known.then_some(load.streams + load.awaiting + 1.0),
-            ..Outlook::default()
-        }
+        self.bounds_of(pair, asking, now)
     }
 
-    fn resident_itl(&self, route: RouteSlot, now: Instant) -> Option<f64> {
+    fn bounds_of(&self, pair: &PairModel, asking: &Asking<'_>, now: Moment) -> Bounds {
+        let gap = self.calibrated(pair.itl.factor());
+        if asking.facts.stream {
+            return Bounds { gap, whole: self.calibrated(pair.e2e.factor()), bias: 1.0 };
+        }
+        let bias = if self.tuning.bias { pair.unstreamed_bias.factor(now.since(pair.unstreamed_at)) } else { 1.0 };
+        Bounds { gap, whole: self.calibrated(pair.unstreamed.factor()), bias }
+    }
+
+    fn whole(
+        &self,
+        asking: &Asking<'_>,
+        view: &View,
+        bounds: &Bounds,
+        (ttft, itl): (&Forecast, &Forecast),
+    ) -> Forecast {
+        let upper = asking.output.upper;
+        let central = (ttft.central + asking.output.mean.max(1.0) * itl.central) * bounds.bias;
+        if asking.facts.stream && !self.tuning.end_to_end_calibration {
+            let sum = |ttft: f64, itl: f64| ttft + upper * itl;
+            return Forecast { central, bound: sum(ttft.bound, itl.bound), hopeful: sum(ttft.hopeful, itl.hopeful) };
+        }
+        let longest = view.first.and(&view.gap, upper);
+        let bound = longest.expected * bounds.bias * bounds.whole;
+        Forecast { central, bound, hopeful: longest.hopeful * bounds.bias.min(1.0) * bounds.whole }
+    }
+
+    /// For how long, and how often, answers of the request's kind were observed.
+    fn rested(&self, asking: &Asking<'_>, view: &View, now: Moment) -> (f64, u64) {
+        if asking.facts.stream {
+            return (view.rested, self.ttft.samples());
+        }
+        let seen = |pair: &PairModel| (now.since(pair.unstreamed_at), pair.unstreamed_samples);
+        self.pair(asking.route).map_or((now.since(Moment::START), 0), seen)
+    }
+
+    fn resident_itl(&self, route: RouteSlot, now: Moment) -> Option<f64> {
         if !self.tuning.residents_guard {
             return None;
         }
-        let others = self.pairs.iter().enumerate().filter(|(slot, _)| *slot != route.0);
-        let residents =
-            others.filter_map(|(_, pair)| pair.as_ref().and_then(|pair| Some((pair.promised_itl?, &pair.arrivals))));
-        let here = |arrivals: &Rate| arrivals.may_reach(RESIDENT) && arrivals.per_second(now) >= RESIDENT;
-        let mut least = None;
-        for (itl, arrivals) in residents {
-            if least.is_none_or(|least| itl < least) && here(arrivals) {
+        let (own, mut least) = (slot(route), None::<f64>);
+        let others = self.pairs.iter().enumerate().filter(|(slot, _)| *slot != own);
+        for pair in others.filter_map(|(_, pair)| pair.as_ref()) {
+            if let Some(itl) = pair.promised_itl.filter(|itl| least.is_none_or(|least| *itl < least))
+                && pair.arrivals.reaches(RESIDENT, now)
+            {
                 least = Some(itl);
             }
         }
         least
     }
-
-    fn forecast(&self, view: &mut View, asking: &Asking<'_>, factors: &Factors, now: Instant) {
-        let pair = self.pair(asking.route, &view.alphas);
-        let calibrated = |factor: f64| if self.tuning.calibration { factor } else { 1.0 };
-        let ttft = Spread::new(view.ttft, factors.ttft, factors.standing);
-        let itl = Spread::new(view.itl, factors.itl, 0.0);
-        let ttft_bound = calibrated(self.ttft_bounds.factor(view.alphas.ttft));
-        let itl_bound = calibrated(pair.itl.factor());
-        let outlook = &mut view.outlook;
-        outlook.ttft = ttft.bounded(ttft_bound);
-        outlook.itl = itl.bounded(itl_bound);
-        outlook.decode_seconds = outlook.decode_seconds.map(|batch| outlook.itl.central / batch);
-        let (mean, upper) = (asking.output.mean.max(1.0), asking.output.upper);
-        let whole = ttft.and(&itl, upper);
-        let central = outlook.ttft.central + mean * outlook.itl.central;
-        if !asking.facts.stream {
-            let bias = pair.unstreamed_bias.factor(seconds(pair.unstreamed_at, now));
-            view.whole_base = whole.expected * bias;
-            let bound = calibrated(pair.unstreamed.factor());
-            let hopeful = whole.hopeful * bias.min(1.0) * bound;
-            outlook.e2e = Forecast { central: central * bias, bound: view.whole_base * bound, hopeful };
-            return;
-        }
-        view.whole_base = whole.expected;
-        outlook.e2e = if self.tuning.end_to_end_calibration {
-            Forecast { central, ..whole.bounded(calibrated(pair.e2e.factor())) }
-        } else {
-            let sum = |ttft: f64, itl: f64| ttft + upper * itl;
-            let bound = sum(outlook.ttft.bound, outlook.itl.bound);
-            Forecast { central, bound, hopeful: sum(outlook.ttft.hopeful, outlook.itl.hopeful) }
-        };
-    }
-}
-
-/// A prediction with and without recent bad news.
-#[derive(Debug, Clone, Copy)]
-struct Spread {
-    expected: f64,
-    hopeful: f64,
 }
 
 impl Spread {

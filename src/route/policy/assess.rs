@@ -15,7 +15,9 @@ pub(super) struct Promise {
     pub(super) itl: f64,
     pub(super) e2e: f64,
     /// What has passed already.
-    pub(super) waited: f64,
+    waited: f64,
+    /// One over each; 0 where nothing was promised. A decision multiplies often.
+    inverse: (f64, f64, f64),
 }
 
 impl Promise {
@@ -26,19 +28,16 @@ impl Promise {
         };
         let streamed = |objective: Option<Objective>| threshold(objective.filter(|_| request.stream));
         let objectives = &request.objectives;
-        Self {
-            ttft: streamed(objectives.ttft),
-            itl: streamed(objectives.itl),
-            e2e: threshold(objectives.e2e),
-            waited: request.waited.as_secs_f64(),
-        }
+        let (ttft, itl, e2e) = (streamed(objectives.ttft), streamed(objectives.itl), threshold(objectives.e2e));
+        let inverse = (1.0 / ttft, 1.0 / itl, 1.0 / e2e);
+        Self { ttft, itl, e2e, waited: request.waited.as_secs_f64(), inverse }
     }
 
     /// The largest ratio of a latency, `times` as long, to what was promised.
     fn pressure(&self, ttft: f64, itl: f64, e2e: f64, times: f64) -> f64 {
-        let first = (self.waited + ttft * times) / self.ttft;
-        let whole = (self.waited + e2e * times) / self.e2e;
-        first.max(itl * times / self.itl).max(whole)
+        let first = (self.waited + ttft * times) * self.inverse.0;
+        let whole = (self.waited + e2e * times) * self.inverse.2;
+        first.max(itl * times * self.inverse.1).max(whole)
     }
 }
 

@@ -1,0 +1,99 @@
+//! A warm decision allocates nothing: asking the models, choosing, and naming the prompt's blocks.
+//!
+//! One test alone in its process, since the allocator counts what every thread does.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::alloc::System;
+use std::time::Duration;
+
+use headway::clock::{Clock, ManualClock};
+use headway::measure::objective::{Latency, Objective, Objectives};
+use headway::route::admission::OnOverload;
+use headway::route::decision::{Decision, Reason};
+use headway::route::model::{Asking, BackendModel, How, RouteModel};
+use headway::route::policy::{PolicyKind, PolicyState};
+use headway::route::prefix::{BlockHasher, Prefix};
+use headway::route::snapshot::{BackendIndex, Candidate, FleetSnapshot, RequestFacts, RouteSlot};
+use headway::route::tuning::Tuning;
+use headway::units::Quantile;
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+fn facts() -> RequestFacts {
+    let threshold = Duration::from_millis(300);
+    let ttft = Some(Objective { latency: Latency::TimeToFirstToken, quantile: Quantile::P95, threshold });
+    let objectives = Objectives { ttft, ..Objectives::default() };
+    RequestFacts { input_tokens: 2_000, stream: true, objectives, ..RequestFacts::default() }
+}
+
+/// How often something allocates, at best: the test's own machinery may allocate meanwhile.
+fn allocations(mut act: impl FnMut()) -> usize {
+    let once = |_| {
+        let region = Region::new(ALLOCATOR);
+        act();
+        region.change().allocations
+    };
+    (0..20).map(once).min().unwrap()
+}
+
+#[test]
+fn a_warm_decision_allocates_nothing() {
+    let now = ManualClock::new().now();
+    let (tuning, route, facts) = (Tuning::default(), RouteModel::default(), facts());
+    let text = "All work and no play makes a dull prompt. ".repeat(400);
+    let mut blocks = Vec::new();
+    let name = |blocks: &mut Vec<u64>| {
+        blocks.clear();
+        BlockHasher::new(1, "m").write(text.as_bytes(), blocks);
+    };
+    name(&mut blocks);
+    let mut models: Vec<_> = (0..8).map(|_| BackendModel::new(tuning, now)).collect();
+    let mut candidates = Vec::new();
+    let mut decision = Decision::default();
+    let mut state = PolicyState::seeded(1);
+    let mut decide = |models: &[BackendModel], blocks: &[u64], kind: PolicyKind| {
+        let prefix = Prefix { blocks, block_tokens: 512.0 };
+        let asking = Asking { facts: &facts, route: RouteSlot(0), prefix, output: route.output(None) };
+        candidates.clear();
+        candidates.extend(models.iter().enumerate().map(|(index, model)| Candidate {
+            backend: BackendIndex(index),
+            weight: 1,
+            in_flight: model.load().in_flight(),
+            max_in_flight: None,
+            price: None,
+            outlook: model.outlook(&asking, now),
+        }));
+        let on_overload = OnOverload::Sacrifice;
+        let fleet = FleetSnapshot { candidates: &candidates, route: &route, on_overload, tuning: &tuning };
+        kind.rule().choose(&facts, &fleet, &mut state, &mut decision);
+        decision.chosen.unwrap().0.0
+    };
+    for kind in PolicyKind::ALL {
+        decide(&models, &blocks, kind);
+    }
+    for kind in PolicyKind::ALL {
+        assert_eq!(allocations(|| _ = decide(&models, &blocks, kind)), 0, "{kind:?}");
+    }
+    assert_eq!(allocations(|| name(&mut blocks)), 0, "naming blocks");
+
+    // Books and predictors too, once queues and trackers have their room.
+    let mut serve = |models: &mut [BackendModel]| {
+        let place = decide(models, &blocks, PolicyKind::CheapestWithinSlo);
+        let prefix = Prefix { blocks: &blocks, block_tokens: 512.0 };
+        let asking = Asking { facts: &facts, route: RouteSlot(0), prefix, output: route.output(None) };
+        let model = &mut models[place];
+        let mut ticket = model.dispatched(&asking, Reason::CheapestWithinSlo, now);
+        model.first_token(&mut ticket, now + Duration::from_millis(100));
+        model.tokens(&mut ticket, 16, Duration::from_millis(20), now + Duration::from_millis(420));
+        let completed = How::Completed { output_tokens: Some(17), mean_gap: None, paced_by_client: false };
+        model.ended(ticket, completed, now + Duration::from_millis(440));
+    };
+    (0..1_000).for_each(|_| serve(&mut models));
+    assert_eq!(allocations(|| serve(&mut models)), 0, "a whole request");
+
+    // The check can fail.
+    assert_eq!(allocations(|| drop(vec![0_u8; 64])), 1);
+}
