@@ -17,13 +17,14 @@ use std::time::{Duration, SystemTime};
 use headway::admin::{self, ReloadOutcome, Services};
 use headway::clock::{Clock, SystemClock};
 use headway::config::settings::{
-    Admin, Backend, BackendTls, BackendUrl, ClientSlo, Commit, Credential, Features, Health, Limits, Retry, Route,
-    RouteMatch, Settings, Shutdown, Telemetry as TelemetrySettings, Timeouts,
+    Admin, Backend, BackendTls, BackendUrl, ClientSlo, Commit, Credential, Features, Health, Limits, PrefixAffinity,
+    Retry, Route, RouteMatch, Settings, Shutdown, Telemetry as TelemetrySettings, Timeouts,
 };
 use headway::fleet::Fleet;
 use headway::measure::exchange::{Attempt, ExchangeRecord, Latencies, Phases};
 use headway::measure::objective::{Latency, Objective, Objectives, Verdicts};
 use headway::measure::outcome::{Blame, Outcome};
+use headway::route::admission::OnOverload;
 use headway::route::policy::PolicyKind;
 use headway::telemetry::Telemetry;
 use headway::units::Quantile;
@@ -64,6 +65,7 @@ fn settings(token: Option<&str>, open_metrics: bool) -> Settings {
         features: Features::default(),
         credential: Credential::ApiKey(CANARY_KEY.into()),
         health: Health::default(),
+        metrics: None,
     };
     let route = Route {
         name: "chat".into(),
@@ -73,6 +75,10 @@ fn settings(token: Option<&str>, open_metrics: bool) -> Settings {
         window: Duration::from_secs(300),
         budget_period: Duration::from_secs(86_400),
         policy: PolicyKind::default(),
+        shadow_policy: None,
+        priority: 0,
+        on_overload: OnOverload::default(),
+        prefix_affinity: PrefixAffinity::default(),
         timeouts: Timeouts::default(),
         retry: Retry::default(),
         commit: Commit::default(),
@@ -87,6 +93,8 @@ fn settings(token: Option<&str>, open_metrics: bool) -> Settings {
         trusted_proxies: Vec::new(),
         admin: Admin { address: ([127, 0, 0, 1], 0).into(), token: token.map(Into::into), open_metrics },
         telemetry: TelemetrySettings::default(),
+        state: None,
+        baselines: None,
         backends: vec![Arc::new(backend)],
         routes: vec![Arc::new(route)],
     }

@@ -38,6 +38,11 @@ routes:
     client_slo: tighten
   - name: rest
     backends: [cheap]
+    shadow_policy: power_of_two
+    priority: 10
+    on_overload: { queue: { depth: 64, wait: 2s } }
+    prefix_affinity: auto
+state: { path: state.json, interval: 30s }
 ";
 
 struct Fake;
@@ -106,7 +111,15 @@ const MISTAKES: &[Mistake] = &[
     mistake("    slo: {", "    ttft_slo: 500ms\n    slo: {", (26, 5), "routes[0].ttft_slo", "unknown field", None),
     mistake("policy:", "polciy:", (27, 5), "routes[0].polciy", "unknown field", Some("policy")),
     mistake("client_slo:", "client_slos:", (29, 5), "routes[0].client_slos", "unknown field", Some("client_slo")),
-    mistake("    policy:", "    shadow_policy: power_of_two\n    policy:", (27, 5), "routes[0].shadow_policy", "not built yet", None),
+    mistake("    policy:", "    hedge: { after: p95 }\n    policy:", (27, 5), "routes[0].hedge", "not built yet", None),
+    mistake("shadow_policy:", "shadow:", (32, 5), "routes[1].shadow", "unknown field", Some("shadow_policy")),
+    mistake("on_overload:", "on_overlaod:", (34, 5), "routes[1].on_overlaod", "unknown field", Some("on_overload")),
+    mistake("queue:", "que:", (34, 20), "routes[1].on_overload.que", "unknown field", Some("queue")),
+    mistake("depth:", "dept:", (34, 29), "routes[1].on_overload.queue.dept", "unknown field", Some("depth")),
+    mistake("prefix_affinity:", "prefix_afinity:", (35, 5), "routes[1].prefix_afinity", "unknown field", Some("prefix_affinity")),
+    mistake("state:", "stat:", (36, 1), "stat", "unknown field", Some("state")),
+    mistake("path: state.json, ", "", (36, 8), "state.path", "`path` is missing", None),
+    mistake("    url: http://10", "    metrics: { pth: /v1/metrics }\n    url: http://10", (13, 16), "backends[0].metrics.pth", "unknown field", Some("path")),
     mistake("threads: auto", "cluster: { redis: {} }", (4, 1), "cluster", "not built yet", None),
     // Values.
     mistake("127.0.0.1:8080", ":8080", (2, 14), "listeners[0].address", "not an address", Some("0.0.0.0:8080")),
@@ -133,6 +146,16 @@ const MISTAKES: &[Mistake] = &[
     mistake("cheapest_within_slo", "cheapest_in_slo", (27, 13), "routes[0].policy", "not a choice", Some("cheapest_within_slo")),
     mistake("cheapest_within_slo", "least_inflight", (27, 13), "routes[0].policy", "not a choice", Some("least_in_flight")),
     mistake("first_token\n", "first_tokens\n", (28, 13), "routes[0].commit", "not a choice", Some("first_token")),
+    mistake("power_of_two", "power_of_tow", (32, 20), "routes[1].shadow_policy", "not a choice", Some("power_of_two")),
+    mistake("priority: 10", "priority: -1", (33, 15), "routes[1].priority", "not a whole number from 0 to 1000", None),
+    mistake("{ queue: { depth: 64, wait: 2s } }", "shedd", (34, 18), "routes[1].on_overload", "not a choice", Some("shed")),
+    mistake("{ queue: { depth: 64, wait: 2s } }", "{ shed: true }", (34, 20), "routes[1].on_overload.shed", "unknown field", None),
+    mistake("depth: 64", "depth: 100000", (34, 36), "routes[1].on_overload.queue.depth", "outside 1 to 65536", None),
+    mistake("wait: 2s", "wait: 2", (34, 46), "routes[1].on_overload.queue.wait", "has no unit", None),
+    mistake("prefix_affinity: auto", "prefix_affinity: on", (35, 22), "routes[1].prefix_affinity", "not a choice", None),
+    mistake("interval: 30s", "interval: 0s", (36, 38), "state.interval", "zero makes no sense", None),
+    mistake("    url: http://10", "    metrics: { path: /v1/metrics, interval: 5s }\n    url: http://10", (13, 45), "backends[0].metrics.interval", "longer than 4s", None),
+    mistake("    url: http://10", "    metrics: { path: http://a/metrics }\n    url: http://10", (13, 22), "backends[0].metrics.path", "not a URL path", None),
     mistake("${ADMIN}", "${ADMINN}", (7, 10), "admin.token", "`ADMINN` is not set", None),
     mistake("policy: cheapest_within_slo", "policy:", (27, 5), "routes[0].policy", "has no value", None),
     // What no single value can tell.
@@ -150,6 +173,8 @@ const MISTAKES: &[Mistake] = &[
     mistake("127.0.0.1:9090", "127.0.0.1:8080", (6, 12), "admin.address", "taken by a data listener", None),
     mistake("limits:", "  - address: 127.0.0.1:8080\nlimits:", (3, 14), "listeners[1].address", "already taken", None),
     mistake("body: 32MiB", "body: 32MiB, memory: 1MiB", (3, 32), "limits.memory", "smaller than one `body`", None),
+    mistake("state: {", "baselines: state.json\nstate: {", (37, 16), "state.path", "written over `baselines`", None),
+    mistake("path: state.json, interval: 30s", "path: a.log }\ntelemetry: { access_log: { path: a.log }, log: { level: info }", (36, 16), "state.path", "written over the access log", None),
     mistake("{ file: key }", "{ file: nowhere }", (17, 22), "backends[0].api_key.file", "does not exist", None),
     mistake("{ file: key }", "{ file: empty }", (17, 22), "backends[0].api_key.file", "empty", None),
     mistake("{ file: key }\n", "{ file: key }\n    forward_authorization: true\n", (18, 28), "backends[0].forward_authorization", "not both", None),
@@ -204,7 +229,7 @@ fn one_run_finds_them_all() {
         .replace("connect: 2s", "connect: 2")
         .replace("first_token\n", "first_tokens\n")
         .replace("backends: [cheap]", "backends: [chaep]")
-        .replace("policy:", "polciy:");
+        .replace("    policy:", "    polciy:");
     assert_eq!(found(&all).iter().filter(|one| one.is_error()).count(), 5);
 }
 
@@ -219,7 +244,7 @@ headway.yaml:26:5: unknown field \"ttft_slo\", did you mean \"slo\"?
       |     ^^^^^^^^
    27 |     slos: { ttft: { p95: 300ms }, itl: { p95: 40ms }, window: 5m }
   field: routes[0].ttft_slo
-  hint: fields here: `name`, `match`, `backends`, `slo`, `policy`, `timeouts`, `retry`, `commit`, `expose`, `client_slo`, `client_slo_floor`
+  hint: fields here: `name`, `match`, `backends`, `slo`, `policy`, `shadow_policy`, `priority`, `on_overload`, `prefix_affinity`, `timeouts`, `retry`, `commit`, `expose`, `client_slo`, `client_slo_floor`
 
 headway.yaml:27:5: unknown field \"slos\", did you mean \"slo\"?
    26 |     ttft_slo: 500ms
@@ -227,7 +252,7 @@ headway.yaml:27:5: unknown field \"slos\", did you mean \"slo\"?
       |     ^^^^
    28 |     policy: cheapest_within_slo
   field: routes[0].slos
-  hint: fields here: `name`, `match`, `backends`, `slo`, `policy`, `timeouts`, `retry`, `commit`, `expose`, `client_slo`, `client_slo_floor`
+  hint: fields here: `name`, `match`, `backends`, `slo`, `policy`, `shadow_policy`, `priority`, `on_overload`, `prefix_affinity`, `timeouts`, `retry`, `commit`, `expose`, `client_slo`, `client_slo_floor`
 ";
     assert_eq!(shown.join("\n"), expected);
 }
@@ -246,6 +271,7 @@ fn what_works_but_should_not_be_done_is_a_warning() {
     warns("{ file: key }", "{ file: loose }", "mode 0644");
     warns("  - name: chat", "  - { name: all, backends: [fast] }\n  - name: chat", "`chat` is never reached");
     warns("[fast, { name: cheap, weight: 2 }]", "[cheap]", "no route uses the backend `fast`");
+    warns("power_of_two", "cheapest_within_slo", "in its own shadow");
 }
 
 #[test]
@@ -369,4 +395,24 @@ fn files_of_other_editors_are_read() {
     assert_eq!(found(&format!("---\n{GOOD}...\n")), []);
     let shared = GOOD.replace("price: {", "price: &price {").replace("    forward_", "    price: *price\n    forward_");
     assert_eq!(found(&shared), []);
+}
+
+#[test]
+fn what_becomes_of_requests_that_are_too_many_is_written_in_three_ways() {
+    use headway::route::admission::OnOverload::{self, Queue, Sacrifice, Shed};
+
+    #[track_caller]
+    fn check(written: &str, expected: OnOverload) {
+        let text = GOOD.replace("    on_overload: { queue: { depth: 64, wait: 2s } }\n", written);
+        let loaded = parse("headway.yaml", &text, &Fake).unwrap_or_else(|report| panic!("{report}"));
+        assert_eq!(loaded.settings.routes.last().map(|route| route.on_overload), Some(expected), "{written}");
+    }
+    let queue = |depth, millis| Queue { depth, wait: std::time::Duration::from_millis(millis) };
+    check("", Shed);
+    check("    on_overload: shed\n", Shed);
+    check("    on_overload: sacrifice\n", Sacrifice);
+    check("    on_overload: queue\n", queue(64, 2_000));
+    check("    on_overload: { queue: {} }\n", queue(64, 2_000));
+    check("    on_overload: { queue: { depth: 3 } }\n", queue(3, 2_000));
+    check("    on_overload:\n      queue: { wait: 500ms }\n", queue(64, 500));
 }

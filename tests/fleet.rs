@@ -17,6 +17,7 @@ use headway::config::settings::*;
 use headway::fleet::{BackendState, Fleet, Needs, NoCandidate, Request, probes};
 use headway::measure::objective::Objectives;
 use headway::measure::outcome::Blame;
+use headway::route::admission::OnOverload;
 use headway::route::policy::PolicyKind;
 use headway::route::snapshot::{BackendIndex, RequestFacts};
 use pingora_core::connectors::http::Connector;
@@ -119,6 +120,7 @@ fn backend(name: &str, host: &str, port: u16) -> Backend {
         features: Features::default(),
         credential: Credential::None,
         health: Health { path: None, interval: Duration::from_millis(10) },
+        metrics: None,
     }
 }
 
@@ -135,6 +137,10 @@ fn settings(backends: Vec<Backend>) -> Arc<Settings> {
         window: SECOND * 300,
         budget_period: SECOND * 86_400,
         policy: PolicyKind::LeastInFlight,
+        shadow_policy: None,
+        priority: 0,
+        on_overload: OnOverload::default(),
+        prefix_affinity: PrefixAffinity::default(),
         timeouts: Timeouts::default(),
         retry: Retry::default(),
         commit: Commit::default(),
@@ -149,6 +155,8 @@ fn settings(backends: Vec<Backend>) -> Arc<Settings> {
         trusted_proxies: Vec::new(),
         admin: Admin { address: ([127, 0, 0, 1], 0).into(), token: None, open_metrics: true },
         telemetry: Telemetry::default(),
+        state: None,
+        baselines: None,
         backends: backends.into_iter().map(Arc::new).collect(),
         routes: vec![Arc::new(route)],
     })

@@ -8,6 +8,8 @@ use super::settings::{
     AccessLog, Admin, Backend, BackendUrl, ClientSlo, Commit, Credential, Features, Level, Limits, Listener, Retry,
     Route, Settings, Telemetry, Timeouts,
 };
+use crate::route::admission::OnOverload;
+use crate::route::policy::PolicyKind;
 use crate::route::price::Price;
 use crate::units::{format_duration, format_size};
 
@@ -28,6 +30,11 @@ pub fn dump(settings: &Settings) -> Value {
         "threads": settings.threads,
         "admin": admin(&settings.admin),
         "telemetry": telemetry(&settings.telemetry),
+        "state": settings.state.as_ref().map(|state| json!({
+            "path": state.path,
+            "interval": duration(state.interval),
+        })),
+        "baselines": settings.baselines,
         "backends": settings.backends.iter().map(|backend| self::backend(backend)).collect::<Vec<_>>(),
         "routes": settings.routes.iter().map(|route| self::route(route, settings)).collect::<Vec<_>>(),
     }))
@@ -112,6 +119,10 @@ fn backend(backend: &Backend) -> Value {
         "api_key": api_key,
         "forward_authorization": matches!(backend.credential, Credential::ForwardClient),
         "health": { "path": backend.health.path.as_deref(), "interval": duration(backend.health.interval) },
+        "metrics": backend.metrics.as_ref().map(|metrics| json!({
+            "path": &*metrics.path,
+            "interval": duration(metrics.interval),
+        })),
     })
 }
 
@@ -152,6 +163,10 @@ fn route(route: &Route, settings: &Settings) -> Value {
         "backends": route.backends.iter().map(backend).collect::<Vec<_>>(),
         "slo": slo(route),
         "policy": route.policy.as_str(),
+        "shadow_policy": route.shadow_policy.map(PolicyKind::as_str),
+        "priority": route.priority,
+        "on_overload": on_overload(route.on_overload),
+        "prefix_affinity": route.prefix_affinity.as_str(),
         "timeouts": timeouts(&route.timeouts),
         "retry": retry(&route.retry),
         "commit": match route.commit {
@@ -170,6 +185,13 @@ fn route(route: &Route, settings: &Settings) -> Value {
             }
         },
     })
+}
+
+fn on_overload(on_overload: OnOverload) -> Value {
+    match on_overload {
+        OnOverload::Queue { depth, wait } => json!({ "queue": { "depth": depth, "wait": duration(wait) } }),
+        OnOverload::Shed | OnOverload::Sacrifice => on_overload.as_str().into(),
+    }
 }
 
 fn slo(route: &Route) -> Value {

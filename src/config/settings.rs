@@ -9,7 +9,7 @@ use secrecy::SecretString;
 
 use super::network::Network;
 use crate::measure::objective::Objectives;
-use crate::route::{policy::PolicyKind, price::Price};
+use crate::route::{admission::OnOverload, policy::PolicyKind, price::Price};
 
 /// Everything a running headway does, as one value that is swapped whole.
 #[derive(Debug, Clone)]
@@ -28,6 +28,10 @@ pub struct Settings {
     pub admin: Admin,
     /// Logs.
     pub telemetry: Telemetry,
+    /// Where what was learned is kept across restarts; `None` forgets it.
+    pub state: Option<StateFile>,
+    /// Measurements that backends start from; `None` starts from neutral guesses.
+    pub baselines: Option<PathBuf>,
     /// The model servers, names unique.
     pub backends: Vec<Arc<Backend>>,
     /// The routes, in order; the first that matches serves.
@@ -136,6 +140,20 @@ pub enum AccessLog {
     File(PathBuf),
 }
 
+/// The file that keeps what was learned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// How often it is written, besides at the end.
+    pub interval: Duration,
+}
+
+impl StateFile {
+    /// How often it is written unless the configuration says otherwise.
+    pub const INTERVAL: Duration = Duration::from_secs(30);
+}
+
 /// Level of headway's own log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Level {
@@ -181,6 +199,8 @@ pub struct Backend {
     pub credential: Credential,
     /// How its health is asked.
     pub health: Health,
+    /// Where the engine tells how busy it is; `None` does not ask.
+    pub metrics: Option<EngineMetrics>,
 }
 
 /// A backend's address.
@@ -285,6 +305,22 @@ impl Default for Health {
     fn default() -> Self {
         Self { path: None, interval: Duration::from_secs(2) }
     }
+}
+
+/// Where and how often an engine is asked how busy it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineMetrics {
+    /// Path of its Prometheus page.
+    pub path: Arc<str>,
+    /// Time between two questions.
+    pub interval: Duration,
+}
+
+impl EngineMetrics {
+    /// Time between two questions unless the configuration says otherwise.
+    pub const INTERVAL: Duration = Duration::from_secs(1);
+    /// The longest that makes sense: the router believes two reports in a row, and none that is older than five seconds.
+    pub const SLOWEST: Duration = Duration::from_secs(4);
 }
 
 /// Named timers.
@@ -394,6 +430,14 @@ pub struct Route {
     pub budget_period: Duration,
     /// How it chooses.
     pub policy: PolicyKind,
+    /// What else chooses beside it, for comparison, and is not obeyed.
+    pub shadow_policy: Option<PolicyKind>,
+    /// Among requests that wait, those of a route with a higher priority go first.
+    pub priority: i32,
+    /// What becomes of requests that the promise cannot be kept for.
+    pub on_overload: OnOverload,
+    /// Whether prompts go where their beginning was seen before.
+    pub prefix_affinity: PrefixAffinity,
     /// Timers, where the route sets its own.
     pub timeouts: Timeouts,
     /// When a second backend is tried.
@@ -415,6 +459,27 @@ pub struct RouteMatch {
     pub paths: Vec<Arc<str>>,
     /// Header fields (lower-case names) and their values.
     pub headers: Vec<(Arc<str>, Arc<str>)>,
+}
+
+/// Whether prompts go where their beginning was seen before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PrefixAffinity {
+    /// As far as that makes them faster or cheaper.
+    #[default]
+    Auto,
+    /// What backends may have cached is not looked at.
+    Off,
+}
+
+impl PrefixAffinity {
+    /// The name in the configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Off => "off",
+        }
+    }
 }
 
 /// When the response head goes to the client.

@@ -6,7 +6,7 @@ use pingora_core::ErrorType;
 use pingora_core::protocols::http::server::Session;
 
 /// Most bytes that a client may send too early, before it is taken for one that left.
-const TOO_EARLY: usize = 4 * 1024;
+pub(super) const TOO_EARLY: usize = 4 * 1024;
 
 /// How long, and how much, the rest of a refused body is read.
 const LINGER: Duration = Duration::from_secs(1);

@@ -10,7 +10,8 @@ use pingora_http::ResponseHeader;
 
 use super::Proxy;
 use super::exchange::Exchange;
-use super::forward::{Forwarded, Terms, forward};
+use super::flow::{Forwarded, Terms};
+use super::forward::forward;
 use super::headers;
 use super::inference::{Downstream, turn_away};
 use super::refuse::{Refusal, shown};
@@ -28,7 +29,7 @@ pub(super) async fn deliver(
     proxy: &Arc<Proxy>,
     session: &mut Session,
     mut exchange: Exchange,
-    mut won: Won,
+    won: Won,
     route: &Route,
     settings: &Settings,
     total_deadline: Instant,
@@ -43,20 +44,19 @@ pub(super) async fn deliver(
     }
     exchange.note(|record| record.status = status);
     let writing = tokio::time::timeout(settings.limits.write_idle, session.write_response_header(head));
-    let mut forwarded = match writing.await {
+    let (mut forwarded, won) = match writing.await {
         Ok(Ok(())) => {
             let terms = Terms {
-                clock: &*proxy.clock,
+                clock: Arc::clone(&proxy.clock),
                 timeouts: route.timeouts,
-                first_token_deadline: won.first_token_deadline,
                 total_deadline,
                 write_idle: settings.limits.write_idle,
                 cut: proxy.lifecycle.cutting(),
             };
-            forward(session, &mut won.answer, &mut won.in_flight, &terms).await
+            forward(session, won, terms).await
         }
-        Ok(Err(_)) => Forwarded::nothing(Outcome::ClientCancelled),
-        Err(_) => Forwarded::nothing(Outcome::ClientStalled),
+        Ok(Err(_)) => (Forwarded::nothing(Outcome::ClientCancelled), won),
+        Err(_) => (Forwarded::nothing(Outcome::ClientStalled), won),
     };
     // The last bytes, too, wait for a client that does not read, but no longer than any others.
     let ending = end_downstream(session, &forwarded, shown(route, &won.backend));

@@ -227,6 +227,7 @@ mod tests {
             features: Features::default(),
             credential,
             health: Health::default(),
+            metrics: None,
         }
     }
 

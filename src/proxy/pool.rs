@@ -1,17 +1,16 @@
 //! Idle plain connections to backends, kept for the next request.
 //!
-//! pingora's own pool serves TLS and HTTP/2. Plain HTTP/1.1, which model servers mostly speak, has this one, because
-//! pingora's stream zeroes a 64 KiB buffer for each connection: measured per stream, that buffer was most of the proxy's
-//! memory.
+//! pingora's own pool serves TLS and HTTP/2. Plain HTTP/1.1, which model servers mostly speak, is our own from the socket
+//! up (`docs/decisions/0010-own-plain-connections.md`), and has this one.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use pingora_core::protocols::Stream;
+use tokio::net::TcpStream;
 
-use super::stream::Plain;
+use super::h1::is_quiet;
 use crate::fleet::endpoint::KEPT_IDLE;
 
 /// Most idle connections kept for one address.
@@ -25,17 +24,17 @@ pub(super) struct Pool {
 
 #[derive(Debug)]
 struct Idle {
-    stream: Box<Plain>,
+    stream: TcpStream,
     since: Instant,
 }
 
 impl Pool {
     /// The connection that was used last and is still good.
-    pub(super) fn take(&self, address: SocketAddr, now: Instant) -> Option<Box<Plain>> {
+    pub(super) fn take(&self, address: SocketAddr, now: Instant) -> Option<TcpStream> {
         let mut idle = self.lock();
         let queue = idle.get_mut(&address)?;
         while let Some(Idle { stream, since }) = queue.pop_back() {
-            if now.saturating_duration_since(since) < KEPT_IDLE && stream.is_quiet() {
+            if now.saturating_duration_since(since) < KEPT_IDLE && is_quiet(&stream) {
                 return Some(stream);
             }
         }
@@ -43,8 +42,7 @@ impl Pool {
     }
 
     /// Keeps a connection whose response is complete.
-    pub(super) fn put(&self, address: SocketAddr, stream: Stream, now: Instant) {
-        let Ok(stream) = stream.into_any().downcast::<Plain>() else { return };
+    pub(super) fn put(&self, address: SocketAddr, stream: TcpStream, now: Instant) {
         let mut idle = self.lock();
         let queue = idle.entry(address).or_default();
         if queue.len() >= MOST_PER_ADDRESS {
@@ -71,16 +69,16 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncWriteExt;
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::net::TcpListener;
 
     use super::*;
     use crate::clock::{Clock, ManualClock};
 
-    async fn pair() -> (Box<Plain>, TcpStream, SocketAddr) {
+    async fn pair() -> (TcpStream, TcpStream, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
-        (Box::new(Plain::new(near.unwrap())), far.unwrap().0, address)
+        (near.unwrap(), far.unwrap().0, address)
     }
 
     #[tokio::test]
@@ -106,7 +104,7 @@ mod tests {
                 drop(far);
             }
             // Readiness comes from the runtime's own poll.
-            while stream.is_quiet() {
+            while is_quiet(&stream) {
                 tokio::task::yield_now().await;
             }
             pool.put(address, stream, clock.now());

@@ -6,10 +6,10 @@
 
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -38,26 +38,38 @@ const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A plain TCP connection without read buffer.
 #[derive(Debug)]
 pub(super) struct Plain {
-    tcp: TcpStream,
+    /// Empty while the socket is lent; whoever reads or writes here meanwhile is told that it is not connected.
+    tcp: Mutex<Option<TcpStream>>,
+    fd: RawFd,
     gathered: Vec<u8>,
     digest: Arc<SocketDigest>,
 }
 
 impl Plain {
     pub(super) fn new(tcp: TcpStream) -> Self {
-        let digest = Arc::new(SocketDigest::from_raw_fd(tcp.as_raw_fd()));
-        Self { tcp, gathered: Vec::new(), digest }
+        let fd = tcp.as_raw_fd();
+        let digest = Arc::new(SocketDigest::from_raw_fd(fd));
+        Self { tcp: Mutex::new(Some(tcp)), fd, gathered: Vec::new(), digest }
     }
 
-    /// Whether an idle connection is still good: open, and nothing said out of turn.
-    pub(super) fn is_quiet(&self) -> bool {
-        let mut byte = [0];
-        matches!(self.tcp.try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    fn tcp(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+        present(&mut self.tcp)
+    }
+
+    fn lend(&self) -> Option<TcpStream> {
+        if !self.gathered.is_empty() {
+            return None;
+        }
+        self.tcp.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn give_back(&self, tcp: TcpStream) {
+        *self.tcp.lock().unwrap_or_else(PoisonError::into_inner) = Some(tcp);
     }
 
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.gathered.is_empty() {
-            let written = ready!(Pin::new(&mut self.tcp).poll_write(cx, &self.gathered))?;
+            let written = ready!(present(&mut self.tcp)?.poll_write(cx, &self.gathered))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -71,9 +83,15 @@ impl Plain {
     }
 }
 
+/// The socket, unless it is lent; exclusive access takes no lock.
+fn present(tcp: &mut Mutex<Option<TcpStream>>) -> io::Result<Pin<&mut TcpStream>> {
+    let tcp = tcp.get_mut().unwrap_or_else(PoisonError::into_inner);
+    tcp.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+}
+
 impl AsyncRead for Plain {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_read(cx, buf)
+        self.get_mut().tcp()?.poll_read(cx, buf)
     }
 }
 
@@ -82,7 +100,7 @@ impl AsyncWrite for Plain {
         let this = self.get_mut();
         if this.gathered.len() + buf.len() > GATHERED {
             ready!(this.poll_drain(cx))?;
-            return Pin::new(&mut this.tcp).poll_write(cx, buf);
+            return this.tcp()?.poll_write(cx, buf);
         }
         this.gathered.extend_from_slice(buf);
         Poll::Ready(Ok(buf.len()))
@@ -95,7 +113,7 @@ impl AsyncWrite for Plain {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_drain(cx))?;
-        Pin::new(&mut this.tcp).poll_write_vectored(cx, bufs)
+        this.tcp()?.poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -109,7 +127,7 @@ impl AsyncWrite for Plain {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_drain(cx))?;
-        Pin::new(&mut this.tcp).poll_shutdown(cx)
+        this.tcp()?.poll_shutdown(cx)
     }
 }
 
@@ -117,13 +135,15 @@ impl AsyncWrite for Plain {
 impl Shutdown for Plain {
     async fn shutdown(&mut self) {
         // A peer that is gone already is no news.
-        let _ = tokio::io::AsyncWriteExt::shutdown(&mut self.tcp).await;
+        if let Ok(mut tcp) = self.tcp() {
+            let _ = tokio::io::AsyncWriteExt::shutdown(&mut *tcp).await;
+        }
     }
 }
 
 impl UniqueID for Plain {
     fn id(&self) -> UniqueIDType {
-        self.tcp.as_raw_fd()
+        self.fd
     }
 }
 
@@ -152,7 +172,7 @@ impl Peek for Plain {
     /// Looks for HTTP/2's preface, which may arrive in pieces: waits while what is there could still become it.
     async fn try_peek(&mut self, buf: &mut [u8]) -> io::Result<bool> {
         loop {
-            let there = self.tcp.peek(buf).await?;
+            let there = self.tcp()?.peek(buf).await?;
             let so_far = buf.get(..there).unwrap_or_default();
             if there == 0 || there == buf.len() || !H2_PREFACE.starts_with(so_far) {
                 return Ok(there > 0);
@@ -220,6 +240,21 @@ pub(super) fn await_next_head(stream: &Stream) {
         Some(Either::Plain(plain)) => plain.await_next_head(),
         Some(Either::Tls(tls)) => tls.await_next_head(),
         None => {}
+    }
+}
+
+/// Takes the socket out of a client's plain connection, for a task that serves it alone for a while.
+pub(super) fn lend(stream: &Stream) -> Option<TcpStream> {
+    match concrete(stream)? {
+        Either::Plain(plain) => plain.inner.lend(),
+        Either::Tls(_) => None,
+    }
+}
+
+/// Puts a lent socket back.
+pub(super) fn give_back(stream: &Stream, tcp: TcpStream) {
+    if let Some(Either::Plain(plain)) = concrete(stream) {
+        plain.inner.give_back(tcp);
     }
 }
 

@@ -1,19 +1,17 @@
 //! A connection to a backend, that goes back to the pool or is cancelled, whichever way its exchange ends.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use pingora_core::connectors::http::Connector;
 use pingora_core::protocols::http::client::HttpSession;
-use pingora_core::protocols::http::v1::client::HttpSession as SessionV1;
-use pingora_core::protocols::l4::ext::set_tcp_keepalive;
-use pingora_core::{Error, ErrorType, OrErr, Result};
+use pingora_core::{Error, ErrorType, OrErr, Result, RetryType};
 use pingora_http::{RequestHeader, ResponseHeader};
-use tokio::net::TcpStream;
 
+use super::h1::{Connection, ReadError};
 use super::pool::Pool;
-use super::stream::Plain;
 use crate::clock::Clock;
 use crate::fleet::Endpoint;
 use crate::fleet::endpoint::KEPT_IDLE;
@@ -32,46 +30,36 @@ pub(super) struct Backends {
 
 impl Backends {
     /// A connection: a kept one unless it must be `fresh`; and whether it was a kept one.
-    async fn connect(&self, endpoint: &Endpoint, fresh: bool) -> Result<(HttpSession, bool)> {
+    async fn connect(&self, endpoint: &Endpoint, fresh: bool) -> Result<(Session, bool)> {
         if endpoint.is_plain_h1() {
             return self.connect_plain(endpoint, fresh).await;
         }
-        if fresh && !endpoint.is_h2() {
+        let alone;
+        let peer = if fresh && !endpoint.is_h2() {
             // A group of its own keeps the pool out of it; it is released into the common group all the same.
-            let mut alone = endpoint.peer().clone();
-            alone.group_key = u64::MAX;
-            return Box::pin(self.connector.get_http_session(&alone)).await;
-        }
+            let mut peer = endpoint.peer().clone();
+            peer.group_key = u64::MAX;
+            alone = peer;
+            &alone
+        } else {
+            endpoint.peer()
+        };
         // pingora's connecting takes kilobytes of state: not in the middle of every exchange's.
-        Box::pin(self.connector.get_http_session(endpoint.peer())).await
+        let (session, reused) = Box::pin(self.connector.get_http_session(peer)).await?;
+        Ok((Session::Pingora(Box::new(session)), reused))
     }
 
-    async fn connect_plain(&self, endpoint: &Endpoint, fresh: bool) -> Result<(HttpSession, bool)> {
+    async fn connect_plain(&self, endpoint: &Endpoint, fresh: bool) -> Result<(Session, bool)> {
         let kept = if fresh { None } else { self.pool.take(endpoint.address(), self.clock.now()) };
-        if let Some(stream) = kept {
-            return Ok((HttpSession::H1(SessionV1::new(stream)), true));
+        if let Some(tcp) = kept {
+            return Ok((Session::Plain(Connection::on(tcp)), true));
         }
-        let tcp = TcpStream::connect(endpoint.address()).await.or_err(ErrorType::ConnectError, "to a backend")?;
-        let _ = tcp.set_nodelay(true);
-        // A host that has vanished answers nothing: only probes tell it from a model that thinks.
-        if let Some(keepalive) = &endpoint.peer().options.tcp_keepalive {
-            let _ = set_tcp_keepalive(&tcp, keepalive);
-        }
-        Ok((HttpSession::H1(SessionV1::new(Box::new(Plain::new(tcp)))), false))
+        let opening = Connection::open(endpoint.address(), endpoint.peer().options.tcp_keepalive.as_ref());
+        Ok((Session::Plain(opening.await.or_err(ErrorType::ConnectError, "to a backend")?), false))
     }
 
     async fn release(&self, endpoint: &Endpoint, session: HttpSession) {
-        match session {
-            HttpSession::H1(mut session) if endpoint.is_plain_h1() => {
-                session.respect_keepalive();
-                if let Some(stream) = session.reuse().await {
-                    self.pool.put(endpoint.address(), stream, self.clock.now());
-                }
-            }
-            session => {
-                Box::pin(self.connector.release_http_session(session, endpoint.peer(), Some(KEPT_IDLE))).await;
-            }
-        }
+        Box::pin(self.connector.release_http_session(session, endpoint.peer(), Some(KEPT_IDLE))).await;
     }
 
     /// Closes connections that have been idle for too long, at `now`.
@@ -80,9 +68,17 @@ impl Backends {
     }
 }
 
+/// What speaks to the backend.
+enum Session {
+    /// Plain HTTP/1.1: our own.
+    Plain(Connection),
+    /// TLS or HTTP/2.
+    Pingora(Box<HttpSession>),
+}
+
 /// One request's use of a connection.
 pub(super) struct Upstream {
-    session: Option<HttpSession>,
+    session: Option<Session>,
     endpoint: Arc<Endpoint>,
     backends: Arc<Backends>,
     /// Whether the connection had served another request before.
@@ -96,26 +92,46 @@ impl Upstream {
         Ok(Self { session: Some(session), endpoint: Arc::clone(endpoint), backends: Arc::clone(backends), reused })
     }
 
-    fn session(&mut self) -> Result<&mut HttpSession> {
+    fn session(&mut self) -> Result<&mut Session> {
         self.session.as_mut().ok_or_else(|| Error::new_str("the connection was given back"))
+    }
+
+    /// The connection, where it is our own.
+    pub(super) fn plain(&mut self) -> Option<&mut Connection> {
+        match &mut self.session {
+            Some(Session::Plain(connection)) => Some(connection),
+            _ => None,
+        }
     }
 
     /// Sends the whole request.
     pub(super) async fn send(&mut self, head: Box<RequestHeader>, body: Bytes) -> Result<()> {
-        let session = self.session()?;
-        session.write_request_header(head).await?;
-        if !body.is_empty() {
-            session.write_request_body(body, true).await?;
+        match self.session()? {
+            Session::Plain(connection) => {
+                connection.send(&head, &body).await.or_err(ErrorType::WriteError, "to a backend")
+            }
+            Session::Pingora(session) => {
+                session.write_request_header(head).await?;
+                if !body.is_empty() {
+                    session.write_request_body(body, true).await?;
+                }
+                session.finish_request_body().await
+            }
         }
-        session.finish_request_body().await
     }
 
     /// Waits for the response's head.
     pub(super) async fn read_head(&mut self) -> Result<()> {
         let session = self.session()?;
         for _ in 0..INFORMATIONAL {
-            session.read_response_header().await?;
-            match session.response_header() {
+            let head = match &mut *session {
+                Session::Plain(connection) => Some(connection.read_head().await.map_err(broken)?),
+                Session::Pingora(session) => {
+                    session.read_response_header().await?;
+                    session.response_header()
+                }
+            };
+            match head {
                 Some(head) if head.status.is_informational() => {}
                 Some(_) => return Ok(()),
                 None => return Err(Error::new_up(ErrorType::InvalidHTTPHeader)),
@@ -126,36 +142,66 @@ impl Upstream {
 
     /// The response's head, once it was read.
     pub(super) fn head(&self) -> Option<&ResponseHeader> {
-        self.session.as_ref()?.response_header()
+        match self.session.as_ref()? {
+            Session::Plain(connection) => connection.head(),
+            Session::Pingora(session) => session.response_header(),
+        }
     }
 
     /// The next piece of the body; `None` at its end.
     pub(super) async fn read_body(&mut self) -> Result<Option<Bytes>> {
-        let session = self.session()?;
-        if session.response_done() {
-            return Ok(None);
+        match self.session()? {
+            Session::Plain(connection) => poll_fn(|cx| connection.poll_body(cx)).await.map_err(broken),
+            Session::Pingora(session) => {
+                if session.response_done() {
+                    return Ok(None);
+                }
+                session.read_response_body().await
+            }
         }
-        session.read_response_body().await
     }
 
     /// Gives the connection back, if it can serve again.
     pub(super) async fn release(mut self) {
-        let Some(mut session) = self.session.take() else { return };
-        if session.response_done() || matches!(session, HttpSession::H2(_)) {
-            self.backends.release(&self.endpoint, session).await;
+        match self.session.take() {
+            Some(Session::Plain(connection)) => {
+                if let Some(tcp) = connection.into_idle() {
+                    self.backends.pool.put(self.endpoint.address(), tcp, self.backends.clock.now());
+                }
+            }
+            Some(Session::Pingora(mut session)) => {
+                let reusable = session.response_done() || matches!(*session, HttpSession::H2(_));
+                if reusable {
+                    self.backends.release(&self.endpoint, *session).await;
+                }
+            }
+            None => {}
         }
     }
 }
 
+/// In pingora's words, and its box: only a connection that ended may have been dead before it was used.
+#[allow(clippy::unnecessary_box_returns, reason = "pingora's results hold boxed errors")]
+fn broken(error: ReadError) -> Box<Error> {
+    let kind = match error {
+        ReadError::Closed(_) => ErrorType::ConnectionClosed,
+        ReadError::Malformed(_) => ErrorType::InvalidHTTPHeader,
+    };
+    let retry = if kind == ErrorType::ConnectionClosed { RetryType::ReusedOnly } else { RetryType::Decided(false) };
+    let mut error = Error::because(kind, "while reading from a backend", error);
+    error.retry = retry;
+    error
+}
+
 impl Drop for Upstream {
     fn drop(&mut self) {
-        let Some(session) = self.session.take() else { return };
         // An h1 connection closes with its session, which is how the backend hears of the cancellation. An h2 stream
         // is reset the same way, but its connection carries others and has to go back to the pool.
-        if let HttpSession::H2(_) = session {
+        let Some(Session::Pingora(session)) = self.session.take() else { return };
+        if matches!(*session, HttpSession::H2(_)) {
             let (backends, endpoint) = (Arc::clone(&self.backends), Arc::clone(&self.endpoint));
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-                runtime.spawn(async move { backends.release(&endpoint, session).await });
+                runtime.spawn(async move { backends.release(&endpoint, *session).await });
             }
         }
     }

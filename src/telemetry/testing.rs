@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::config::settings::{
-    Admin, Backend, BackendTls, BackendUrl, ClientSlo, Commit, Credential, Features, Health, Limits, Retry, Route,
-    RouteMatch, Settings, Shutdown, Telemetry, Timeouts,
+    Admin, Backend, BackendTls, BackendUrl, ClientSlo, Commit, Credential, Features, Health, Limits, PrefixAffinity,
+    Retry, Route, RouteMatch, Settings, Shutdown, Telemetry, Timeouts,
 };
 use crate::measure::exchange::{Attempt, DecisionSummary, ExchangeRecord, Latencies, Phases};
 use crate::measure::objective::{Latency, Objective, Objectives, Verdicts};
 use crate::measure::outcome::{Blame, Outcome};
+use crate::route::admission::OnOverload;
 use crate::route::policy::PolicyKind;
 use crate::units::Quantile;
 use crate::wire::{Api, FinishReason, Usage};
@@ -33,6 +34,8 @@ pub(super) fn settings() -> Settings {
         trusted_proxies: Vec::new(),
         admin: Admin { address: ([127, 0, 0, 1], 0).into(), token: None, open_metrics: true },
         telemetry: Telemetry::default(),
+        state: None,
+        baselines: None,
         backends: vec![backend("fast"), backend("cheap")],
         routes: vec![route("chat", &[0, 1], promise()), route("batch", &[1], Objectives::default())],
     }
@@ -59,6 +62,7 @@ pub(super) fn backend(name: &str) -> Arc<Backend> {
         features: Features::default(),
         credential: Credential::None,
         health: Health::default(),
+        metrics: None,
     })
 }
 
@@ -71,6 +75,10 @@ pub(super) fn route(name: &str, backends: &[usize], objectives: Objectives) -> A
         window: Duration::from_secs(300),
         budget_period: Duration::from_secs(86_400),
         policy: PolicyKind::default(),
+        shadow_policy: None,
+        priority: 0,
+        on_overload: OnOverload::default(),
+        prefix_affinity: PrefixAffinity::default(),
         timeouts: Timeouts::default(),
         retry: Retry::default(),
         commit: Commit::default(),

@@ -2,6 +2,7 @@
 
 use super::shape::{Key, Kind, Shape};
 use crate::config::settings::RetryCause;
+use crate::route::admission::DEEPEST;
 use crate::route::policy::PolicyKind;
 
 /// Most of anything that is counted in a configuration.
@@ -24,11 +25,11 @@ pub(super) const ROOT: Shape = Shape::Map(&[
     ),
     Key::optional("admin", ADMIN, "The admin listener: metrics, probes, API."),
     Key::optional("telemetry", TELEMETRY, "Logs."),
+    Key::optional("state", STATE, "Keeps what was learned across restarts. Default: it is forgotten."),
+    Key::one("baselines", Kind::File, "Measurements that backends start from. Default: neutral guesses."),
     Key::optional("defaults", DEFAULTS, "What routes use unless they say otherwise."),
     Key::required("backends", Shape::List(&BACKEND), "The model servers."),
     Key::required("routes", Shape::List(&ROUTE), "The routes; the first that matches serves."),
-    Key::not_built("state"),
-    Key::not_built("baselines"),
     Key::not_built("keys"),
     Key::not_built("cors"),
     Key::not_built("cluster"),
@@ -91,6 +92,11 @@ const LOG: Shape = Shape::Map(&[Key::one(
     "Default: info.",
 )]);
 
+const STATE: Shape = Shape::Map(&[
+    Key::required("path", Shape::One(Kind::File), "The file; its folder must exist and be writable."),
+    Key::one("interval", Kind::Duration, "How often it is written, besides at the end. Default: 30s."),
+]);
+
 const DEFAULTS: Shape = Shape::Map(&[
     Key::optional("timeouts", TIMEOUTS, "Named timers."),
     Key::optional("retry", RETRY, "When a second backend is tried."),
@@ -142,7 +148,11 @@ const BACKEND: Shape = Shape::Map(&[
     Key::optional("api_key", SECRET, "Sent to it as a bearer token."),
     Key::one("forward_authorization", Kind::Switch, "Send it the client's own credential. Default: false."),
     Key::optional("health", HEALTH, "How its health is asked."),
-    Key::not_built("metrics"),
+    Key::optional(
+        "metrics",
+        METRICS,
+        "The engine's own view of its load, where others use it too. Default: not asked.",
+    ),
     Key::not_built("dcgm"),
     Key::not_built("gpus"),
 ]);
@@ -169,12 +179,34 @@ const HEALTH: Shape = Shape::Map(&[
     Key::one("interval", Kind::Duration, "Time between two questions. Default: 2s."),
 ]);
 
+const METRICS: Shape = Shape::Map(&[
+    Key::required("path", Shape::One(Kind::UrlPath), "Its Prometheus page: /v1/metrics of a NIM, /metrics of vLLM."),
+    Key::one("interval", Kind::Duration, "Time between two questions, at most 4s. Default: 1s."),
+]);
+
 const ROUTE: Shape = Shape::Map(&[
     Key::required("name", Shape::One(Kind::Name), "The name in metrics and logs."),
     Key::optional("match", MATCH, "Which requests it serves. Default: all."),
     Key::required("backends", Shape::List(&ROUTE_BACKEND), "The backends it may use, by name."),
     Key::optional("slo", SLO, "What it promises."),
     Key::one("policy", Kind::Choice(policies), "How it chooses. Default: cheapest_within_slo."),
+    Key::one(
+        "shadow_policy",
+        Kind::Choice(policies),
+        "Decides too, on the same facts; serves nothing and is counted. Default: none.",
+    ),
+    Key::one("priority", Kind::Integer(0, 1_000), "Of requests that wait, the highest goes first. Default: 0."),
+    Key::optional(
+        "on_overload",
+        ON_OVERLOAD,
+        "What becomes of requests that the promise cannot be kept for: shed refuses them, sacrifice serves them late \
+         where that is cheapest, queue lets them wait. Default: shed.",
+    ),
+    Key::one(
+        "prefix_affinity",
+        Kind::Choice(|| vec!["auto", "off"]),
+        "Whether prompts go where their beginning was seen before. Default: auto.",
+    ),
     Key::optional("timeouts", TIMEOUTS, "Timers that differ from the defaults."),
     Key::optional("retry", RETRY, "Retry rules that differ from the defaults."),
     Key::one(
@@ -189,13 +221,20 @@ const ROUTE: Shape = Shape::Map(&[
         "Whether x-slo-* request headers may tighten the objectives. Default: tighten.",
     ),
     Key::optional("client_slo_floor", CLIENT_SLO_FLOOR, "No tighter than this."),
-    Key::not_built("shadow_policy"),
-    Key::not_built("priority"),
-    Key::not_built("on_overload"),
-    Key::not_built("prefix_affinity"),
     Key::not_built("hedge"),
     Key::not_built("heartbeat"),
     Key::not_built("split"),
+]);
+
+/// What becomes of requests that the promise cannot be kept for.
+const ON_OVERLOAD: Shape = Shape::OneOrMap(
+    Kind::Choice(|| vec!["shed", "sacrifice", "queue"]),
+    &[Key::required("queue", QUEUE, "Requests wait for a place, the most important and most urgent first.")],
+);
+
+const QUEUE: Shape = Shape::Map(&[
+    Key::one("depth", Kind::Integer(1, DEEPEST as u64), "How many may wait. Default: 64."),
+    Key::one("wait", Kind::Duration, "How long one may wait. Default: 2s."),
 ]);
 
 fn policies() -> Vec<&'static str> {

@@ -25,6 +25,8 @@ admin: { address: 127.0.0.1:9191, token: { file: token }, open_metrics: false }
 telemetry:
   access_log: { format: json, path: access.log }
   log: { level: debug }
+state: { path: state.json, interval: 9s }
+baselines: baselines.yaml
 defaults:
   timeouts: { connect: 3s, first_token: 4s, idle: 5s, total: 6s }
   retry: { attempts: 1, budget: 5%, causes: [connect, status_5xx] }
@@ -42,6 +44,7 @@ backends:
     features: [tools]
     api_key: { file: nim }
     health: { path: /ready, interval: 9s }
+    metrics: { path: /v1/metrics, interval: 3s }
   - name: b
     url: http://b
     price: { input_per_mtok: 1, cached_input_per_mtok: 0.5, output_per_mtok: 2 }
@@ -52,6 +55,10 @@ routes:
     backends: [{ name: a, weight: 3 }]
     slo: { ttft: { p95: 300ms }, itl: { p95: 40ms }, e2e: { p99: 30s }, window: 1m, budget_period: 7d }
     policy: weighted
+    shadow_policy: power_of_two
+    priority: 10
+    on_overload: { queue: { depth: 9, wait: 3s } }
+    prefix_affinity: off
     timeouts: { connect: 1s, first_token: 2s, idle: 3s, total: 4s }
     retry: { attempts: 2, budget: 50%, causes: [reset] }
     commit: headers
@@ -213,8 +220,8 @@ fn the_schema_takes_every_key_and_no_other() {
     let full = json(&tree::read(FULL).0.expect("a tree"));
     assert_eq!(breaks(&schema, &full, ""), None);
     let mut wrong = full.clone();
-    wrong["routes"][0]["shadow_policy"] = "weighted".into();
-    assert_eq!(breaks(&schema, &wrong, "").as_deref(), Some(".routes[].shadow_policy is not known"));
+    wrong["routes"][0]["hedge"] = "p95".into();
+    assert_eq!(breaks(&schema, &wrong, "").as_deref(), Some(".routes[].hedge is not known"));
     wrong = full;
     wrong["backends"][0].as_object_mut().expect("a mapping").remove("url");
     assert_eq!(breaks(&schema, &wrong, "").as_deref(), Some(".backends[]: url is missing"));

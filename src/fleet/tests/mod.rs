@@ -13,6 +13,7 @@ use crate::config::settings::*;
 use crate::measure::objective::Objectives;
 use crate::measure::outcome::Blame;
 use crate::random::Random;
+use crate::route::admission::OnOverload;
 use crate::route::load::Load;
 use crate::route::policy::PolicyKind;
 use crate::route::snapshot::RequestFacts;
@@ -39,6 +40,7 @@ fn backend(name: &str) -> Backend {
         features: Features::default(),
         credential: Credential::None,
         health: Health::default(),
+        metrics: None,
     }
 }
 
@@ -51,6 +53,10 @@ fn route(name: &str, members: &[usize]) -> Route {
         window: SECOND * 300,
         budget_period: SECOND * 86_400,
         policy: PolicyKind::LeastInFlight,
+        shadow_policy: None,
+        priority: 0,
+        on_overload: OnOverload::default(),
+        prefix_affinity: PrefixAffinity::default(),
         timeouts: Timeouts::default(),
         retry: Retry::default(),
         commit: Commit::default(),
@@ -68,6 +74,8 @@ fn settings(backends: Vec<Backend>, routes: Vec<Route>) -> Arc<Settings> {
         trusted_proxies: Vec::new(),
         admin: Admin { address: ([127, 0, 0, 1], 0).into(), token: None, open_metrics: true },
         telemetry: Telemetry::default(),
+        state: None,
+        baselines: None,
         backends: backends.into_iter().map(Arc::new).collect(),
         routes: routes.into_iter().map(Arc::new).collect(),
     })

@@ -7,8 +7,11 @@ use super::Builder;
 use crate::config::diagnostic::Code;
 use crate::config::file::scalar;
 use crate::config::file::view::View;
-use crate::config::settings::{Backend, BackendTls, BackendUrl, Credential, Features, Health, ModelPattern};
+use crate::config::settings::{
+    Backend, BackendTls, BackendUrl, Credential, EngineMetrics, Features, Health, ModelPattern,
+};
 use crate::route::price::Price;
+use crate::units::format_duration;
 
 pub(super) fn backends(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Vec<Arc<Backend>> {
     builder.require_items(view, "backend");
@@ -23,6 +26,7 @@ fn backend(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Option<Backend
     let credential = credential(view, builder);
     let rename = rename(&view.key("rename"));
     let health = health(&view.key("health"));
+    let metrics = metrics(&view.key("metrics"), builder);
     let features = features(&view.key("features"));
     Some(Backend {
         name: view.key("name").read(scalar::name)?.into(),
@@ -39,6 +43,7 @@ fn backend(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Option<Backend
         features,
         credential,
         health,
+        metrics,
     })
 }
 
@@ -152,4 +157,15 @@ fn health(view: &View<'_>) -> Health {
         path: view.key("path").read(scalar::url_path).map(Arc::from),
         interval: view.key("interval").read(scalar::duration).unwrap_or(Health::default().interval),
     }
+}
+
+fn metrics(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Option<EngineMetrics> {
+    let at = view.key("interval");
+    let interval = at.read(scalar::duration).unwrap_or(EngineMetrics::INTERVAL);
+    if interval > EngineMetrics::SLOWEST {
+        let slowest = format_duration(EngineMetrics::SLOWEST);
+        let message = format!("`interval` is longer than {slowest}: what an engine said so long ago is not believed");
+        builder.error(&at, Code::InvalidValue, message, "write `1s`, or remove `metrics`");
+    }
+    Some(EngineMetrics { path: view.key("path").read(scalar::url_path)?.into(), interval })
 }

@@ -3,10 +3,11 @@
 use super::{Builder, collide};
 use crate::config::diagnostic::Code;
 use crate::config::file::view::View;
-use crate::config::settings::{ModelPattern, RouteMatch, Settings};
+use crate::config::settings::{AccessLog, ModelPattern, RouteMatch, Settings};
 
 pub(super) fn settings(settings: &Settings, root: &View<'_>, builder: &mut Builder<'_, '_, '_>) {
     admin_address(settings, root, builder);
+    state_file(settings, root, builder);
     unreachable_routes(settings, root, builder);
     unused_backends(settings, root, builder);
 }
@@ -17,6 +18,18 @@ fn admin_address(settings: &Settings, root: &View<'_>, builder: &mut Builder<'_,
         let message = format!("the admin listener's `{address}` is taken by a data listener");
         builder.error(&root.key("admin").key("address"), Code::Duplicate, message, "give it a port of its own");
     }
+}
+
+/// The state file is written over, so nothing else may be there.
+fn state_file(settings: &Settings, root: &View<'_>, builder: &mut Builder<'_, '_, '_>) {
+    let Some(state) = &settings.state else { return };
+    let taken = match &settings.telemetry.access_log {
+        Some(AccessLog::File(path)) if *path == state.path => "the access log",
+        _ if settings.baselines.as_ref() == Some(&state.path) => "`baselines`",
+        _ => return,
+    };
+    let message = format!("the state would be written over {taken}");
+    builder.error(&root.key("state").key("path"), Code::Conflict, message, "give it a file of its own");
 }
 
 fn unreachable_routes(settings: &Settings, root: &View<'_>, builder: &mut Builder<'_, '_, '_>) {

@@ -19,7 +19,8 @@ use super::view::View;
 use crate::config::diagnostic::Code;
 use crate::config::environment::Environment;
 use crate::config::settings::{
-    AccessLog, Admin, Level, Limits, Listener, ListenerTls, Retry, RetryCause, Settings, Shutdown, Telemetry, Timeouts,
+    AccessLog, Admin, Level, Limits, Listener, ListenerTls, Retry, RetryCause, Settings, Shutdown, StateFile,
+    Telemetry, Timeouts,
 };
 
 /// Where the admin listener is unless the file says otherwise.
@@ -49,6 +50,8 @@ pub(super) fn settings(root: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Se
         threads: threads(&root.key("threads")),
         admin: admin(&root.key("admin"), builder),
         telemetry: telemetry(&root.key("telemetry"), builder),
+        state: state(&root.key("state"), builder),
+        baselines: root.key("baselines").text().map(|path| builder.base.join(path)),
         backends,
         routes,
     };
@@ -198,6 +201,12 @@ fn telemetry(view: &View<'_>, builder: &Builder<'_, '_, '_>) -> Telemetry {
         _ => Level::Info,
     };
     Telemetry { access_log, level }
+}
+
+fn state(view: &View<'_>, builder: &Builder<'_, '_, '_>) -> Option<StateFile> {
+    let path = builder.base.join(view.key("path").text()?);
+    let interval = view.key("interval").read(scalar::duration).unwrap_or(StateFile::INTERVAL);
+    Some(StateFile { path, interval })
 }
 
 fn timeouts(view: &View<'_>, default: Timeouts) -> Timeouts {

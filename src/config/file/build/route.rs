@@ -9,9 +9,13 @@ use crate::config::diagnostic::Code;
 use crate::config::file::scalar::{self, Wrong};
 use crate::config::file::suggest::nearest;
 use crate::config::file::view::View;
-use crate::config::settings::{ClientSlo, Commit, Retry, Route, RouteMatch, Timeouts};
+use crate::config::settings::{ClientSlo, Commit, PrefixAffinity, Retry, Route, RouteMatch, Timeouts};
 use crate::measure::objective::{Latency, Objective, Objectives};
+use crate::route::admission::OnOverload;
 use crate::route::policy::PolicyKind;
+
+/// How many requests may wait for a place, and how long, unless the configuration says otherwise.
+const QUEUE: (u64, Duration) = (64, Duration::from_secs(2));
 
 /// What routes take from the rest of the file.
 pub(super) struct Context {
@@ -28,8 +32,7 @@ pub(super) fn routes(view: &View<'_>, context: &Context, builder: &mut Builder<'
 }
 
 fn route(view: &View<'_>, context: &Context, builder: &mut Builder<'_, '_, '_>) -> Route {
-    let policy = view.key("policy").text();
-    let policy = PolicyKind::ALL.into_iter().find(|kind| Some(kind.as_str()) == policy).unwrap_or_default();
+    let policy = policy(&view.key("policy")).unwrap_or_default();
     let slo = view.key("slo");
     let duration = |name: &str, default| slo.key(name).read(scalar::duration).unwrap_or(default);
     Route {
@@ -44,11 +47,53 @@ fn route(view: &View<'_>, context: &Context, builder: &mut Builder<'_, '_, '_>) 
         window: duration("window", Duration::from_secs(300)),
         budget_period: duration("budget_period", Duration::from_secs(30 * 86_400)),
         policy,
+        shadow_policy: shadow_policy(&view.key("shadow_policy"), policy, builder),
+        priority: priority(&view.key("priority")),
+        on_overload: on_overload(&view.key("on_overload")),
+        prefix_affinity: match view.key("prefix_affinity").text() {
+            Some("off") => PrefixAffinity::Off,
+            _ => PrefixAffinity::Auto,
+        },
         timeouts: timeouts(&view.key("timeouts"), context.timeouts),
         retry: retry(&view.key("retry"), context.retry.clone()),
         commit: if view.key("commit").text() == Some("headers") { Commit::Headers } else { Commit::FirstToken },
         expose: view.key("expose").read(scalar::switch).unwrap_or(false),
         client_slo: client_slo(view, builder),
+    }
+}
+
+fn policy(view: &View<'_>) -> Option<PolicyKind> {
+    let name = view.text()?;
+    PolicyKind::ALL.into_iter().find(|kind| kind.as_str() == name)
+}
+
+fn shadow_policy(view: &View<'_>, policy: PolicyKind, builder: &mut Builder<'_, '_, '_>) -> Option<PolicyKind> {
+    let shadow = self::policy(view)?;
+    if shadow == policy {
+        let message =
+            format!("`{}` is what decides here; in its own shadow there is nothing to compare", policy.as_str());
+        builder.warning(view, Code::Unused, message, "name another policy, or remove `shadow_policy`");
+    }
+    Some(shadow)
+}
+
+fn priority(view: &View<'_>) -> i32 {
+    view.read(|text| scalar::integer(text, 0, 1_000)).and_then(|priority| i32::try_from(priority).ok()).unwrap_or(0)
+}
+
+/// Refusing early is the default: it is what keeps the promise to everybody else.
+fn on_overload(view: &View<'_>) -> OnOverload {
+    let queue = view.key("queue");
+    match view.text() {
+        Some("sacrifice") => return OnOverload::Sacrifice,
+        Some("queue") => {}
+        _ if queue.is_set() => {}
+        _ => return OnOverload::Shed,
+    }
+    let depth = queue.key("depth").read(|text| scalar::integer(text, 1, u64::MAX)).unwrap_or(QUEUE.0);
+    OnOverload::Queue {
+        depth: usize::try_from(depth).unwrap_or(usize::MAX),
+        wait: queue.key("wait").read(scalar::duration).unwrap_or(QUEUE.1),
     }
 }
 
