@@ -134,7 +134,8 @@ impl<D: Decide> Routed<D> {
 
     fn asking<'a>(&self, asked: &Asked<'a>, facts: &'a RequestFacts) -> Asking<'a> {
         let output = self.routes.get(asked.arrival.route).copied().unwrap_or_default().output(facts.max_tokens);
-        let prefix = Prefix { blocks: asked.blocks, block_tokens: BLOCK_TOKENS };
+        let blocks = if asked.route.prefix_affinity { asked.blocks } else { &[] };
+        let prefix = Prefix { blocks, block_tokens: BLOCK_TOKENS };
         Asking { facts, route: RouteSlot(asked.arrival.route), prefix, output }
     }
 

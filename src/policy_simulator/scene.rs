@@ -26,6 +26,8 @@ pub struct Machine {
     pub price: Price,
     /// Most requests that the proxy sends there at once; rivals know no such bound.
     pub max_in_flight: Option<u32>,
+    /// Whether its metrics are scraped, where any are.
+    pub scraped: bool,
 }
 
 /// A route and what it promises.
@@ -41,6 +43,8 @@ pub struct Spec {
     pub policy: PolicyKind,
     /// What it does with requests that it cannot keep the promise for, likewise.
     pub on_overload: OnOverload,
+    /// Whether what backends may have cached is looked at, likewise.
+    pub prefix_affinity: bool,
     /// The backends it may use, by index.
     pub backends: Vec<usize>,
 }
@@ -112,7 +116,7 @@ impl Machine {
             cached_input_per_mtok: 0.0,
             output_per_mtok: profile.price_output,
         };
-        Self { name, profile, price, max_in_flight: None }
+        Self { name, profile, price, max_in_flight: None, scraped: true }
     }
 }
 
@@ -184,7 +188,7 @@ impl Spec {
     #[must_use]
     pub fn new(name: Arc<str>, objectives: Objectives) -> Self {
         let (policy, on_overload) = (PolicyKind::default(), OnOverload::default());
-        Self { name, objectives, priority: 0, policy, on_overload, backends: Vec::new() }
+        Self { name, objectives, priority: 0, policy, on_overload, prefix_affinity: true, backends: Vec::new() }
     }
 }
 

@@ -90,7 +90,8 @@ fn json_and_csv_say_the_same() {
 fn every_request_is_counted_once() {
     let json = parsed("--scenario over --configurations 1 --policy ours+shed --format json");
     let run = &json["groups"][0]["policies"][0]["runs"][0];
-    let sum = |key: &str| run["routes"].as_array().unwrap().iter().map(|route| route[key].as_u64().unwrap()).sum::<u64>();
+    let sum =
+        |key: &str| run["routes"].as_array().unwrap().iter().map(|route| route[key].as_u64().unwrap()).sum::<u64>();
     assert_eq!(sum("arrived"), run["arrived"].as_u64().unwrap());
     assert!(sum("shed") > 0 && sum("good") + sum("shed") + sum("lost") <= sum("arrived"));
     let decisions: u64 = run["decisions"].as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum();
@@ -148,7 +149,13 @@ fn an_access_log_is_replayed_under_a_configuration() {
     std::fs::write(&access, log()).unwrap();
     let line = format!("--trace {} --format json", access.display());
     let json = parsed(&format!("{line} --config {} --policy lr", yaml.display()));
-    assert!(json["about"].as_array().unwrap().iter().any(|one| one == "backend `cheap` is modelled as tensorrt_llm-l40s-fp8-tp1-throughput"));
+    assert!(
+        json["about"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|one| one == "backend `cheap` is modelled as tensorrt_llm-l40s-fp8-tp1-throughput")
+    );
     let group = &json["groups"][0];
     assert_eq!(group["about"], "300 requests of the access log");
     assert_eq!(group["configurations"][0]["backends"], serde_json::json!(["fast", "cheap"]));
@@ -169,13 +176,17 @@ fn a_configuration_hosts_the_traffic_of_a_scenario() {
     let folder = tempfile::tempdir().unwrap();
     let yaml = folder.path().join("headway.yaml");
     std::fs::write(&yaml, CONFIGURATION).unwrap();
-    let json = parsed(&format!("--config {} --scenario quiet --configurations 1 --policy rr --format json", yaml.display()));
+    let json =
+        parsed(&format!("--config {} --scenario quiet --configurations 1 --policy rr --format json", yaml.display()));
     let run = &json["groups"][0]["policies"][1]["runs"][0];
     assert_eq!(run["routes"].as_array().unwrap().len(), 1);
     std::fs::write(&yaml, CONFIGURATION.replace("h100", "b300")).unwrap();
     let refused = headway(&format!("--config {}", yaml.display()));
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(refused.status.code() == Some(1) && said.contains("`fast`") && said.contains("H100, A100, L40S, A10G"), "{said}");
+    assert!(
+        refused.status.code() == Some(1) && said.contains("`fast`") && said.contains("H100, A100, L40S, A10G"),
+        "{said}"
+    );
     std::fs::write(&yaml, "listners: []").unwrap();
     assert_eq!(headway(&format!("--config {}", yaml.display())).status.code(), Some(78));
 }
@@ -199,7 +210,8 @@ fn what_is_unknown_is_answered_with_what_is_known() {
 #[test]
 fn traces_are_told_apart_by_their_content() {
     let traces = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/traces");
-    let json = parsed(&format!("--trace {} --scenario quiet --configurations 1 --policy lr --format json", traces.display()));
+    let json =
+        parsed(&format!("--trace {} --scenario quiet --configurations 1 --policy lr --format json", traces.display()));
     let about = json["about"].to_string();
     for kind in [
         "azure_code_excerpt.csv: code (Azure code)",

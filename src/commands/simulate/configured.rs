@@ -1,8 +1,9 @@
 //! A configuration's fleet and routes, modelled.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::config::settings::{self, Settings};
+use crate::config::settings::{self, PrefixAffinity, Settings};
 use crate::engine::Profile;
 use crate::policy_simulator::scene::{Machine, Scene, Spec};
 
@@ -23,6 +24,8 @@ pub(super) struct Configured {
     pub(super) machines: Vec<Machine>,
     /// The routes.
     pub(super) routes: Vec<Spec>,
+    /// How often engines' metrics are scraped, where any are: the shortest interval for all of them.
+    pub(super) scrape: Option<Duration>,
     /// Which profile stands for which backend, where the names differ.
     pub(super) notes: Vec<String>,
 }
@@ -42,9 +45,11 @@ impl Configured {
             }
             let machine = Machine::of(Arc::clone(&backend.name), profile);
             let price = backend.price.unwrap_or(machine.price);
-            machines.push(Machine { price, max_in_flight: backend.max_in_flight, ..machine });
+            let scraped = backend.metrics.is_some();
+            machines.push(Machine { price, max_in_flight: backend.max_in_flight, scraped, ..machine });
         }
-        Ok(Self { machines, routes: settings.routes.iter().map(|route| spec(route)).collect(), notes })
+        let scrape = settings.backends.iter().filter_map(|backend| Some(backend.metrics.as_ref()?.interval)).min();
+        Ok(Self { machines, routes: settings.routes.iter().map(|route| spec(route)).collect(), scrape, notes })
     }
 
     /// The same traffic on this fleet: each route keeps its name, or takes its turn. Incidents strike the backend of the
@@ -57,7 +62,8 @@ impl Configured {
             same.unwrap_or(index % self.routes.len().max(1))
         };
         let places: Vec<usize> = (0..scene.routes.len()).map(place).collect();
-        let mut scene = Scene { backends: self.machines.clone(), routes: self.routes.clone(), ..scene };
+        let (backends, routes) = (self.machines.clone(), self.routes.clone());
+        let mut scene = Scene { backends, routes, scrape: self.scrape, ..scene };
         for arrival in &mut scene.workload.arrivals {
             arrival.route = places.get(arrival.route).copied().unwrap_or_default();
         }
@@ -71,6 +77,9 @@ impl Configured {
 fn spec(route: &settings::Route) -> Spec {
     Spec {
         policy: route.policy,
+        on_overload: route.on_overload,
+        priority: route.priority,
+        prefix_affinity: route.prefix_affinity == PrefixAffinity::Auto,
         backends: route.backends.iter().map(|(index, _)| *index).collect(),
         ..Spec::new(Arc::clone(&route.name), route.objectives)
     }

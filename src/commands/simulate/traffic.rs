@@ -215,7 +215,8 @@ impl Plan<'_> {
             about = format!("{about}; {left} others are on other routes, or nothing tells how long they were");
         }
         let (machines, routes) = (configured.machines.clone(), configured.routes.clone());
-        let scene = Scene { state: 1, ..Scene::new("replay".to_owned(), duration, machines, routes, workload) };
+        let scrape = configured.scrape;
+        let scene = Scene { state: 1, scrape, ..Scene::new("replay".to_owned(), duration, machines, routes, workload) };
         Ok(Game { name: "replay".to_owned(), about, scenes: vec![scene] })
     }
 }

@@ -89,7 +89,8 @@ impl<R: Rule> World<'_, R> {
 
     /// Asks every engine how it is, as a scrape of its metrics would.
     pub(super) fn scrape(&mut self, now: Duration) {
-        for (backend, engine) in self.engines.iter().enumerate() {
+        let scraped = |backend: &usize| self.scene.backends.get(*backend).is_some_and(|machine| machine.scraped);
+        for (backend, engine) in self.engines.iter().enumerate().filter(|(backend, _)| scraped(backend)) {
             let said = Said { running: engine.running(), waiting: engine.waiting(), kv_ratio: engine.kv_ratio() };
             for rule in &mut self.replicas {
                 rule.engine_said(backend, &said, now);
