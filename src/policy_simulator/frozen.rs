@@ -152,9 +152,9 @@ mod tests {
             scene.backends.iter().map(|one| (one.profile.alias, one.profile.prefill_rate.round())).collect();
         let expected: Vec<_> = backends.iter().map(|(alias, rate)| (*alias, f64::from(*rate))).collect();
         assert_eq!(drawn, expected, "{number}");
-        let promised =
+        let thresholds =
             scene.routes.iter().flat_map(|route| route.objectives.iter().map(|one| one.threshold.as_millis()));
-        assert_eq!(promised.collect::<Vec<_>>(), promises, "{number}");
+        assert_eq!(thresholds.collect::<Vec<_>>(), promises, "{number}");
         assert_eq!(scene.incidents.first().map(|incident| incident.backend), struck, "{number}");
     }
 

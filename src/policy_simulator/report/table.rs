@@ -6,11 +6,21 @@ use super::super::score::Coverage;
 use super::super::summary::RouteSummary;
 use super::{Group, Report};
 
+/// What the columns mean.
+const LEGEND: [&str; 3] = [
+    "runs kept: every route kept its share. moves: how much the backends' shares change between windows of 10 s.",
+    "bounds missed: of requests sent where every promise was expected to be kept, those slower than the bound predicted",
+    "for them; a bound at p95 should be missed by 5 %.",
+];
+
 /// The report as text; lines stay within about 120 columns.
 #[must_use]
 pub fn table(report: &Report) -> String {
     let mut out = String::new();
     for line in &report.about {
+        let _ = writeln!(out, "{line}");
+    }
+    for line in LEGEND {
         let _ = writeln!(out, "{line}");
     }
     for group in &report.groups {
@@ -146,7 +156,8 @@ pub(super) fn percent(share: f64) -> String {
 
 /// `+3.9 %`
 pub(super) fn signed(gain: f64) -> String {
-    format!("{:+.1} %", gain * 100.0)
+    // Adding nothing makes a negative nought positive.
+    format!("{:+.1} %", (gain * 1000.0).round() / 10.0 + 0.0)
 }
 
 /// Columns two spaces apart; names to the left, figures to the right.

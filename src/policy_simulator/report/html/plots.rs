@@ -6,10 +6,10 @@ use super::super::table::{percent, signed};
 use super::super::{Column, Configuration, Group};
 use super::svg::{Scale, Svg};
 
-const WIDTH: f64 = 760.0;
+const WIDTH: f64 = 860.0;
 const ROW: f64 = 22.0;
 /// Room for names on the left.
-const NAMES: f64 = 230.0;
+const NAMES: f64 = 310.0;
 const RIGHT: f64 = 70.0;
 const TOP: f64 = 30.0;
 
@@ -36,7 +36,7 @@ pub(super) fn goodput_against_cost(group: &Group) -> String {
         (least - 0.08 * (most - least), most + 0.08 * (most - least))
     };
     let height = 360.0;
-    let across = Scale::new(range(|point| point.2), (60.0, WIDTH - 120.0));
+    let across = Scale::new(range(|point| point.2), (60.0, WIDTH - 230.0));
     let up = Scale::new(range(|point| point.1), (height - 40.0, 15.0));
     let mut svg = Svg::new(WIDTH, height);
     for tick in across.ticks(6.0) {
@@ -44,16 +44,23 @@ pub(super) fn goodput_against_cost(group: &Group) -> String {
         svg.text("soft", "middle", (across.at(tick), height - 24.0), &format!("{tick:.3}"));
     }
     for tick in up.ticks(6.0) {
-        svg.line("axis", (60.0, up.at(tick)), (WIDTH - 120.0, up.at(tick)));
+        svg.line("axis", (60.0, up.at(tick)), (WIDTH - 230.0, up.at(tick)));
         svg.text("soft", "end", (54.0, up.at(tick) + 4.0), &format!("{tick:.1}"));
     }
-    svg.text("soft", "middle", (f64::midpoint(60.0, WIDTH - 120.0), height - 6.0), "dollars per 1,000 good requests");
+    svg.text("soft", "middle", (f64::midpoint(60.0, WIDTH - 230.0), height - 6.0), "dollars per 1,000 good requests");
     svg.text("soft", "start", (4.0, 11.0), "good/s");
+    let mut labels: Vec<(f64, f64)> = Vec::new();
     for (column, goodput, cost) in &points {
         let at = (across.at(*cost), up.at(*goodput));
         let name = &column.contender.name;
         svg.dot(class(column.contender.role()), at, 5.0, 1.0, &format!("{name}: {goodput:.2} good/s at {cost:.3}"));
-        svg.text("", "start", (at.0 + 8.0, at.1 + 4.0), name);
+        // A label that would lie on another goes below it.
+        let mut label = (at.0 + 8.0, at.1 + 4.0);
+        while labels.iter().any(|other| (other.1 - label.1).abs() < 12.0 && (other.0 - label.0).abs() < 160.0) {
+            label.1 += 4.0;
+        }
+        labels.push(label);
+        svg.text("", "start", label, name);
     }
     let about = "Upper left is better: more good requests for less money.";
     svg.done("Goodput against cost", about)
@@ -147,7 +154,7 @@ pub(super) fn bounds(group: &Group) -> Option<String> {
     }
     let most = rows.iter().map(|(_, _, miss)| *miss).fold(0.12, f64::max);
     let count = f64::from(u32::try_from(rows.len()).unwrap_or(u32::MAX));
-    let names = NAMES + 90.0;
+    let names = NAMES + 70.0;
     let mut svg = Svg::new(WIDTH, TOP + ROW * count + 24.0);
     let across = Scale::new((0.0, most), (names, WIDTH - RIGHT));
     svg.bar("band", (across.at(0.04), TOP), (across.at(0.06), TOP + ROW * count), "4 to 6 %");
