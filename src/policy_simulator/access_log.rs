@@ -2,7 +2,8 @@
 //!
 //! A line counts when the request would have been routed: what a key's limit, a bad body or a backend's own 4xx ended
 //! would have ended so anywhere. Lengths come from the backend's usage; a request that never got one (it was shed, or
-//! failed) takes the median of its route.
+//! failed) takes the median of its route. A log tells no prompts, so nothing hits a prefix cache, and prompts are known to
+//! the token: what the proxy would have estimated is not written down.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -148,6 +149,15 @@ mod tests {
         let expected =
             [(0, 300, 40, false), (1_499_500, 100, 20, true), (1_999_500, 100, 40, true), (2_999_500, 50, 40, true)];
         assert_eq!((seen.as_slice(), left), (expected.as_slice(), 1));
+    }
+
+    #[test]
+    fn the_lines_that_the_proxy_writes_are_read() {
+        let written =
+            [include_str!("../telemetry/testdata/complete.jsonl"), include_str!("../telemetry/testdata/refused.jsonl")];
+        let read = read(&written.concat()).expect("a log");
+        let seen: Vec<_> = read.iter().map(|one| (one.stream, one.complete, one.input, one.output)).collect();
+        assert_eq!(seen, [(true, true, Some(310), Some(94))]);
     }
 
     #[test]
