@@ -65,11 +65,13 @@ impl Bias {
 pub struct Span {
     /// Where the tracker of p95 starts; that of another quantile in proportion.
     pub start: f64,
-    /// Least and most.
+    /// Least and most; the most is that of p95, too.
     pub range: (f64, f64),
-    /// So many samples make a tracker grown up; until then its step is double.
-    pub young: u64,
 }
+
+/// The first steps of a tracker are so many times as long; after as many samples half that, and so on down to one. Whoever
+/// starts far off would otherwise miss a dozen times before it is right.
+const HASTE: f64 = 4.0;
 
 /// The offset that a share `alpha` of residuals exceeds: the conformal quantile tracker of Gibbs and Candès (2021).
 ///
@@ -101,7 +103,9 @@ impl QuantileTracker {
         if !residual.is_finite() {
             return;
         }
-        let step = if self.samples < self.span.young { 2.0 * step } else { step };
+        #[allow(clippy::cast_precision_loss, reason = "exact where it matters: among the first few")]
+        let haste = (HASTE / (1.0 + self.samples as f64 / HASTE)).max(1.0);
+        let step = haste * step;
         let by = if residual > self.value { step * (1.0 - self.alpha) } else { -step * self.alpha };
         self.samples = self.samples.saturating_add(1);
         self.move_to(self.value + by);
@@ -150,7 +154,7 @@ mod tests {
     use super::*;
     use crate::random::Random;
 
-    const SPAN: Span = Span { start: 0.4, range: (-0.5, 1.5), young: 100 };
+    const SPAN: Span = Span { start: 0.4, range: (-0.5, 1.5) };
 
     #[track_caller]
     fn check_misses(alpha: f64) {

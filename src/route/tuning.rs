@@ -11,7 +11,7 @@ pub struct Tuning {
     pub alpha: Option<f64>,
     /// Whether bounds are calibrated; without, a bound is the central prediction.
     pub calibration: bool,
-    /// Step of the quantile trackers in log units; doubled while a tracker is young.
+    /// Step of the quantile trackers in log units; longer while a tracker is young.
     pub calibration_step: f64,
     /// Whether end-to-end bounds have a tracker of their own; without, they are the sum of the bounds of the parts.
     pub end_to_end_calibration: bool,

@@ -5,6 +5,7 @@
 
 use crate::route::calibrate::{QuantileTracker, Span};
 use crate::route::predict::RlsLearned;
+use crate::units::Quantile;
 
 /// Where a quantile tracker was.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -69,7 +70,7 @@ impl TrackerLearned {
 
     /// A tracker that goes on from there; at its start where the numbers are none.
     pub(super) fn tracker(self, span: Span) -> QuantileTracker {
-        let alpha = if self.alpha.is_finite() { self.alpha } else { 0.05 };
+        let alpha = if self.alpha.is_finite() { self.alpha } else { 1.0 - Quantile::P95.share() };
         let mut tracker = QuantileTracker::new(span, alpha);
         tracker.resume(self.value, self.samples);
         tracker

@@ -35,7 +35,7 @@ use super::snapshot::{RequestFacts, RouteSlot};
 use super::tuning::Tuning;
 
 /// TTFT trackers.
-const TTFT: Span = Span { start: 0.4, range: (-0.5, 1.5), young: 100 };
+const TTFT: Span = Span { start: 0.4, range: (-0.5, 1.5) };
 /// The most routes a backend tells apart; those beyond share the last slot.
 const MOST_ROUTES: usize = 1_024;
 /// The gap between tokens that is usual before any was seen, in seconds.

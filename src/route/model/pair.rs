@@ -8,11 +8,12 @@ use crate::route::moment::Moment;
 use crate::route::tuning::Tuning;
 use crate::units::Quantile;
 
-const ITL: Span = Span { start: 0.25, range: (-0.5, 1.0), young: 60 };
+/// Gaps of short answers vary the most: one long prompt next door is a large share of them.
+const ITL: Span = Span { start: 0.4, range: (-0.5, 3.0) };
 /// Whole answers are bounded from the longest of ten, so their offset starts small, and may well be negative.
-const E2E: Span = Span { start: 0.25, range: (-1.5, 1.5), young: 60 };
+const E2E: Span = Span { start: 0.25, range: (-1.5, 1.5) };
 /// An unstreamed answer starts with less known about it.
-const UNSTREAMED: Span = Span { start: 0.5, range: (-1.5, 1.5), young: 60 };
+const UNSTREAMED: Span = Span { start: 0.5, range: (-1.5, 1.5) };
 /// What a bias may learn from an unstreamed answer at once.
 pub(super) const BIAS_RANGE: (f64, f64) = (-2.0, 3.0);
 
