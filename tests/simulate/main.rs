@@ -224,3 +224,19 @@ fn traces_are_told_apart_by_their_content() {
     let plain = parsed("--scenario quiet --configurations 1 --policy lr --format json");
     assert_eq!(json["groups"], plain["groups"], "the excerpts are what is built in");
 }
+
+#[test]
+fn the_whole_traces_are_told_apart_and_offer_what_they_always_did() {
+    let Some(folder) = std::env::var_os("HEADWAY_TRACES") else {
+        eprintln!("skipped: HEADWAY_TRACES names no folder with the whole traces");
+        return;
+    };
+    let folder = Path::new(&folder).display().to_string();
+    let line = format!("--evaluation frozen --configurations 1 --policy lr --format json --trace {folder}");
+    let json = parsed(&line);
+    assert!(!json["about"].to_string().contains("excerpts"), "{}", json["about"]);
+    let offered = json["groups"][0]["configurations"][0]["offered_per_s"].as_f64().unwrap();
+    assert!((offered - 27.1).abs() < 0.05, "{offered}");
+    let twice = headway(&format!("{line} --trace {folder}"));
+    assert!(String::from_utf8_lossy(&twice.stderr).contains("a second trace of"));
+}
