@@ -61,10 +61,9 @@ impl Files {
             let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
             let content = content(&text).with_context(|| format!("{} is no trace", path.display()))?;
             let (place, kind) = files.take(content);
-            if let Some(whole) = place.and_then(|place| whole.get_mut(place)) {
-                if std::mem::replace(whole, true) {
-                    bail!("{} is a second trace of {kind}", path.display());
-                }
+            let seen = place.and_then(|place| whole.get_mut(place));
+            if seen.is_some_and(|seen| std::mem::replace(seen, true)) {
+                bail!("{} is a second trace of {kind}", path.display());
             }
             let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
             files.about.push(format!("trace {name}: {kind}"));
