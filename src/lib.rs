@@ -34,7 +34,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`units`], [`clock`], [`random`] | durations, sizes and shares; the time; seeded random numbers |
+//! | [`units`], [`clock`], [`random`], [`trace`] | durations, sizes and shares; the time; seeded random numbers; recorded arrivals |
 //! | [`wire`] | what the APIs look like: requests, chunks, answers, errors |
 //! | [`measure`] | from bytes and instants to latencies, outcomes and the record of an exchange |
 //! | [`route`] | what is known of backends, the rules that choose among them, prices, admission, ejection |
@@ -46,10 +46,12 @@
 //! | [`admin`] | the admin listener |
 //! | [`nim_simulator`] | a NIM without a GPU |
 //! | [`mod@bench`] | the load generator |
+//! | [`policy_simulator`] | policies against each other in virtual time |
 //! | [`cli`], [`commands`] | the command line, and what wires all of this together |
 
 pub mod clock;
 pub mod random;
+pub mod trace;
 pub mod units;
 
 pub mod engine;
@@ -65,6 +67,7 @@ pub mod telemetry;
 pub mod admin;
 pub mod bench;
 pub mod nim_simulator;
+pub mod policy_simulator;
 pub mod proxy;
 
 pub mod cli;

@@ -13,6 +13,12 @@ impl Random {
         Self(seed.wrapping_mul(2).wrapping_add(1))
     }
 
+    /// The generator in that state; its lowest bit is set, since 0 is no state.
+    #[must_use]
+    pub fn in_state(state: u64) -> Self {
+        Self(state | 1)
+    }
+
     /// The next 64 bits.
     pub fn bits(&mut self) -> u64 {
         self.0 ^= self.0 << 13;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 const IMPORTS: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("random", &[]),
+    ("trace", &[]),
     ("units", &[]),
     ("wire", &[]),
     ("measure", &["units", "wire"]),
@@ -22,8 +23,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("proxy", &["clock", "units", "wire", "measure", "route", "config", "fleet", "telemetry"]),
     ("admin", &["clock", "units", "measure", "route", "config", "fleet", "telemetry"]),
     ("nim_simulator", &["clock", "units", "wire", "engine", "config"]),
-    ("bench", &["clock", "units", "wire", "measure"]),
-    ("policy_simulator", &["units", "measure", "route", "engine", "config"]),
+    ("bench", &["clock", "units", "wire", "measure", "trace"]),
+    ("policy_simulator", &["units", "trace", "measure", "route", "engine", "config"]),
     ("cli", &["commands"]),
 ];
 
@@ -66,6 +67,7 @@ const SERDE: &[&str] = &[
     "proxy/models.rs",
     "telemetry/access_log.rs",
     "telemetry/json_line.rs",
+    "trace.rs",
 ];
 
 /// One source file without its comments and tests.

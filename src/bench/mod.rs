@@ -18,4 +18,3 @@ pub mod request;
 pub mod schedule;
 pub mod statistics;
 pub mod target;
-pub mod trace;

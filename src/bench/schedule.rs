@@ -7,8 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::trace::TraceRow;
 use crate::random::Random;
+use crate::trace::TraceRow;
 
 /// The rule that says when.
 #[derive(Debug, Clone)]

@@ -25,8 +25,8 @@ use crate::bench::report::{self, Collector, Report, console};
 use crate::bench::request::{RequestBuilder, RequestShape, read_extra};
 use crate::bench::schedule::{Lengths, Limit, Load, Schedule};
 use crate::bench::target::Target;
-use crate::bench::trace::read_trace;
 use crate::clock::{Clock, SystemClock};
+use crate::trace::read_trace;
 use crate::wire::Api;
 
 /// Records on their way from the requests to the report.

@@ -10,6 +10,7 @@ pub mod man;
 pub mod nim;
 pub mod schema;
 pub mod serve;
+pub mod simulate;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -49,6 +50,7 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Check(args) => print(|out| check::run(&args, out)),
         Command::Init(args) => print(|out| init::run(&args, out)),
         Command::Schema(args) => print(|out| schema::run(&args, out)),
+        Command::Simulate(args) => print(|out| simulate::run(&args, out)),
         Command::Bench(args) => block_on(bench::run(args)),
         Command::Demo(args) => block_on(demo::run(args)),
         Command::Explain(args) => print(|out| explain::run(&args, out)),

@@ -59,6 +59,15 @@ pub enum Event {
     },
 }
 
+/// How a request would fare; see [`Model::foresee`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Foreseen {
+    /// To its first token.
+    pub first: Duration,
+    /// To its last token.
+    pub last: Duration,
+}
+
 /// The engine's queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{waiting} requests are waiting already")]
@@ -155,6 +164,12 @@ impl Model {
         self
     }
 
+    /// The generator of the engine's draws. Whoever runs several engines on one generator swaps it in before each call
+    /// and out after it.
+    pub fn random_mut(&mut self) -> &mut Random {
+        &mut self.random
+    }
+
     /// Makes every later step that many times as long.
     pub fn set_slow(&mut self, factor: f64) {
         self.slow = if factor.is_finite() { factor.max(0.0) } else { 1.0 };
@@ -213,6 +228,35 @@ impl Model {
             self.step_ends = None;
             self.start_if_idle(end);
         }
+    }
+
+    /// How a request would fare if nothing came after it and no step were random: times from `now`.
+    ///
+    /// A running step counts as half done, since whoever asks cannot know how it was drawn. `None` when it would never
+    /// end, as on a dead engine.
+    #[must_use]
+    pub fn foresee(&self, now: Duration, request: &Request) -> Option<Foreseen> {
+        let mut ahead = self.clone().noise(0.0).stall(0.0);
+        ahead.queue_limit = usize::MAX;
+        if ahead.step_ends.is_some() {
+            ahead.step_ends = Some(now.saturating_add(Duration::from_secs_f64(ahead.work() * ahead.slow / 2.0)));
+        }
+        ahead.arrive(now, request).ok()?;
+        let (mut events, mut first) = (Vec::new(), None);
+        while let Some(end) = ahead.step_ends {
+            events.clear();
+            ahead.advance(end, &mut events);
+            for event in &events {
+                match *event {
+                    Event::Token { id, first: true, at } if id == request.id => first = Some(at.saturating_sub(now)),
+                    Event::Done { id, at } if id == request.id => {
+                        return first.map(|first| Foreseen { first, last: at.saturating_sub(now) });
+                    }
+                    _ => {}
+                }
+            }
+        }
+        None
     }
 
     /// Requests that have a place in the batch.
@@ -277,22 +321,28 @@ impl Model {
     }
 
     /// Deals the step's token budget out and tells how long the step takes, in seconds.
-    #[allow(clippy::cast_precision_loss, reason = "batches are far below 2^52")]
     fn plan(&mut self) -> f64 {
-        let decoding = self.running.iter().filter(|sequence| sequence.decodes()).count();
-        let decoding_tokens = u32::try_from(decoding).unwrap_or(u32::MAX);
+        let decoding_tokens = u32::try_from(self.decoding()).unwrap_or(u32::MAX);
         let mut budget = self.profile.chunk.saturating_sub(decoding_tokens).max(LEAST_PREFILL);
-        let mut prefill = 0_u32;
         for sequence in &mut self.running {
             sequence.planned = sequence.left.min(budget);
             budget -= sequence.planned;
-            prefill += sequence.planned;
         }
-        let work = self.profile.step_base
-            + self.profile.step_per_sequence * decoding as f64
+        (self.work() * self.slow * self.draw_noise() + self.draw_stall()).clamp(0.0, 1e6)
+    }
+
+    fn decoding(&self) -> usize {
+        self.running.iter().filter(|sequence| sequence.decodes()).count()
+    }
+
+    /// How long the planned step takes when nothing is slow or random, in seconds.
+    #[allow(clippy::cast_precision_loss, reason = "batches are far below 2^52")]
+    fn work(&self) -> f64 {
+        let prefill: u32 = self.running.iter().map(|sequence| sequence.planned).sum();
+        self.profile.step_base
+            + self.profile.step_per_sequence * self.decoding() as f64
             + self.profile.step_per_token * f64::from(self.kv)
-            + f64::from(prefill) / self.profile.prefill_rate;
-        (work * self.slow * self.draw_noise() + self.draw_stall()).clamp(0.0, 1e6)
+            + f64::from(prefill) / self.profile.prefill_rate
     }
 
     fn draw_noise(&mut self) -> f64 {

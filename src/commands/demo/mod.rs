@@ -29,13 +29,13 @@ use crate::bench::client::{Client, ClientOptions};
 use crate::bench::drive::drive;
 use crate::bench::record::RequestRecord;
 use crate::bench::target::Target;
-use crate::bench::trace::{TraceRow, read_trace};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, NoEnvironment};
 use crate::engine::Profile;
 use crate::fleet::{BackendState, Fleet};
 use crate::nim_simulator::{FaultKind, Faults, Simulator, SimulatorOptions};
 use crate::telemetry::logs;
+use crate::trace::{TraceRow, read_trace};
 use crate::units::{format_duration, parse_duration};
 use crate::wire::Api;
 

@@ -11,9 +11,9 @@ use crate::bench::drive::Traffic;
 use crate::bench::record::Phase;
 use crate::bench::request::{RequestBuilder, RequestShape};
 use crate::bench::schedule::{Lengths, Limit, Load, Schedule};
-use crate::bench::trace::{TraceError, TraceRow, read_trace};
 use crate::engine::Profile;
 use crate::nim_simulator::DEFAULT_MODEL;
+use crate::trace::{TraceError, TraceRow, read_trace};
 use crate::wire::Api;
 
 /// The arrivals of the demo: the first 500 requests of Azure's public conversation trace.

@@ -39,11 +39,28 @@ pub enum TraceError {
     TooLong,
 }
 
+/// One recorded request and the blocks of its prompt, each 512 tokens and named by a hash of all up to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordedPrompt {
+    /// When it came, and its lengths.
+    pub row: TraceRow,
+    /// The blocks; none where the trace does not tell them.
+    pub blocks: Vec<u64>,
+}
+
 /// Reads a trace in either form; rows are put into the order of their times.
 ///
 /// # Errors
 /// At the first line that is no request, and when there is none.
 pub fn read_trace(text: &str) -> Result<Vec<TraceRow>, TraceError> {
+    Ok(read_prompts(text)?.into_iter().map(|recorded| recorded.row).collect())
+}
+
+/// Reads a trace in either form, with the blocks of its prompts.
+///
+/// # Errors
+/// At the first line that is no request, and when there is none.
+pub fn read_prompts(text: &str) -> Result<Vec<RecordedPrompt>, TraceError> {
     let mut rows = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();
@@ -56,24 +73,28 @@ pub fn read_trace(text: &str) -> Result<Vec<TraceRow>, TraceError> {
             return Err(TraceError::TooLong);
         }
     }
-    rows.sort_by_key(|row| row.at);
-    let first = rows.first().ok_or(TraceError::Empty)?.at;
-    for row in &mut rows {
-        row.at = row.at.saturating_sub(first);
+    rows.sort_by_key(|recorded| recorded.row.at);
+    let first = rows.first().ok_or(TraceError::Empty)?.row.at;
+    for recorded in &mut rows {
+        recorded.row.at = recorded.row.at.saturating_sub(first);
     }
     Ok(rows)
 }
 
-fn azure(line: &str) -> Option<TraceRow> {
+fn azure(line: &str) -> Option<RecordedPrompt> {
     let mut fields = line.split(',');
-    let at = timestamp(fields.next()?)?;
+    let at = parse_timestamp(fields.next()?)?;
     let (input, output) = (fields.next()?.parse::<u32>().ok()?, fields.next()?.parse::<u32>().ok()?);
-    fields.next().is_none().then_some(TraceRow { at, input_tokens: input.max(1), output_tokens: output.max(1) })
+    let row = TraceRow { at, input_tokens: input.max(1), output_tokens: output.max(1) };
+    fields.next().is_none().then_some(RecordedPrompt { row, blocks: Vec::new() })
 }
 
-/// `YYYY-MM-DD HH:MM:SS.fffffff` as time since a fixed day.
-fn timestamp(text: &str) -> Option<Duration> {
-    let (date, time) = text.trim().split_once([' ', 'T'])?;
+/// Reads `YYYY-MM-DD HH:MM:SS.fffffff`, with `T` for the space and `Z` at the end where RFC 3339 has them, as time since a
+/// fixed day.
+#[must_use]
+pub fn parse_timestamp(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    let (date, time) = text.strip_suffix('Z').unwrap_or(text).split_once([' ', 'T'])?;
     let mut date = date.split('-').map(|part| part.parse::<u64>().ok());
     let (year, month, day) = (date.next()??, date.next()??, date.next()??);
     let mut time = time.split(':');
@@ -93,11 +114,21 @@ fn days(year: u64, month: u64, day: u64) -> u64 {
     year * 365 + year / 4 - year / 100 + year / 400 + of_year
 }
 
-fn mooncake(line: &str) -> Option<TraceRow> {
-    let value: serde_json::Value = serde_json::from_str(line).ok()?;
-    let tokens = |key| u32::try_from(value.get(key)?.as_u64()?).ok();
-    let at = Duration::try_from_secs_f64(value.get("timestamp")?.as_f64()? / 1000.0).ok()?;
-    Some(TraceRow { at, input_tokens: tokens("input_length")?.max(1), output_tokens: tokens("output_length")?.max(1) })
+/// A line of the Mooncake traces.
+#[derive(serde::Deserialize)]
+struct Mooncake {
+    timestamp: f64,
+    input_length: u32,
+    output_length: u32,
+    #[serde(default)]
+    hash_ids: Vec<u64>,
+}
+
+fn mooncake(line: &str) -> Option<RecordedPrompt> {
+    let line: Mooncake = serde_json::from_str(line).ok()?;
+    let at = Duration::try_from_secs_f64(line.timestamp / 1000.0).ok()?;
+    let row = TraceRow { at, input_tokens: line.input_length.max(1), output_tokens: line.output_length.max(1) };
+    Some(RecordedPrompt { row, blocks: line.hash_ids })
 }
 
 #[cfg(test)]
@@ -119,6 +150,8 @@ mod tests {
         let mooncake = r#"{"timestamp": 3000, "input_length": 6758, "output_length": 500, "hash_ids": [0, 1]}
 {"timestamp": 0, "input_length": 7, "output_length": 0, "hash_ids": []}"#;
         check(mooncake, &[(0, 7, 1), (3_000_000, 6758, 500)]);
+        let blocks: Vec<_> = read_prompts(mooncake).expect("a trace").into_iter().map(|one| one.blocks).collect();
+        assert_eq!(blocks, [vec![], vec![0, 1]]);
     }
 
     #[test]

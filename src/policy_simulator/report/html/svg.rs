@@ -1,0 +1,134 @@
+//! The few shapes that the plots are made of. Colours are classes and variables of the style sheet, so that a plot
+//! follows the reader's light or dark scheme.
+
+use std::fmt::Write;
+
+/// A picture with a title and a description for those who cannot see it.
+#[derive(Debug)]
+pub(super) struct Svg {
+    body: String,
+    width: f64,
+    height: f64,
+}
+
+/// A linear scale from values to places.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scale {
+    from: (f64, f64),
+    to: (f64, f64),
+}
+
+impl Scale {
+    pub(super) fn new(from: (f64, f64), to: (f64, f64)) -> Self {
+        let from = if from.1 > from.0 { from } else { (from.0, from.0 + 1.0) };
+        Self { from, to }
+    }
+
+    /// Where a value is; what is outside is put on the edge.
+    pub(super) fn at(&self, value: f64) -> f64 {
+        let value = if value.is_finite() { value.clamp(self.from.0, self.from.1) } else { self.from.1 };
+        self.to.0 + (value - self.from.0) / (self.from.1 - self.from.0) * (self.to.1 - self.to.0)
+    }
+
+    /// Round values, about `count` of them.
+    pub(super) fn ticks(&self, count: f64) -> Vec<f64> {
+        let span = self.from.1 - self.from.0;
+        let rough = span / count;
+        let power = 10_f64.powf(rough.log10().floor());
+        let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power).into_iter().find(|step| *step >= rough);
+        let step = step.unwrap_or(rough);
+        let first = (self.from.0 / step).ceil() * step;
+        std::iter::successors(Some(first), |tick| Some(tick + step))
+            .take_while(|tick| *tick <= self.from.1 + step * 1e-9)
+            .take(50)
+            .collect()
+    }
+}
+
+impl Svg {
+    pub(super) fn new(width: f64, height: f64) -> Self {
+        Self { body: String::new(), width, height }
+    }
+
+    pub(super) fn line(&mut self, class: &str, from: (f64, f64), to: (f64, f64)) {
+        let _ = write!(
+            self.body,
+            "<line class=\"{class}\" x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\"/>",
+            from.0, from.1, to.0, to.1
+        );
+    }
+
+    pub(super) fn dot(&mut self, class: &str, at: (f64, f64), radius: f64, opacity: f64, title: &str) {
+        let _ = write!(
+            self.body,
+            "<circle class=\"{class}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"{radius}\" opacity=\"{opacity}\"><title>{}</title></circle>",
+            at.0,
+            at.1,
+            escaped(title)
+        );
+    }
+
+    pub(super) fn bar(&mut self, class: &str, from: (f64, f64), to: (f64, f64), title: &str) {
+        let _ = write!(
+            self.body,
+            "<rect class=\"{class}\" x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{:.1}\"><title>{}</title></rect>",
+            from.0,
+            from.1,
+            (to.0 - from.0).max(0.5),
+            (to.1 - from.1).max(0.5),
+            escaped(title)
+        );
+    }
+
+    /// A closed area in one of the ten colours.
+    pub(super) fn area(&mut self, colour: usize, points: &[(f64, f64)], title: &str) {
+        let path: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+        let _ = write!(
+            self.body,
+            "<polygon style=\"fill:var(--c{})\" points=\"{}\"><title>{}</title></polygon>",
+            colour % 10,
+            path.join(" "),
+            escaped(title)
+        );
+    }
+
+    /// Text; `anchor` is start, middle or end.
+    pub(super) fn text(&mut self, class: &str, anchor: &str, at: (f64, f64), text: &str) {
+        let _ = write!(
+            self.body,
+            "<text class=\"{class}\" text-anchor=\"{anchor}\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+            at.0,
+            at.1,
+            escaped(text)
+        );
+    }
+
+    /// The picture as an element.
+    pub(super) fn done(self, title: &str, description: &str) -> String {
+        let (width, height) = (self.width, self.height);
+        format!(
+            "<svg role=\"img\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" \
+             aria-label=\"{}\"><title>{}</title><desc>{}</desc>{}</svg>",
+            escaped(title),
+            escaped(title),
+            escaped(description),
+            self.body
+        )
+    }
+}
+
+/// Text that cannot be taken for markup.
+pub(super) fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            other => out.push(other),
+        }
+    }
+    out
+}
