@@ -18,6 +18,7 @@ use crate::route::admission::OnOverload;
 use crate::route::decision::{Decision, Reason};
 use crate::route::model::Asking;
 use crate::route::prefix::Prefix;
+use crate::route::scarcity::Scarcity;
 use crate::route::snapshot::{BackendIndex, Candidate, FleetSnapshot, Forecast, RequestFacts};
 use crate::route::tuning::Tuning;
 
@@ -213,7 +214,14 @@ fn choose(
     decision: &mut Decision,
 ) -> Option<(BackendIndex, Reason)> {
     let (learned, tuning) = (*route.counts.model(), Tuning::default());
-    let snapshot = FleetSnapshot { candidates, route: &learned, on_overload: OnOverload::Sacrifice, tuning: &tuning };
+    let snapshot = FleetSnapshot {
+        candidates,
+        route: &learned,
+        on_overload: OnOverload::Sacrifice,
+        priority: 0,
+        scarcity: Scarcity::default(),
+        tuning: &tuning,
+    };
     let mut state = route.counts.policy.lock().unwrap_or_else(PoisonError::into_inner);
     route.settings().policy.rule().choose(facts, &snapshot, &mut state, decision);
     decision.chosen
