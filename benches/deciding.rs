@@ -21,6 +21,7 @@ use headway::route::model::{Asking, BackendModel, How, RouteModel};
 use headway::route::policy::{PolicyKind, PolicyState};
 use headway::route::prefix::{BLOCK_BYTES, BlockHasher, Prefix};
 use headway::route::price::Price;
+use headway::route::scarcity::Scarcity;
 use headway::route::snapshot::{BackendIndex, Candidate, FleetSnapshot, RequestFacts, RouteSlot};
 use headway::route::tuning::Tuning;
 use headway::units::Quantile;
@@ -144,7 +145,8 @@ impl Fleet {
             }
         }));
         let on_overload = OnOverload::Shed;
-        let snapshot = FleetSnapshot { candidates: &candidates, route: &self.route, on_overload, tuning: &self.tuning };
+        let (route, tuning, scarcity) = (&self.route, &self.tuning, Scarcity::default());
+        let snapshot = FleetSnapshot { candidates: &candidates, route, on_overload, priority: 0, scarcity, tuning };
         let rule = PolicyKind::CheapestWithinSlo.rule();
         rule.choose(&self.facts, &snapshot, &mut self.state, &mut self.decision);
         self.candidates = candidates;

@@ -14,6 +14,7 @@ use headway::route::decision::{Decision, Reason};
 use headway::route::model::{Asking, BackendModel, How, RouteModel};
 use headway::route::policy::{PolicyKind, PolicyState};
 use headway::route::prefix::{BlockHasher, Prefix};
+use headway::route::scarcity::Scarcity;
 use headway::route::snapshot::{BackendIndex, Candidate, FleetSnapshot, RequestFacts, RouteSlot};
 use headway::route::tuning::Tuning;
 use headway::units::Quantile;
@@ -67,7 +68,14 @@ fn a_warm_decision_allocates_nothing() {
             outlook: model.outlook(&asking, now),
         }));
         let on_overload = OnOverload::Sacrifice;
-        let fleet = FleetSnapshot { candidates: &candidates, route: &route, on_overload, tuning: &tuning };
+        let fleet = FleetSnapshot {
+            candidates: &candidates,
+            route: &route,
+            on_overload,
+            priority: 0,
+            scarcity: Scarcity::default(),
+            tuning: &tuning,
+        };
         kind.rule().choose(&facts, &fleet, &mut state, &mut decision);
         decision.chosen.unwrap().0.0
     };

@@ -54,6 +54,9 @@ struct DecidedView {
     /// `shed`, or `wait` where the route has a queue.
     #[serde(skip_serializing_if = "Option::is_none")]
     turned_away: Option<&'static str>,
+    /// `doomed`, or `makes_room` for several smaller ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<f64>,
 }
@@ -132,15 +135,16 @@ impl ExplanationView {
 impl DecidedView {
     fn new(decided: &Decided, candidates: &Candidates) -> Self {
         let named = |backend: BackendIndex| candidates.iter().find(|(_, one)| one.backend == backend);
-        let (turned_away, retry_after) = match decided.turned_away {
-            None => (None, None),
-            Some(TurnedAway::Shed { retry_after }) => (Some("shed"), Some(retry_after)),
-            Some(TurnedAway::Wait { retry_after }) => (Some("wait"), Some(retry_after)),
+        let (turned_away, cause, retry_after) = match decided.turned_away {
+            None => (None, None, None),
+            Some(TurnedAway::Shed { retry_after, cause }) => (Some("shed"), Some(cause.as_str()), Some(retry_after)),
+            Some(TurnedAway::Wait { retry_after, cause }) => (Some("wait"), Some(cause.as_str()), Some(retry_after)),
         };
         Self {
             backend: decided.chosen.and_then(|(backend, _)| named(backend)).map(|(name, _)| Name::new(name)),
             reason: decided.chosen.map(|(_, reason)| reason.as_str()),
             turned_away,
+            cause,
             retry_after_ms: retry_after.map(millis),
         }
     }

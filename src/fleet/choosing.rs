@@ -12,6 +12,7 @@ use crate::route::decision::{Assessment, Decision};
 use crate::route::model::Asking;
 use crate::route::policy::{PolicyKind, PolicyState};
 use crate::route::prefix::Prefix;
+use crate::route::scarcity::Scarcity;
 use crate::route::snapshot::{Candidate, FleetSnapshot, Forecast, RequestFacts};
 use crate::route::tuning::Tuning;
 
@@ -39,7 +40,8 @@ impl Fleet {
         let passed_over = self.gather(route, (request, &asking(route, request)), &[], &mut candidates, now);
         let copy = |state: &std::sync::Mutex<PolicyState>| state.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut state = copy(&route.counts.policy);
-        decide(route, route.settings().policy, &request.facts, &candidates, (&mut state, &mut decision));
+        let fleet = (candidates.as_slice(), self.desk().scarcity);
+        decide(route, route.settings().policy, &request.facts, fleet, (&mut state, &mut decision));
         let name = |one: &Assessment| Some((Arc::clone(self.backends().get(one.backend.0)?.name()), *one));
         let nothing = decision.chosen.is_none() && decision.turned_away.is_none();
         let mut explanation = Explanation {
@@ -51,7 +53,7 @@ impl Fleet {
         };
         if let Some(policy) = route.shadow_policy() {
             let mut state = copy(&route.counts.shadow_policy);
-            decide(route, policy, &request.facts, &candidates, (&mut state, &mut decision));
+            decide(route, policy, &request.facts, fleet, (&mut state, &mut decision));
             explanation.shadow = Some(Decided::of(&decision));
         }
         Some(explanation)
@@ -65,9 +67,14 @@ pub(super) fn asking<'a>(route: &LiveRoute, request: &'a Request<'_>) -> Asking<
 }
 
 /// Lets the route's policy decide.
-pub(super) fn choose(route: &LiveRoute, facts: &RequestFacts, candidates: &[Candidate], decision: &mut Decision) {
+pub(super) fn choose(
+    route: &LiveRoute,
+    facts: &RequestFacts,
+    fleet: (&[Candidate], Scarcity),
+    decision: &mut Decision,
+) {
     let mut state = route.counts.policy.lock().unwrap_or_else(PoisonError::into_inner);
-    decide(route, route.settings().policy, facts, candidates, (&mut state, decision));
+    decide(route, route.settings().policy, facts, fleet, (&mut state, decision));
 }
 
 /// Lets the route's shadow decide.
@@ -75,22 +82,29 @@ pub(super) fn shadow(
     route: &LiveRoute,
     policy: PolicyKind,
     facts: &RequestFacts,
-    candidates: &[Candidate],
+    fleet: (&[Candidate], Scarcity),
     decision: &mut Decision,
 ) {
     let mut state = route.counts.shadow_policy.lock().unwrap_or_else(PoisonError::into_inner);
-    decide(route, policy, facts, candidates, (&mut state, decision));
+    decide(route, policy, facts, fleet, (&mut state, decision));
 }
 
 fn decide(
     route: &LiveRoute,
     policy: PolicyKind,
     facts: &RequestFacts,
-    candidates: &[Candidate],
+    (candidates, scarcity): (&[Candidate], Scarcity),
     (state, decision): (&mut PolicyState, &mut Decision),
 ) {
     let (learned, tuning) = (*route.counts.model(), Tuning::default());
-    let snapshot = FleetSnapshot { candidates, route: &learned, on_overload: route.on_overload(), tuning: &tuning };
+    let snapshot = FleetSnapshot {
+        candidates,
+        route: &learned,
+        on_overload: route.on_overload(),
+        priority: route.settings().priority,
+        scarcity,
+        tuning: &tuning,
+    };
     policy.rule().choose(facts, &snapshot, state, decision);
 }
 

@@ -19,6 +19,7 @@ use crate::route::decision::{Decision, Reason, TurnedAway};
 use crate::route::model::Asking;
 use crate::route::prefix::Prefix;
 use crate::route::price::Work;
+use crate::route::scarcity::Scarcity;
 use crate::route::snapshot::{BackendIndex, Candidate, RequestFacts};
 
 /// What a request asks of a backend's features.
@@ -116,6 +117,8 @@ pub(super) struct Desk {
     candidates: Vec<Candidate>,
     decision: Decision,
     shadow: Decision,
+    /// Whether there is room for all, over all routes: they share the backends.
+    pub(super) scarcity: Scarcity,
     pub(super) log: DecisionLog,
 }
 
@@ -136,23 +139,27 @@ impl Fleet {
         let asking = asking(route, request);
         // Every generation dispatches under this one lock, so a place that is free here is free when it is taken.
         let mut desk = self.desk();
-        let Desk { candidates, decision, shadow, log } = &mut *desk;
+        let Desk { candidates, decision, shadow, scarcity, log } = &mut *desk;
         let passed_over = self.gather(route, (request, &asking), exclude, candidates, now);
-        choose(route, &request.facts, candidates, decision);
+        choose(route, &request.facts, (candidates, *scarcity), decision);
+        if !request.again && exclude.is_empty() {
+            scarcity.decided(decision);
+        }
         if decision.turned_away.is_none() && decision.chosen.is_none() {
             return Err(passed_over.reason());
         }
-        if let Some(TurnedAway::Shed { retry_after } | TurnedAway::Wait { retry_after }) = decision.turned_away
+        if let Some(TurnedAway::Shed { retry_after, .. } | TurnedAway::Wait { retry_after, .. }) = decision.turned_away
             && request.again
         {
             return Err(NoCandidate::WouldMiss { retry_after });
         }
-        let shadow = self.shadow(route, &request.facts, candidates, (decision, shadow));
+        let shadow = self.shadow(route, &request.facts, (candidates, *scarcity), (decision, shadow));
         let names = |one: BackendIndex| self.backends().get(one.0).map(|backend| Arc::clone(backend.name()));
         let input_tokens = request.facts.input_tokens;
         let of = Circumstances { route: route.name(), request_id: request.request_id, input_tokens, shadow, now };
         let number = log.add(&of, decision, names);
-        if let Some(TurnedAway::Shed { retry_after } | TurnedAway::Wait { retry_after }) = decision.turned_away {
+        if let Some(TurnedAway::Shed { retry_after, .. } | TurnedAway::Wait { retry_after, .. }) = decision.turned_away
+        {
             return Err(NoCandidate::WouldMiss { retry_after });
         }
         route.counts.saw(&request.facts);
@@ -168,7 +175,7 @@ impl Fleet {
         &self,
         route: &LiveRoute,
         facts: &RequestFacts,
-        candidates: &[Candidate],
+        candidates: (&[Candidate], Scarcity),
         (live, shadow): (&Decision, &mut Decision),
     ) -> Option<Decided> {
         let policy = route.shadow_policy()?;

@@ -15,6 +15,7 @@ use crate::route::load::{EngineReport, OtherLoad};
 use crate::route::model::{self, Asking, BackendModel, RouteModel, Ticket};
 use crate::route::policy::{PolicyKind, PolicyState};
 use crate::route::prefix::Prefix;
+use crate::route::scarcity::Scarcity;
 use crate::route::snapshot::{BackendIndex, Candidate, FleetSnapshot, RequestFacts, RouteSlot};
 use crate::route::tuning::Tuning;
 
@@ -36,6 +37,11 @@ pub struct Question<'a> {
 pub trait Decide {
     /// Where the request goes.
     fn decide(&mut self, question: &Question<'_>, random: &mut Random) -> Verdict;
+
+    /// What a policy of the proxy decided last.
+    fn decided(&self) -> Option<&Decision> {
+        None
+    }
 }
 
 /// A policy of the proxy, as it is served.
@@ -77,6 +83,10 @@ impl Decide for Served {
         let feasible = self.decision.is_feasible();
         Verdict::Serve(Choice { backend: backend.0, reason: reason.as_str(), feasible, bounds })
     }
+
+    fn decided(&self) -> Option<&Decision> {
+        Some(&self.decision)
+    }
 }
 
 /// A rule on the proxy's models.
@@ -89,6 +99,7 @@ pub struct Routed<D> {
     models: Vec<BackendModel>,
     machines: Vec<Machine>,
     routes: Vec<RouteModel>,
+    scarcity: Scarcity,
     candidates: Vec<Candidate>,
     replicas: u32,
 }
@@ -116,6 +127,7 @@ impl<D: Decide> Routed<D> {
             models: scene.backends.iter().map(|machine| model(machine, tuning, base)).collect(),
             machines: scene.backends.clone(),
             routes: vec![RouteModel::default(); scene.routes.len()],
+            scarcity: Scarcity::default(),
             candidates: Vec::new(),
             replicas: u32::try_from(scene.replicas).unwrap_or(u32::MAX),
         }
@@ -174,8 +186,20 @@ impl<D: Decide> Rule for Routed<D> {
         let place = asked.arrival.route;
         let Some(route) = self.routes.get(place) else { return Verdict::Shed("no_backend") };
         let on_overload = self.on_overload.get(place).copied().unwrap_or_default();
-        let fleet = FleetSnapshot { candidates: &self.candidates, route, on_overload, tuning: &self.tuning };
-        self.decide.decide(&Question { facts: &facts, fleet, route: place }, random)
+        let fleet = FleetSnapshot {
+            candidates: &self.candidates,
+            route,
+            on_overload,
+            priority: asked.route.priority,
+            scarcity: self.scarcity,
+            tuning: &self.tuning,
+        };
+        let verdict = self.decide.decide(&Question { facts: &facts, fleet, route: place }, random);
+        // One that waits, or is tried again, has been decided on before.
+        if let Some(decision) = self.decide.decided().filter(|_| facts.waited.is_zero()) {
+            self.scarcity.decided(decision);
+        }
+        verdict
     }
 
     fn turned_away(&mut self, asked: &Asked<'_>) {

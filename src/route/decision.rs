@@ -127,16 +127,41 @@ impl Assessment {
     }
 }
 
-/// What becomes of a request that is not sent now, because no backend can keep its promise.
+/// Why a request is turned away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// No backend can keep its promise.
+    Doomed,
+    /// It needs so much that several smaller ones can be served in its place; see
+    /// [`Scarcity`](super::scarcity::Scarcity).
+    MakesRoom,
+}
+
+impl Cause {
+    /// The name in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Doomed => "doomed",
+            Self::MakesRoom => "makes_room",
+        }
+    }
+}
+
+/// What becomes of a request that is not sent now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TurnedAway {
     /// It is refused; the predicted drain says when to try again, 1 to 60 s.
     Shed {
+        /// Why.
+        cause: Cause,
         /// When to try again.
         retry_after: Duration,
     },
     /// It may wait its turn; if there is no place to wait, it is refused.
     Wait {
+        /// Why.
+        cause: Cause,
         /// When to try again.
         retry_after: Duration,
     },
@@ -149,6 +174,9 @@ pub struct Decision {
     pub chosen: Option<(BackendIndex, Reason)>,
     /// Set when there is a candidate with room and none is chosen.
     pub turned_away: Option<TurnedAway>,
+    /// What the request needs, in seconds of the whole fastest backend and weighed by priority; `None` while no backend
+    /// is known well enough, and for rules that do not ask.
+    pub need: Option<f64>,
     /// Every candidate, in the snapshot's order.
     pub candidates: Vec<Assessment>,
 }
@@ -159,6 +187,16 @@ impl Decision {
     pub fn of_chosen(&self) -> Option<&Assessment> {
         let (chosen, _) = self.chosen?;
         self.candidates.iter().find(|one| one.backend == chosen)
+    }
+
+    /// Whether nobody could keep the request's promise, whatever became of it.
+    #[must_use]
+    pub fn is_doomed(&self) -> bool {
+        match (self.chosen, self.turned_away) {
+            (Some((_, reason)), _) => matches!(reason, Reason::Sacrifice | Reason::BestEffort),
+            (None, Some(TurnedAway::Shed { cause, .. } | TurnedAway::Wait { cause, .. })) => cause == Cause::Doomed,
+            (None, None) => true,
+        }
     }
 
     /// Whether the chosen one is expected to keep the objectives: such a request moves its route's margin by how it

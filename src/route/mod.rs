@@ -2,7 +2,8 @@
 //!
 //! In reading order: [`tuning`] holds the constants; [`load`], [`predict`], [`calibrate`] and [`prefix`] are what a
 //! [`model`] of a backend is made of; its outlook on a request goes into a [`snapshot`], from which a [`policy`] makes a
-//! [`decision`] with the help of [`price`]. [`admission`] orders those that wait, [`ejection`] takes backends out.
+//! [`decision`] with the help of [`price`]. [`admission`] orders those that wait, [`scarcity`] says who gives way in overload,
+//! [`ejection`] takes backends out.
 
 pub mod admission;
 pub mod calibrate;
@@ -15,5 +16,6 @@ pub mod policy;
 pub mod predict;
 pub mod prefix;
 pub mod price;
+pub mod scarcity;
 pub mod snapshot;
 pub mod tuning;

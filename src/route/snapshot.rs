@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::admission::OnOverload;
 use super::model::RouteModel;
 use super::price::Price;
+use super::scarcity::Scarcity;
 use super::tuning::Tuning;
 use crate::measure::objective::Objectives;
 
@@ -137,6 +138,10 @@ pub struct FleetSnapshot<'a> {
     pub route: &'a RouteModel,
     /// What to do with a request that no backend can keep the promise for.
     pub on_overload: OnOverload,
+    /// The route's priority: the higher, the more important.
+    pub priority: i32,
+    /// How much a request may need now.
+    pub scarcity: Scarcity,
     /// Constants and switches.
     pub tuning: &'a Tuning,
 }

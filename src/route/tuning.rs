@@ -39,6 +39,8 @@ pub struct Tuning {
     pub sacrifice: bool,
     /// See [`Self::sacrifice`].
     pub sacrifice_most: f64,
+    /// Whether in overload the requests that need the most are turned away first.
+    pub scarcity: bool,
     /// Whether a request keeps away from backends whose streams, promised a shorter ITL, it would slow too much.
     pub residents_guard: bool,
     /// Whether what is in a backend's prefix cache makes a prompt shorter and cheaper.
@@ -73,6 +75,7 @@ impl Default for Tuning {
             median_fallback: true,
             sacrifice: true,
             sacrifice_most: 20.0,
+            scarcity: true,
             residents_guard: true,
             prefix: true,
             kv_capacity: 400_000.0,

@@ -26,6 +26,7 @@ struct Decided {
     backend: Option<String>,
     reason: Option<String>,
     turned_away: Option<String>,
+    cause: Option<String>,
     retry_after_ms: Option<f64>,
 }
 
@@ -96,9 +97,13 @@ fn verdict(decided: &Decided, went: &str, was: &str) -> String {
         return format!("{went} {backend} ({reason}): {}", why(reason));
     }
     let again = decided.retry_after_ms.map(|wait| format!(", to try again in {}", millis(wait))).unwrap_or_default();
+    let because = match decided.cause.as_deref() {
+        Some("makes_room") => "it needs so much that several smaller ones are served in its place",
+        _ => "no backend is expected to keep the promise",
+    };
     match decided.turned_away.as_deref() {
-        Some("wait") => format!("{was} told to wait its turn: no backend is expected to keep the promise{again}"),
-        Some(_) => format!("{was} refused: no backend is expected to keep the promise{again}"),
+        Some("wait") => format!("{was} told to wait its turn: {because}{again}"),
+        Some(_) => format!("{was} refused: {because}{again}"),
         None => format!("{was} sent nowhere: no backend has room"),
     }
 }

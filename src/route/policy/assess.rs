@@ -45,6 +45,7 @@ impl Promise {
 pub(super) fn assess_all(request: &RequestFacts, fleet: &FleetSnapshot<'_>, decision: &mut Decision) {
     decision.chosen = None;
     decision.turned_away = None;
+    decision.need = None;
     decision.candidates.clear();
     let promise = Promise::of(request);
     let margin = if fleet.tuning.margin { fleet.route.margin().exp() } else { 1.0 };

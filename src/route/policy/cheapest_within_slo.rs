@@ -3,7 +3,8 @@
 //! Feasible is a candidate whose bounds keep every objective. Of the feasible ones the cheapest is taken; of those within
 //! 5 % of its price the one with the most headroom. Now and then a request finds out about a cheaper one that is passed
 //! over. When none is feasible the central predictions decide; when those miss too, the request is doomed, and the route
-//! says whether it is turned away or sacrificed: served where that costs little, so that the others stay fast.
+//! says whether it is turned away or sacrificed: served where that costs little, so that the others stay fast. A route
+//! that turns away at all does so first with the requests that need the most.
 
 use std::time::Duration;
 
@@ -12,13 +13,16 @@ use super::least::least;
 use super::{Policy, PolicyState, probe};
 use crate::random::Random;
 use crate::route::admission::OnOverload;
-use crate::route::decision::{Assessment, Decision, Reason, TurnedAway, Verdict};
-use crate::route::snapshot::{FleetSnapshot, Outlook, RequestFacts};
+use crate::route::decision::{Assessment, Cause, Decision, Reason, TurnedAway, Verdict};
+use crate::route::scarcity;
+use crate::route::snapshot::{Candidate, FleetSnapshot, Outlook, RequestFacts};
 
 /// How far a bound may miss and not be given up, where the central prediction has no say.
 const DOOM: f64 = 2.5;
 /// How long a client that is turned away is told to wait, in seconds.
 const RETRY: (f64, f64) = (1.0, 60.0);
+/// How long an overload may last at least, in seconds: to those who make room for others.
+const CALM: f64 = 10.0;
 /// The share of it that is drawn, so that clients do not all come back at once.
 const JITTER: f64 = 0.25;
 
@@ -36,6 +40,12 @@ impl Policy for CheapestWithinSlo {
     ) {
         assess_all(request, fleet, decision);
         let random = &mut state.random;
+        decision.need = needed(request, fleet);
+        let too_much = decision.need.is_some_and(|need| !fleet.scarcity.admits(need));
+        if too_much && fleet.on_overload != OnOverload::Sacrifice {
+            decision.turned_away = turned_away(request, fleet, Cause::MakesRoom, random);
+            return;
+        }
         let picked = match cheapest(fleet, decision, random) {
             Some(pick) => Some(with_probe(request, fleet, decision, pick)),
             None => infeasible(fleet, decision, random),
@@ -43,7 +53,7 @@ impl Policy for CheapestWithinSlo {
         if let Some((place, reason)) = picked {
             decision.chosen = decision.candidates.get(place).map(|one| (one.backend, reason));
         } else if fleet.open().next().is_some() {
-            decision.turned_away = turned_away(request, fleet, random);
+            decision.turned_away = turned_away(request, fleet, Cause::Doomed, random);
         }
     }
 }
@@ -98,15 +108,35 @@ fn infeasible(fleet: &FleetSnapshot<'_>, decision: &Decision, random: &mut Rando
     Some(cheapest.map_or((best, Reason::BestEffort), |place| (place, Reason::Sacrifice)))
 }
 
-fn turned_away(request: &RequestFacts, fleet: &FleetSnapshot<'_>, random: &mut Random) -> Option<TurnedAway> {
+/// What the request takes where it takes the least, weighed by its route's priority.
+fn needed(request: &RequestFacts, fleet: &FleetSnapshot<'_>) -> Option<f64> {
+    if !fleet.tuning.scarcity {
+        return None;
+    }
+    let output = fleet.route.output(request.max_tokens).mean;
+    let seconds = |one: &Candidate| {
+        let outlook = &one.outlook;
+        Some(outlook.uncached_tokens * outlook.prefill_seconds? + output * outlook.decode_seconds?)
+    };
+    let least = fleet.candidates.iter().filter_map(seconds).min_by(f64::total_cmp)?;
+    Some(scarcity::need(least, fleet.priority))
+}
+
+fn turned_away(
+    request: &RequestFacts,
+    fleet: &FleetSnapshot<'_>,
+    cause: Cause,
+    random: &mut Random,
+) -> Option<TurnedAway> {
     let promise = Promise::of(request);
     let output = fleet.route.output(request.max_tokens).mean;
-    let drain = fleet.open().map(|one| drain(&promise, &one.outlook, output)).min_by(f64::total_cmp)?;
+    let drained = fleet.open().map(|one| drain(&promise, &one.outlook, output)).min_by(f64::total_cmp)?;
+    let drain = if cause == Cause::MakesRoom { drained.max(CALM) } else { drained };
     let seconds = (drain * (1.0 + JITTER * random.share())).clamp(RETRY.0, RETRY.1);
     let retry_after = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(60));
     Some(match fleet.on_overload {
-        OnOverload::Queue { .. } => TurnedAway::Wait { retry_after },
-        OnOverload::Shed | OnOverload::Sacrifice => TurnedAway::Shed { retry_after },
+        OnOverload::Queue { .. } => TurnedAway::Wait { cause, retry_after },
+        OnOverload::Shed | OnOverload::Sacrifice => TurnedAway::Shed { cause, retry_after },
     })
 }
 

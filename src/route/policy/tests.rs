@@ -9,9 +9,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::measure::objective::{Latency, Objective, Objectives};
 use crate::route::admission::OnOverload;
-use crate::route::decision::{Reason, TurnedAway};
+use crate::route::decision::{Cause, Reason, TurnedAway};
 use crate::route::model::RouteModel;
 use crate::route::price::Price;
+use crate::route::scarcity::Scarcity;
 use crate::route::snapshot::{Candidate, Forecast, Outlook};
 use crate::route::tuning::Tuning;
 use crate::units::Quantile;
@@ -49,6 +50,15 @@ fn chat() -> RequestFacts {
     RequestFacts { input_tokens: 500, max_tokens: Some(200), stream: true, objectives, ..RequestFacts::default() }
 }
 
+fn snapshot<'a>(
+    candidates: &'a [Candidate],
+    route: &'a RouteModel,
+    on_overload: OnOverload,
+    tuning: &'a Tuning,
+) -> FleetSnapshot<'a> {
+    FleetSnapshot { candidates, route, on_overload, priority: 0, scarcity: Scarcity::default(), tuning }
+}
+
 fn decide(
     kind: PolicyKind,
     request: &RequestFacts,
@@ -58,7 +68,7 @@ fn decide(
 ) -> Decision {
     let mut decision = Decision::default();
     let (route, tuning) = (RouteModel::default(), Tuning::default());
-    let fleet = FleetSnapshot { candidates, route: &route, on_overload, tuning: &tuning };
+    let fleet = snapshot(candidates, &route, on_overload, &tuning);
     kind.rule().choose(request, &fleet, state, &mut decision);
     assert_eq!(decision.candidates.len(), candidates.len(), "every candidate is kept");
     decision
@@ -181,8 +191,8 @@ proptest! {
                 prop_assert!(decision.chosen.is_none() || decision.turned_away.is_none());
                 let may_turn_away = kind == PolicyKind::CheapestWithinSlo && on_overload != OnOverload::Sacrifice;
                 prop_assert!(may_turn_away || decision.turned_away.is_none());
-                let (TurnedAway::Shed { retry_after } | TurnedAway::Wait { retry_after }) =
-                    decision.turned_away.unwrap_or(TurnedAway::Shed { retry_after: MS * 1_000 });
+                let (TurnedAway::Shed { retry_after, .. } | TurnedAway::Wait { retry_after, .. }) =
+                    decision.turned_away.unwrap_or(TurnedAway::Shed { cause: Cause::Doomed, retry_after: MS * 1_000 });
                 prop_assert!((MS * 1_000..=MS * 60_000).contains(&retry_after), "{:?}", retry_after);
             }
         }

@@ -61,7 +61,9 @@ fn a_doomed_request_goes_where_it_is_cheapest_but_not_to_the_hopeless() {
 #[test]
 fn a_doomed_request_is_shed_where_the_route_says_so() {
     let decision = decided(&[known(0, 20_000.0, 30.0, 8.0)], OnOverload::Shed);
-    let Some(TurnedAway::Shed { retry_after }) = decision.turned_away else { panic!("{decision:?}") };
+    let Some(TurnedAway::Shed { cause: Cause::Doomed, retry_after }) = decision.turned_away else {
+        panic!("{decision:?}")
+    };
     // 10 s expected, 300 ms promised; up to a quarter more is drawn.
     assert!((MS * 9_700..MS * 12_126).contains(&retry_after), "{retry_after:?}");
     assert_eq!((decision.chosen, decision.candidates[0].verdict), (None, Verdict::Misses));
@@ -70,7 +72,42 @@ fn a_doomed_request_is_shed_where_the_route_says_so() {
 #[test]
 fn a_doomed_request_waits_where_the_route_says_so() {
     let decision = decided(&[known(0, 900.0, 30.0, 8.0)], OnOverload::Queue { depth: 1, wait: MS });
-    assert_eq!(decision.turned_away, Some(TurnedAway::Wait { retry_after: MS * 1_000 }));
+    assert_eq!(decision.turned_away, Some(TurnedAway::Wait { cause: Cause::Doomed, retry_after: MS * 1_000 }));
+}
+
+#[test]
+fn where_room_is_scarce_the_large_make_room_and_priority_is_room() {
+    let fits = Candidate {
+        outlook: Outlook {
+            prefill_seconds: Some(1e-4),
+            decode_seconds: Some(1e-3),
+            ..known(0, 100.0, 10.0, 1.0).outlook
+        },
+        ..known(0, 100.0, 10.0, 1.0)
+    };
+    let (route, tuning) = (RouteModel::default(), Tuning::default());
+    let candidates = [fits];
+    let decide = |scarcity, priority, on_overload| {
+        let mut decision = Decision::default();
+        let fleet = FleetSnapshot { priority, scarcity, ..snapshot(&candidates, &route, on_overload, &tuning) };
+        RULE.rule().choose(&chat(), &fleet, &mut PolicyState::seeded(1), &mut decision);
+        decision
+    };
+    // 500 prompt tokens and 100 of output: 0.15 s of this backend.
+    let calm = decide(Scarcity::default(), 0, OnOverload::Shed);
+    assert!(calm.chosen.is_some() && calm.need.is_some_and(|need| (need - 0.15).abs() < 1e-9));
+    let mut scarcity = Scarcity::default();
+    let mut doomed = Decision { need: Some(0.05), ..Decision::default() };
+    scarcity.decided(&calm);
+    (0..5).for_each(|_| scarcity.decided(&doomed));
+    doomed.need = None;
+    scarcity.decided(&doomed);
+    let large = decide(scarcity, 0, OnOverload::Shed);
+    let Some(TurnedAway::Shed { cause, retry_after }) = large.turned_away else { panic!("{large:?}") };
+    assert_eq!((cause, large.is_doomed()), (Cause::MakesRoom, false));
+    assert!(retry_after >= MS * 10_000);
+    assert!(decide(scarcity, 2, OnOverload::Shed).chosen.is_some(), "two priorities more, four times the room");
+    assert!(decide(scarcity, 0, OnOverload::Sacrifice).chosen.is_some(), "a route that turns nobody away");
 }
 
 #[test]
@@ -164,7 +201,7 @@ fn a_route_that_misses_too_much_keeps_more_distance_and_does_not_probe() {
     let decide = |route: &RouteModel| {
         let (mut decision, tuning) = (Decision::default(), Tuning::default());
         let on_overload = OnOverload::Shed;
-        let fleet = FleetSnapshot { candidates: &candidates, route, on_overload, tuning: &tuning };
+        let fleet = snapshot(&candidates, route, on_overload, &tuning);
         RULE.rule().choose(&chat(), &fleet, &mut PolicyState::seeded(1), &mut decision);
         decision
     };
