@@ -7,6 +7,7 @@
     clippy::print_stdout,
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::panic,
     reason = "a benchmark reports to whoever runs it, and may panic"
 )]
 
@@ -91,9 +92,11 @@ fn contended(fleets: &[Arc<Fleet>], threads: usize) -> f64 {
             let running: Vec<_> = (0..threads).map(work).collect();
             start.wait();
             let began = SystemClock.now();
-            running.into_iter().for_each(|thread| thread.join().unwrap());
+            for thread in running {
+                thread.join().unwrap();
+            }
             let took = SystemClock.now().saturating_duration_since(began).as_secs_f64();
-            took * 1e9 / f64::from(CALLS) / threads as f64
+            took * 1e9 / f64::from(CALLS) / f64::from(u32::try_from(threads).unwrap())
         })
         .collect();
     rounds.sort_by(f64::total_cmp);

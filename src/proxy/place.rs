@@ -121,7 +121,6 @@ fn dispatch(
         prefix: request.prefix(),
         request_id: Some(&request_id),
         again,
-        ..Request::default()
     };
     let decided = exchange.fleet.dispatch(request.route, &asked, excluded, now);
     let took = proxy.clock.now().saturating_duration_since(now);

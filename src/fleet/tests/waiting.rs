@@ -8,7 +8,7 @@ use crate::route::admission::OnOverload;
 fn queued(depth: usize, priority: i32) -> impl Fn(&str) -> Route {
     move |name| {
         let on_overload = OnOverload::Queue { depth, wait: SECOND * 60 };
-        Route { on_overload, priority, ..route(name, &[0]) }
+        Route { priority, on_overload, ..route(name, &[0]) }
     }
 }
 
