@@ -425,7 +425,7 @@ fn what_becomes_of_requests_that_are_too_many_is_written_in_three_ways() {
         assert_eq!(loaded.settings.routes.last().map(|route| route.on_overload), Some(expected), "{written}");
     }
     let queue = |depth, millis| Queue { depth, wait: std::time::Duration::from_millis(millis) };
-    check("", Shed);
+    check("", Sacrifice);
     check("    on_overload: shed\n", Shed);
     check("    on_overload: sacrifice\n", Sacrifice);
     check("    on_overload: queue\n", queue(64, 2_000));

@@ -116,7 +116,9 @@ pub(crate) async fn hold(address: SocketAddr, count: usize) -> Vec<TcpStream> {
     for stream in &mut held {
         let mut there = 0;
         while memchr::memmem::find(&buffer[..there], b"\n\n").is_none() {
-            there += stream.read(&mut buffer[there..]).await.expect("a first event");
+            let read = stream.read(&mut buffer[there..]).await.expect("a first event");
+            assert!(read > 0, "no event: {}", String::from_utf8_lossy(&buffer[..there]));
+            there += read;
         }
     }
     tokio::time::sleep(Duration::from_millis(500)).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::route::tuning::Tuning;
 
 /// Parts that can be switched off, by name.
-pub const SWITCHES: [&str; 13] = [
+pub const SWITCHES: [&str; 14] = [
     "calibration",
     "end_to_end_calibration",
     "bias",
@@ -14,6 +14,7 @@ pub const SWITCHES: [&str; 13] = [
     "margin",
     "median_fallback",
     "sacrifice",
+    "scarcity",
     "residents_guard",
     "prefix",
     "cost",
@@ -76,6 +77,7 @@ fn switch<'a>(tuning: &'a mut Tuning, name: &str) -> Option<&'a mut bool> {
         "margin" => &mut tuning.margin,
         "median_fallback" => &mut tuning.median_fallback,
         "sacrifice" => &mut tuning.sacrifice,
+        "scarcity" => &mut tuning.scarcity,
         "residents_guard" => &mut tuning.residents_guard,
         "prefix" => &mut tuning.prefix,
         "cost" => &mut tuning.cost,

@@ -99,8 +99,10 @@ fn a_dead_backend_loses_what_streams_and_hands_over_what_waits() {
         let run = check(name, &scene);
         let while_away = scene.workload.arrivals.iter().zip(&run.fates);
         let while_away = while_away.filter(|(arrival, _)| (20..30).contains(&arrival.at.as_secs()));
-        for (_, fate) in while_away {
-            assert!(fate.choice.is_none_or(|choice| choice.backend != 0), "{name}: {fate:?}");
+        for (arrival, fate) in while_away {
+            // One that waited may have been sent when it was back.
+            let back = arrival.at + fate.sent >= 30 * SECOND;
+            assert!(back || fate.choice.is_none_or(|choice| choice.backend != 0), "{name}: {fate:?}");
         }
     }
     let run = check("lr", &scene);

@@ -81,14 +81,14 @@ fn priority(view: &View<'_>) -> i32 {
     view.read(|text| scalar::integer(text, 0, 1_000)).and_then(|priority| i32::try_from(priority).ok()).unwrap_or(0)
 }
 
-/// Refusing early is the default: it is what keeps the promise to everybody else.
+/// Serving late is the default: a promise that is too tight must not become an outage unless the operator says so.
 fn on_overload(view: &View<'_>) -> OnOverload {
     let queue = view.key("queue");
     match view.text() {
-        Some("sacrifice") => return OnOverload::Sacrifice,
+        Some("shed") => return OnOverload::Shed,
         Some("queue") => {}
         _ if queue.is_set() => {}
-        _ => return OnOverload::Shed,
+        _ => return OnOverload::default(),
     }
     let depth = queue.key("depth").read(|text| scalar::integer(text, 1, u64::MAX)).unwrap_or(QUEUE.0);
     OnOverload::Queue {
