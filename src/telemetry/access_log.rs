@@ -122,12 +122,13 @@ fn tokens(record: &ExchangeRecord, line: &mut Json<'_>) {
 /// The phases between headway and a backend are absent when none was reached for.
 fn phases(record: &ExchangeRecord, line: &mut Json<'_>) {
     let phases = &record.phases;
-    let reached = |phase| Some(phase).filter(|_| !record.attempts.is_empty());
+    // Defined only where a backend answered; tries that failed have their own times in `attempts`.
+    let answered = |phase| Some(phase).filter(|_| !phases.backend_wait.is_zero());
     line.millis("upload_ms", phases.upload);
     line.millis("queue_ms", phases.queue);
-    line.maybe_millis("connect_ms", reached(phases.connect));
-    line.maybe_millis("backend_wait_ms", reached(phases.backend_wait));
-    line.maybe_millis("backpressure_ms", reached(phases.backpressure));
+    line.maybe_millis("connect_ms", answered(phases.connect));
+    line.maybe_millis("backend_wait_ms", answered(phases.backend_wait));
+    line.maybe_millis("backpressure_ms", answered(phases.backpressure));
     line.micros("overhead_us", phases.overhead);
     let spent = |phase: Duration| Some(phase).filter(|phase| !phase.is_zero());
     line.maybe_micros("hash_us", spent(phases.hash));

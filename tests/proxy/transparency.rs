@@ -280,8 +280,16 @@ async fn streams_go_through_unchanged() {
                     return;
                 }
                 let case = Case::of(seed, &recorded);
-                client.send(post(case.path, &case.request)).await;
-                let reply = client.reply().await;
+                let request = post(case.path, &case.request);
+                // An older client's stream goes through pingora's session, as those over TLS and HTTP/2 do.
+                let reply = if seed % 4 == 3 {
+                    let mut old = Client::connect(address).await;
+                    old.send(request.replacen("HTTP/1.1", "HTTP/1.0", 1)).await;
+                    old.reply().await
+                } else {
+                    client.send(request).await;
+                    client.reply().await
+                };
                 assert_eq!((reply.status, reply.end), (200, End::Clean), "seed {seed}: {}", reply.text());
                 bytes.fetch_add(reply.body.len() as u64, Ordering::Relaxed);
                 let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
