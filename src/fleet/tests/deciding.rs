@@ -59,6 +59,23 @@ fn a_route_that_sheds_says_when_to_come_back_and_counts_nothing_in() {
 }
 
 #[test]
+fn who_is_doomed_makes_the_largest_give_way_once_however_often_it_asks() {
+    let now = now();
+    let fleet = routed(|route| route.on_overload = OnOverload::Shed, now);
+    let limit = || fleet.desk().scarcity.limit();
+    let mut large = promising(Objectives::default());
+    large.facts.input_tokens = 50_000;
+    drop(fleet.dispatch(0, &large, &[], now).unwrap());
+    assert_eq!(limit(), None, "there is room for all");
+    let doomed = promising(hopeless());
+    for again in [true, false, true] {
+        let before = limit();
+        fleet.dispatch(0, &Request { again, ..doomed }, &[], now).unwrap_err();
+        assert_eq!(limit() == before, again, "{before:?}, then {:?}", limit());
+    }
+}
+
+#[test]
 fn a_route_that_sacrifices_serves_what_is_doomed_and_says_so() {
     let now = now();
     let fleet = routed(|route| route.on_overload = OnOverload::Sacrifice, now);
