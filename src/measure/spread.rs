@@ -16,6 +16,13 @@ const EULER: f64 = 0.577_215_664_901_532_9;
 pub struct Spread {
     /// Requests to each backend, bucket by bucket.
     pub counts: Vec<Vec<u32>>,
+    /// How restless that is.
+    pub restlessness: Restlessness,
+}
+
+/// How much more a sequence moves than independent draws do.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Restlessness {
     /// How much shares vary between buckets ÷ how much independent draws would: Pearson's chi-square over its degrees of
     /// freedom. About 1 is what draws do, below it is steadier; `None` where nothing can vary.
     pub dispersion: Option<f64>,
@@ -36,13 +43,21 @@ impl Spread {
         let totals = totals(&counts, backends);
         let all: f64 = totals.iter().sum();
         let shares: Vec<f64> = totals.iter().map(|total| total / all.max(1.0)).collect();
-        Self {
+        let restlessness = Restlessness {
             dispersion: dispersion(&counts, &shares),
             autocorrelation: autocorrelation(&counts, &shares),
             longest_run: longest_run(choices),
             expected_run: shares.iter().map(|share| expected_run(*share, all)).fold(0.0, f64::max),
-            counts,
-        }
+        };
+        Self { counts, restlessness }
+    }
+}
+
+impl Restlessness {
+    /// The longest run ÷ that of independent draws; `None` without requests.
+    #[must_use]
+    pub fn run_ratio(&self) -> Option<f64> {
+        (self.longest_run > 0 && self.expected_run > 0.0).then(|| f64::from(self.longest_run) / self.expected_run)
     }
 }
 
@@ -146,17 +161,17 @@ mod tests {
     fn independent_draws_have_a_dispersion_of_one_and_no_memory() {
         let mut random = Random::seeded(3);
         let spread = spread(40_000, 4, |_| [0, 0, 0, 1, 1, 2, 3, 0][random.below(8)]);
-        near(spread.dispersion, 1.0, 0.05);
-        near(spread.autocorrelation, 0.0, 0.05);
-        let run = f64::from(spread.longest_run);
-        assert!((run - spread.expected_run).abs() < 5.0, "{run} and {}", spread.expected_run);
+        near(spread.restlessness.dispersion, 1.0, 0.05);
+        near(spread.restlessness.autocorrelation, 0.0, 0.05);
+        let run = f64::from(spread.restlessness.longest_run);
+        assert!((run - spread.restlessness.expected_run).abs() < 5.0, "{run} and {}", spread.restlessness.expected_run);
     }
 
     #[test]
     fn taking_turns_is_steadier_than_drawing() {
         let spread = spread(4_000, 4, |place| place % 4);
-        near(spread.dispersion, 0.0, 1e-9);
-        assert_eq!((spread.autocorrelation, spread.longest_run), (None, 1));
+        near(spread.restlessness.dispersion, 0.0, 1e-9);
+        assert_eq!((spread.restlessness.autocorrelation, spread.restlessness.longest_run), (None, 1));
         assert_eq!(spread.counts.len(), 4_000 / PER_BUCKET);
         assert!(spread.counts.iter().all(|bucket| bucket == &[5, 5, 5, 5]));
     }
@@ -164,24 +179,24 @@ mod tests {
     #[test]
     fn a_herd_that_swings_every_second_is_seen_in_every_figure() {
         let spread = spread(4_000, 2, |place| (place / PER_BUCKET) % 2);
-        near(spread.dispersion, 20.0 * 200.0 / 199.0, 1e-6);
-        near(spread.autocorrelation, -1.0, 0.01);
-        assert_eq!(spread.longest_run, 20);
-        assert!(spread.expected_run < 12.0, "{}", spread.expected_run);
+        near(spread.restlessness.dispersion, 20.0 * 200.0 / 199.0, 1e-6);
+        near(spread.restlessness.autocorrelation, -1.0, 0.01);
+        assert_eq!(spread.restlessness.longest_run, 20);
+        assert!(spread.restlessness.expected_run < 12.0, "{}", spread.restlessness.expected_run);
     }
 
     #[test]
     fn a_slow_drift_has_memory() {
         let spread = spread(4_000, 2, |place| usize::from(place >= 2_000));
-        near(spread.autocorrelation, 1.0, 0.02);
+        near(spread.restlessness.autocorrelation, 1.0, 0.02);
     }
 
     #[test]
     fn one_backend_cannot_vary_and_nothing_is_no_error() {
-        let alone = spread(100, 3, |_| 2);
+        let alone = spread(100, 3, |_| 2).restlessness;
         assert_eq!((alone.dispersion, alone.autocorrelation, alone.longest_run), (None, None, 100));
-        near(Some(alone.expected_run), 100.0, 0.0);
+        near(alone.run_ratio(), 1.0, 0.0);
         let none = Spread::of(&[], 3, BUCKET);
-        assert_eq!((none.dispersion, none.longest_run, none.counts.len()), (None, 0, 0));
+        assert_eq!((none.counts.len(), none.restlessness), (0, Restlessness::default()));
     }
 }

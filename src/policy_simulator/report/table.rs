@@ -7,8 +7,10 @@ use super::super::summary::RouteSummary;
 use super::{Group, Report};
 
 /// What the columns mean.
-const LEGEND: [&str; 3] = [
+const LEGEND: [&str; 5] = [
     "runs kept: every route kept its share. moves: how much the backends' shares change between windows of 10 s.",
+    "varies: how much shares vary from second to second, where independent draws have 1. run: the longest run of requests",
+    "to one backend, where independent draws have 1.",
     "bounds missed: of requests sent where every promise was expected to be kept, those slower than the bound predicted",
     "for them; a bound at p95 should be missed by 5 %.",
 ];
@@ -54,7 +56,9 @@ fn attainment(group: &Group) -> Lines {
         let summary = column.summary();
         if let (0, Some(head)) = (place, lines.first_mut()) {
             head.extend(summary.routes.iter().map(|route| format!("{} kept", route.name)));
-            head.extend(["good/s", "of offered", "$/kgood", "shed", "runs kept", "moves"].map(str::to_owned));
+            head.extend(
+                ["good/s", "of offered", "$/kgood", "shed", "runs kept", "moves", "varies", "run"].map(str::to_owned),
+            );
         }
         let mut line = vec![column.contender.name.clone()];
         line.extend(summary.routes.iter().map(|route| percent(route.attainment)));
@@ -66,6 +70,7 @@ fn attainment(group: &Group) -> Lines {
         line.push(percent(super::super::score::ratio(shed, arrived.max(1))));
         line.push(format!("{}/{}", summary.all_reached, summary.runs));
         line.push(percent(summary.movement));
+        line.extend([summary.dispersion, summary.run_ratio].map(times));
         lines.push(line);
     }
     lines
@@ -152,6 +157,11 @@ fn paired(group: &Group) -> Lines {
 /// `90.3 %`
 pub(super) fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
+}
+
+/// `1.25`
+pub(super) fn times(factor: Option<f64>) -> String {
+    factor.map_or_else(|| "-".to_owned(), |factor| format!("{factor:.2}"))
 }
 
 /// `+3.9 %`
