@@ -8,6 +8,7 @@ mod config_view;
 mod decision_view;
 mod endpoint;
 mod guard;
+mod moment;
 mod server;
 mod view;
 

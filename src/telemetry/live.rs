@@ -35,6 +35,19 @@ pub struct PairFigure {
     pub value: f64,
 }
 
+/// What was counted of one route at one backend since the start.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PairTotals {
+    /// The route's name.
+    pub route: Arc<str>,
+    /// The backend's name; `none` for what reached none.
+    pub backend: Arc<str>,
+    /// Exchanges that ended there.
+    pub requests: u64,
+    /// What their answers cost, in the configuration's currency.
+    pub cost: f64,
+}
+
 /// What a shadow policy would have sent to one backend of a route so far.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ShadowFigure {
@@ -82,8 +95,17 @@ pub struct ObjectiveFigures {
     pub route: Arc<str>,
     /// `ttft`, `itl`, `e2e` or `joint`.
     pub latency: &'static str,
+    /// The share of exchanges that it is promised to; the joint promise has none of its own.
+    pub target: Option<f64>,
+    /// Exchanges in the route's window that kept it.
+    pub good: u64,
+    /// Exchanges in the route's window that it judged.
+    pub judged: u64,
     /// Share of good exchanges in the route's window; `None` while it holds none.
     pub attainment: Option<f64>,
+    /// The share of the error budget that is left of the route's budget period, below 0 when overspent; `None` while
+    /// nothing was judged, and where there is no target.
+    pub budget_left: Option<f64>,
     /// Burn rate by the name of its window, such as `5m`.
     pub burn: Vec<(&'static str, f64)>,
 }

@@ -16,7 +16,7 @@ use prometheus::{Registry, TextEncoder};
 use super::export::{Page, float};
 use super::families::{self, FAMILIES};
 use super::histogram::Grids;
-use super::live::{LiveFigures, ObjectiveFigures, PairFigure};
+use super::live::{LiveFigures, ObjectiveFigures, PairFigure, PairTotals};
 use super::logs;
 use super::process::ProcessFigures;
 use super::series::Table;
@@ -91,6 +91,12 @@ impl Metrics {
     #[must_use]
     pub fn missed(&self, now: Instant) -> Vec<PairFigure> {
         self.counters.table.load().missed(now)
+    }
+
+    /// What was counted of every route at every backend since the start.
+    #[must_use]
+    pub fn totals(&self) -> Vec<PairTotals> {
+        self.counters.table.load().totals()
     }
 
     /// The configuration was read with success, at first or again.
@@ -198,7 +204,11 @@ mod tests {
             objectives: vec![ObjectiveFigures {
                 route: "chat".into(),
                 latency: "ttft",
+                target: Some(0.95),
+                good: 39,
+                judged: 40,
                 attainment: Some(0.975),
+                budget_left: Some(0.5),
                 burn: vec![("5m", 0.5)],
             }],
             predicted: vec![pair("ttft", 0.125), pair("itl", 0.02)],
@@ -339,6 +349,10 @@ mod tests {
         let of = |latency| figures.iter().find(|of| &*of.route == "chat" && of.latency == latency).unwrap();
         assert_eq!((of("ttft").attainment, of("itl").attainment), (Some(0.75), Some(1.0)));
         assert_eq!(of("joint").attainment, Some(0.75));
+        let ttft = of("ttft");
+        assert_eq!((ttft.good, ttft.judged, ttft.target, of("joint").budget_left), (3, 4, Some(0.95), None));
+        // Two of five missed, of a twentieth that may.
+        assert_eq!(ttft.budget_left.map(f64::round), Some(-7.0));
         // One of four missed of a twentieth that may: five times too fast; two of five in the hour: eight times.
         let rounded: Vec<_> = of("ttft").burn.iter().map(|(name, rate)| (*name, rate.round())).collect();
         assert_eq!(rounded, [("5m", 5.0), ("1h", 8.0), ("6h", 8.0), ("3d", 8.0)]);
