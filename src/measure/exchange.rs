@@ -122,6 +122,11 @@ pub struct Phases {
     pub hash: Duration,
     /// Choosing the backend.
     pub decide: Duration,
+    /// From the read that held the first token to the client's connection having taken it; `None` where the client's
+    /// pace had a part in it, or nothing was streamed.
+    pub relay_first: Option<Duration>,
+    /// The same of later tokens: the mean of one write in sixteen.
+    pub relay: Option<Duration>,
     /// Whether the client's pace disturbed the gaps, so that they are not learned from.
     pub backpressured: bool,
 }

@@ -156,6 +156,7 @@ async fn settle(proxy: &Arc<Proxy>, mut exchange: Exchange, won: Won, forwarded:
         record.phases.backend_wait = answer.backend_wait;
         record.phases.backpressure = forwarded.backpressure;
         record.phases.backpressured = forwarded.backpressured;
+        (record.phases.relay_first, record.phases.relay) = (forwarded.relayed.first, forwarded.relayed.mean());
         record.attempts.push(Attempt {
             backend,
             profile,

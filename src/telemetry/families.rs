@@ -76,7 +76,7 @@ families! {
     FIRST_BYTE = Histogram "headway_time_to_first_byte_seconds" ["route", "backend"]
         "From the complete request to the first byte of the answer's body; completed exchanges.";
     OVERHEAD = Histogram "headway_overhead_seconds" ["route", "phase"]
-        "What headway itself added, waiting apart; phase request: before the request left for the backend, of which hash: naming the prompt's blocks, and decide: choosing the backend.";
+        "What headway itself added to latencies; phase request: before the request left for the backend, waiting apart, of which hash: naming the prompt's blocks, and decide: choosing the backend; first_token and token: from reading a token to having written it.";
     QUEUE = Histogram "headway_queue_seconds" ["route"]
         "How long requests waited for a place, of those that had to.";
     INPUT_TOKENS = Counter "headway_input_tokens_total" ["route", "backend"]
@@ -125,6 +125,8 @@ families! {
         "When the configuration was last read with success.";
     PARSE_SKIPPED = Counter "headway_parse_skipped_total" []
         "Parts of answers that were forwarded without being read, because of their size or form.";
+    SERIES_DROPPED = Counter "headway_series_dropped_total" []
+        "Observations counted as `other` because what they are about has no series: it left the configuration, or the configuration names more than series are kept for.";
     PANICS = Counter "headway_panics_total" []
         "Panics that were caught; each ended one exchange.";
     ACCESS_LOG_DROPPED = Counter "headway_access_log_dropped_total" []

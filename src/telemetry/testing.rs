@@ -154,6 +154,8 @@ pub(super) fn complete() -> ExchangeRecord {
             overhead: Duration::from_nanos(142_300),
             hash: Duration::from_nanos(1_200),
             decide: Duration::from_nanos(2_500),
+            relay_first: Some(Duration::from_micros(61)),
+            relay: Some(Duration::from_micros(18)),
             backpressured: false,
         },
         bytes_in: 1_240,

@@ -17,6 +17,7 @@ mod connections;
 mod failover;
 mod headers;
 mod learned;
+mod metrics;
 mod midstream;
 mod oddities;
 mod overload;
