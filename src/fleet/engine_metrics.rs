@@ -15,6 +15,7 @@ use super::endpoint::Endpoint;
 use super::health;
 use crate::clock::Clock;
 use crate::config::settings::EngineMetrics;
+use crate::measure::exchange::BackendLoad;
 use crate::route::load::EngineReport;
 use crate::wire::engine_metrics::EngineLoad;
 
@@ -35,8 +36,7 @@ pub(super) struct Reported {
 impl LiveBackend {
     /// What its engine says of its load; `None` where it is not asked, and when it has not answered lately.
     pub fn engine(&self, now: Instant) -> Option<EngineLoad> {
-        let reported = (*self.shared.engine())?;
-        (now.saturating_duration_since(reported.at) <= FRESH).then_some(reported.load)
+        self.shared.engine_load(now)
     }
 }
 
@@ -90,6 +90,22 @@ async fn ask(shared: &Shared, connector: &Connector, endpoint: &Endpoint, path: 
 }
 
 impl Shared {
+    /// How busy it is, by what its engines last said.
+    pub(super) fn load(&self, now: Instant) -> BackendLoad {
+        let engine = self.engine_load(now);
+        BackendLoad {
+            gpu_utilization: None,
+            kv_cache_ratio: engine.and_then(|engine| engine.kv_ratio),
+            running: engine.map(|engine| engine.running),
+            waiting: engine.map(|engine| engine.waiting),
+        }
+    }
+
+    fn engine_load(&self, now: Instant) -> Option<EngineLoad> {
+        let reported = (*self.engine())?;
+        (now.saturating_duration_since(reported.at) <= FRESH).then_some(reported.load)
+    }
+
     /// Learns what its engines say.
     fn reported(&self, load: EngineLoad, now: Instant) {
         *self.engine() = Some(Reported { load, at: now });
