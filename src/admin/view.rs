@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::Services;
+use super::gpu_view::{self, GpusView};
 use crate::fleet::{BackendState, Fleet, LiveBackend, LiveRoute, Request, ShadowFigures};
 use crate::measure::exchange::ExchangeRecord;
 use crate::measure::objective::Latency;
@@ -30,6 +31,7 @@ pub(super) fn live_figures(services: &Services, fleet: &Fleet) -> LiveFigures {
             waiting: engine.waiting,
             kv_cache_ratio: engine.kv_ratio,
         }),
+        gpus: backend.gpus(now).map(|report| gpu_view::figures(&report)).unwrap_or_default(),
     };
     LiveFigures {
         backends: fleet.backends().iter().map(figures).collect(),
@@ -107,6 +109,8 @@ pub(super) struct BackendView {
     /// What the engine says of itself, where it is asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     engine: Option<EngineView>,
+    #[serde(flatten)]
+    gpus: GpusView,
 }
 
 #[derive(Debug, Serialize)]
@@ -161,6 +165,7 @@ impl BackendView {
                 waiting: engine.waiting,
                 kv_cache_ratio: engine.kv_ratio,
             }),
+            gpus: GpusView::new(backend, now),
         }
     }
 }

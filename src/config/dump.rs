@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::settings::{
-    AccessLog, Admin, Backend, BackendUrl, ClientSlo, Commit, Credential, Features, Level, Limits, Listener, NvmlLibrary,
-    Retry,    Route, Settings, Telemetry, Timeouts,
+    AccessLog, Admin, Backend, BackendUrl, ClientSlo, Commit, Credential, Features, Level, Limits, Listener,
+    NvmlLibrary, Retry, Route, Settings, Telemetry, Timeouts,
 };
 use crate::route::admission::OnOverload;
 use crate::route::policy::PolicyKind;

@@ -15,7 +15,6 @@ use super::endpoint::Endpoint;
 use super::health;
 use crate::clock::Clock;
 use crate::config::settings::EngineMetrics;
-use crate::measure::exchange::BackendLoad;
 use crate::route::load::EngineReport;
 use crate::wire::engine_metrics::EngineLoad;
 
@@ -90,18 +89,8 @@ async fn ask(shared: &Shared, connector: &Connector, endpoint: &Endpoint, path: 
 }
 
 impl Shared {
-    /// How busy it is, by what its engines last said.
-    pub(super) fn load(&self, now: Instant) -> BackendLoad {
-        let engine = self.engine_load(now);
-        BackendLoad {
-            gpu_utilization: None,
-            kv_cache_ratio: engine.and_then(|engine| engine.kv_ratio),
-            running: engine.map(|engine| engine.running),
-            waiting: engine.map(|engine| engine.waiting),
-        }
-    }
-
-    fn engine_load(&self, now: Instant) -> Option<EngineLoad> {
+    /// What its engines said, as long as that is news.
+    pub(super) fn engine_load(&self, now: Instant) -> Option<EngineLoad> {
         let reported = (*self.engine())?;
         (now.saturating_duration_since(reported.at) <= FRESH).then_some(reported.load)
     }

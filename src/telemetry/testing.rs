@@ -172,17 +172,16 @@ pub(super) fn complete() -> ExchangeRecord {
             bound_e2e: None,
             price: Some(0.00125),
             prefix_tokens: 256.0,
-            load: BackendLoad {
-                gpu_utilization: Some(0.87),
-                kv_cache_ratio: Some(0.25),
-                running: Some(7.0),
-                waiting: Some(2.0),
-            },
+            load: busy(),
         }),
         cost: Some(0.0011),
         shed: None,
         verdicts: Verdicts { ttft: Some(true), itl: Some(true), e2e: None },
     }
+}
+
+fn busy() -> BackendLoad {
+    BackendLoad { gpu_utilization: Some(0.87), kv_cache_ratio: Some(0.25), running: Some(7.0), waiting: Some(2.0) }
 }
 
 /// A request that matched nothing.
