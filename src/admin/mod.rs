@@ -7,6 +7,7 @@ mod answer;
 mod config_view;
 mod decision_view;
 mod endpoint;
+mod gpu_view;
 mod guard;
 mod moment;
 mod server;

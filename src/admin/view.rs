@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::decision_view::PredictedView;
+use super::gpu_view::{self, GpusView};
 use super::moment::{self, LastMinuteView, Moment};
 use super::{Services, config_view};
 use crate::fleet::{BackendState, Fleet, LiveBackend, LiveRoute, Request, ShadowFigures};
@@ -32,6 +33,7 @@ pub(super) fn live_figures(services: &Services, fleet: &Fleet) -> LiveFigures {
             waiting: engine.waiting,
             kv_cache_ratio: engine.kv_ratio,
         }),
+        gpus: backend.gpus(now).map(|report| gpu_view::figures(&report)).unwrap_or_default(),
     };
     LiveFigures {
         backends: fleet.backends().iter().map(figures).collect(),
@@ -120,6 +122,8 @@ pub(super) struct BackendView {
     requests_per_second: f64,
     /// Its tries, each latency from the try's beginning, as predictions mean it.
     last_minute: LastMinuteView,
+    #[serde(flatten)]
+    gpus: GpusView,
 }
 
 #[derive(Debug, Serialize)]
@@ -183,6 +187,7 @@ impl BackendView {
             cost,
             requests_per_second: minute.per_second,
             last_minute: LastMinuteView::new(&minute),
+            gpus: GpusView::new(backend, now),
         }
     }
 }

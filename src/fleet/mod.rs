@@ -9,6 +9,7 @@ pub mod choosing;
 pub mod decisions;
 pub mod dispatch;
 pub mod endpoint;
+pub mod gpu;
 pub mod in_flight;
 pub mod line;
 pub mod matching;

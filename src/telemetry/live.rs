@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use crate::wire::gpu::GpuReading;
+
 /// Every state a backend can be in, as the `state` label and the API write it.
 pub const BACKEND_STATES: [&str; 7] = ["ready", "warming", "down", "ejected", "probing", "draining", "unknown"];
 
@@ -75,6 +77,8 @@ pub struct BackendFigures {
     pub state: &'static str,
     /// What its engine says, where it is asked and answers.
     pub engine: Option<EngineFigures>,
+    /// Its GPUs, by the names the configuration gives them, as far as they tell something.
+    pub gpus: Vec<(Arc<str>, GpuReading)>,
 }
 
 /// What an engine says of itself.

@@ -195,6 +195,7 @@ mod tests {
     use super::*;
     use crate::clock::{Clock, SystemClock};
     use crate::measure::outcome::{Outcome, ShedReason};
+    use crate::wire::gpu::{GpuReading, Slowdowns};
 
     fn now() -> Instant {
         SystemClock.now()
@@ -202,6 +203,18 @@ mod tests {
 
     fn pair(latency: &'static str, value: f64) -> PairFigure {
         PairFigure { route: "chat".into(), backend: "cheap".into(), latency, value }
+    }
+
+    fn gpu() -> GpuReading {
+        GpuReading {
+            utilization: Some(0.875),
+            memory_used: Some(70 << 30),
+            memory_total: Some(80 << 30),
+            power_watts: Some(512.5),
+            temperature_celsius: Some(61.0),
+            clock_hertz: Some(1.98e9),
+            slowdowns: Some(Slowdowns(0x40)),
+        }
     }
 
     fn live() -> LiveFigures {
@@ -212,6 +225,7 @@ mod tests {
                 waiting_tokens: 930,
                 state: "ready",
                 engine: Some(EngineFigures { running: 7.0, waiting: 2.0, kv_cache_ratio: Some(0.25) }),
+                gpus: vec![("GPU-1".into(), gpu()), ("1".into(), GpuReading::default())],
             }],
             objectives: vec![ObjectiveFigures {
                 route: "chat".into(),

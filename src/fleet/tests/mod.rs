@@ -43,6 +43,8 @@ fn backend(name: &str) -> Backend {
         credential: Credential::None,
         health: Health::default(),
         metrics: None,
+        gpus: Vec::new(),
+        dcgm: None,
     }
 }
 
