@@ -372,6 +372,7 @@ fn other_replicas_and_hidden_clients_weigh_as_much_as_our_own() {
     let report = EngineReport { running: 20, waiting: 4, kv_tokens: Some(40_000.0) };
     (0..2).for_each(|_| bench.model.engine_reported(report, bench.now));
     assert!(bench.outlook().ttft.central > 2.0 * calm);
+    assert_eq!((bench.outlook().awaiting, bench.outlook().queue), (0, 4.0));
     bench.now += SECOND * 6;
     check_near(bench.outlook().ttft.central, calm, 0.01);
 }
