@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::scene::{BACKENDS, STRUCK};
+
 /// Every rule that is compared, ours first.
 pub(crate) const POLICIES: [&str; 4] = ["cheapest_within_slo", "least_in_flight", "power_of_two", "round_robin"];
 
@@ -26,6 +28,8 @@ pub(crate) struct Plan {
     pub(crate) policies: Vec<String>,
     /// No incident, and a look at how requests spread in time.
     pub(crate) steady: bool,
+    /// The backend that the incident strikes.
+    pub(crate) struck: usize,
     /// What the route does with requests that no backend serves in time.
     pub(crate) on_overload: String,
     /// Where to write everything, unrounded.
@@ -44,6 +48,11 @@ impl Plan {
         if let Some(unknown) = policies.iter().find(|name| !POLICIES.contains(&name.as_str())) {
             return Err(format!("--policies {unknown}: there are {}", POLICIES.join(", ")));
         }
+        let struck = given.value("--struck").unwrap_or(STRUCK);
+        let backends = BACKENDS.map(|(name, _)| name);
+        let Some(struck) = backends.iter().position(|name| *name == struck) else {
+            return Err(format!("--struck {struck}: there are {}", backends.join(", ")));
+        };
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be small and positive")]
         let whole = |name, default| given.number(name, default).map(|number| number as u64);
         Ok(Self {
@@ -54,6 +63,7 @@ impl Plan {
             rate: given.number("--rate", 10.0)?,
             policies,
             steady: given.has("--steady"),
+            struck,
             on_overload: given.value("--on-overload").unwrap_or("sacrifice").to_owned(),
             json: given.value("--json").map(PathBuf::from),
         })
