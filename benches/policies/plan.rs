@@ -80,9 +80,9 @@ impl Plan {
         (!self.steady).then(|| (LEAD_IN + third, LEAD_IN + 2 * third))
     }
 
-    /// Whether a request that was sent at that time of a run counts.
-    pub(crate) fn counts(&self, sent: Duration) -> bool {
-        (LEAD_IN..LEAD_IN + self.counted).contains(&sent)
+    /// Whether a request that was to be sent at that time of a run counts.
+    pub(crate) fn counts(&self, due: Duration) -> bool {
+        (LEAD_IN..LEAD_IN + self.counted).contains(&due)
     }
 }
 

@@ -397,9 +397,9 @@ mod tests {
         let now = Moment::START;
         let mut books = BackendLoad::new(now);
         assert_eq!((books.longest_first_token(), books.longest_answer()), (None, None));
-        (1..=3).for_each(|id| {
-            books.sent(&prompt(1.0), 1.0, Some((id, 10.0 / f64::from(u32::try_from(id).unwrap()))), now)
-        });
+        for (id, expected) in [(1, 10.0), (2, 5.0), (3, 3.0)] {
+            books.sent(&prompt(1.0), 1.0, Some((id, expected)), now);
+        }
         books.answer_expected(4, 70.0, now);
         books.answer_expected(5, 60.0, now);
         assert_eq!((books.longest_first_token(), books.longest_answer()), (Some(10.0), Some(70.0)));
