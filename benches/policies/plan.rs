@@ -40,6 +40,7 @@ impl Plan {
     /// Reads the arguments; the message says what is wrong with them.
     pub(crate) fn read() -> Result<Self, String> {
         let given = Given(std::env::args().skip(1).collect());
+        given.known()?;
         let seconds = |name, default| given.number(name, default).map(Duration::from_secs_f64);
         let policies = given.value("--policies").map_or_else(
             || POLICIES.map(str::to_owned).to_vec(),
@@ -60,7 +61,9 @@ impl Plan {
             counted: seconds("--seconds", 30.0)?,
             warm_up: seconds("--warm-up", 20.0)?,
             seed: whole("--seed", 1.0)?,
-            rate: given.number("--rate", 10.0)?,
+            rate: given
+                .number("--rate", 10.0)
+                .and_then(|rate| if rate > 0.0 { Ok(rate) } else { Err("--rate 0".into()) })?,
             policies,
             steady: given.has("--steady"),
             struck,
@@ -88,7 +91,27 @@ impl Plan {
 
 struct Given(Vec<String>);
 
+/// Flags with a value, and those without; `--bench` is cargo's own.
+const VALUED: [&str; 9] =
+    ["--rounds", "--seconds", "--warm-up", "--seed", "--rate", "--policies", "--struck", "--on-overload", "--json"];
+const BARE: [&str; 2] = ["--steady", "--bench"];
+
 impl Given {
+    /// Every word is a flag or the value of one.
+    fn known(&self) -> Result<(), String> {
+        let mut words = self.0.iter();
+        while let Some(word) = words.next() {
+            let valued = VALUED.contains(&word.as_str());
+            if !valued && !BARE.contains(&word.as_str()) {
+                return Err(format!("{word}: there are {} and --steady", VALUED.join(", ")));
+            }
+            if valued && words.next().is_none() {
+                return Err(format!("{word} needs a value"));
+            }
+        }
+        Ok(())
+    }
+
     fn has(&self, name: &str) -> bool {
         self.0.iter().any(|word| word == name)
     }
