@@ -9,7 +9,7 @@
 //! configuration, priced by the backend that the proxy names in its answer. What is refused or fails is a miss.
 //!
 //! Flags after `--`: `--rounds 3 --seconds 30 --warm-up 20 --seed 1 --rate 10 --policies a,b --on-overload sacrifice`,
-//! `--steady` for no incident, `--json FILE` for everything unrounded.
+//! `--struck a100`, `--steady` for no incident, `--json FILE` for everything unrounded.
 
 #![allow(
     clippy::expect_used,
@@ -31,7 +31,7 @@ mod stage;
 
 use plan::{LEAD_IN, Plan};
 use report::Column;
-use scene::{BACKENDS, SLOWNESS, STRUCK};
+use scene::{BACKENDS, SLOWNESS};
 use stage::{Sent, Stage};
 
 fn main() {
@@ -101,7 +101,7 @@ fn introduce(plan: &Plan) {
         plan.seed
     );
     match plan.incident() {
-        Some(_) => println!("{} runs {SLOWNESS} times slower in the middle third", BACKENDS[STRUCK].0),
+        Some(_) => println!("{} runs {SLOWNESS} times slower in the middle third", BACKENDS[plan.struck].0),
         None => println!("no incident"),
     }
 }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::scene::{BACKENDS, STRUCK};
+
 /// Every rule that is compared, ours first.
 pub(crate) const POLICIES: [&str; 4] = ["cheapest_within_slo", "least_in_flight", "power_of_two", "round_robin"];
 
@@ -26,6 +28,8 @@ pub(crate) struct Plan {
     pub(crate) policies: Vec<String>,
     /// No incident, and a look at how requests spread in time.
     pub(crate) steady: bool,
+    /// The backend that the incident strikes.
+    pub(crate) struck: usize,
     /// What the route does with requests that no backend serves in time.
     pub(crate) on_overload: String,
     /// Where to write everything, unrounded.
@@ -36,6 +40,7 @@ impl Plan {
     /// Reads the arguments; the message says what is wrong with them.
     pub(crate) fn read() -> Result<Self, String> {
         let given = Given(std::env::args().skip(1).collect());
+        given.known()?;
         let seconds = |name, default| given.number(name, default).map(Duration::from_secs_f64);
         let policies = given.value("--policies").map_or_else(
             || POLICIES.map(str::to_owned).to_vec(),
@@ -44,6 +49,11 @@ impl Plan {
         if let Some(unknown) = policies.iter().find(|name| !POLICIES.contains(&name.as_str())) {
             return Err(format!("--policies {unknown}: there are {}", POLICIES.join(", ")));
         }
+        let struck = given.value("--struck").unwrap_or(STRUCK);
+        let backends = BACKENDS.map(|(name, _)| name);
+        let Some(struck) = backends.iter().position(|name| *name == struck) else {
+            return Err(format!("--struck {struck}: there are {}", backends.join(", ")));
+        };
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be small and positive")]
         let whole = |name, default| given.number(name, default).map(|number| number as u64);
         Ok(Self {
@@ -51,9 +61,12 @@ impl Plan {
             counted: seconds("--seconds", 30.0)?,
             warm_up: seconds("--warm-up", 20.0)?,
             seed: whole("--seed", 1.0)?,
-            rate: given.number("--rate", 10.0)?,
+            rate: given
+                .number("--rate", 10.0)
+                .and_then(|rate| if rate > 0.0 { Ok(rate) } else { Err("--rate 0".into()) })?,
             policies,
             steady: given.has("--steady"),
+            struck,
             on_overload: given.value("--on-overload").unwrap_or("sacrifice").to_owned(),
             json: given.value("--json").map(PathBuf::from),
         })
@@ -70,15 +83,35 @@ impl Plan {
         (!self.steady).then(|| (LEAD_IN + third, LEAD_IN + 2 * third))
     }
 
-    /// Whether a request that was sent at that time of a run counts.
-    pub(crate) fn counts(&self, sent: Duration) -> bool {
-        (LEAD_IN..LEAD_IN + self.counted).contains(&sent)
+    /// Whether a request that was to be sent at that time of a run counts.
+    pub(crate) fn counts(&self, due: Duration) -> bool {
+        (LEAD_IN..LEAD_IN + self.counted).contains(&due)
     }
 }
 
 struct Given(Vec<String>);
 
+/// Flags with a value, and those without; `--bench` is cargo's own.
+const VALUED: [&str; 9] =
+    ["--rounds", "--seconds", "--warm-up", "--seed", "--rate", "--policies", "--struck", "--on-overload", "--json"];
+const BARE: [&str; 2] = ["--steady", "--bench"];
+
 impl Given {
+    /// Every word is a flag or the value of one.
+    fn known(&self) -> Result<(), String> {
+        let mut words = self.0.iter();
+        while let Some(word) = words.next() {
+            let valued = VALUED.contains(&word.as_str());
+            if !valued && !BARE.contains(&word.as_str()) {
+                return Err(format!("{word}: there are {} and --steady", VALUED.join(", ")));
+            }
+            if valued && words.next().is_none() {
+                return Err(format!("{word} needs a value"));
+            }
+        }
+        Ok(())
+    }
+
     fn has(&self, name: &str) -> bool {
         self.0.iter().any(|word| word == name)
     }

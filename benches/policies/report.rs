@@ -152,6 +152,7 @@ pub(crate) fn json(plan: &Plan, columns: &[Column]) -> Value {
         "warm_up_s": plan.warm_up.as_secs_f64(),
         "on_overload": plan.on_overload,
         "steady": plan.steady,
+        "struck": (!plan.steady).then(|| BACKENDS[plan.struck].0),
         "policies": columns.iter().map(column).collect::<Vec<_>>(),
     })
 }

@@ -22,8 +22,8 @@ use crate::plan::Plan;
 /// The backends, the dearest first: names and profiles. Their speeds and their prices differ fivefold and more.
 pub(crate) const BACKENDS: [(&str, &str); 4] =
     [("h100", "h100-latency"), ("a100", "a100"), ("l40s", "l40s"), ("a10g", "a10g")];
-/// The one that the incident strikes: cheap and able, so that a rule that looks at prices has most to lose there.
-pub(crate) const STRUCK: usize = 2;
+/// The one that the incident strikes unless another is named: where a rule that looks at prices has most to lose.
+pub(crate) const STRUCK: &str = "a100";
 pub(crate) const SLOWNESS: f64 = 3.0;
 
 /// A kind of traffic with its own promises.

@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 use crate::plan::{LEAD_IN, LEAD_OUT, Plan};
 use crate::run::{Cpu, Run};
 use crate::running::Running;
-use crate::scene::{self, BACKENDS, SLOWNESS, STRUCK};
+use crate::scene::{self, BACKENDS, SLOWNESS};
 
 /// How long a proxy may take to find every backend ready.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -122,9 +122,9 @@ impl Stage {
     async fn incident(&self, plan: &Plan, start: Instant) {
         let Some((begin, end)) = plan.incident() else { return };
         tokio::time::sleep_until((start + begin).into()).await;
-        self.simulators[STRUCK].set_faults(Faults::from(vec![FaultKind::Slow(SLOWNESS)]));
+        self.simulators[plan.struck].set_faults(Faults::from(vec![FaultKind::Slow(SLOWNESS)]));
         tokio::time::sleep_until((start + end).into()).await;
-        self.simulators[STRUCK].set_faults(Faults::none());
+        self.simulators[plan.struck].set_faults(Faults::none());
     }
 }
 

@@ -82,7 +82,7 @@ fn summary(out: &mut String, group: &Group) {
     for route in routes {
         let _ = write!(out, "<th scope=\"col\">{} kept</th>", escaped(&route.name));
     }
-    for head in ["good/s", "of offered", "$/kgood", "runs kept", "shares move", "vary", "longest run"] {
+    for head in ["good/s", "of offered", "$/kgood", "runs kept", "shares move", "vary", "memory", "longest run"] {
         let _ = write!(out, "<th scope=\"col\">{head}</th>");
     }
     out.push_str("</tr></thead><tbody>\n");
@@ -95,7 +95,7 @@ fn summary(out: &mut String, group: &Group) {
         }
         let _ = writeln!(
             out,
-            "<td>{:.2}</td><td>{}</td><td>{:.3}</td><td>{}/{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            "<td>{:.2}</td><td>{}</td><td>{:.3}</td><td>{}/{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
             summary.goodput,
             percent(summary.attainment),
             summary.cost_per_kgood,
@@ -103,6 +103,7 @@ fn summary(out: &mut String, group: &Group) {
             summary.runs,
             percent(summary.movement),
             times(summary.dispersion),
+            times(summary.autocorrelation),
             times(summary.run_ratio)
         );
     }
