@@ -70,7 +70,7 @@ fn serve(fleet: &Fleet, now: Instant, turn: u64) {
     let asked = Request { model: "m", facts, prefix, ..Request::default() };
     let mut given = fleet.dispatch(0, &asked, &[], now).unwrap();
     given.in_flight.first_token(now + Duration::from_millis(120));
-    let served = Served { output_tokens: Some(17), mean_gap: Some(Duration::from_millis(20)) };
+    let served = Served { output_tokens: Some(17), mean_gap: Some(Duration::from_millis(20)), held_back: false };
     given.in_flight.served(black_box(&served), now + Duration::from_millis(450));
 }
 
