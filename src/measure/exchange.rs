@@ -129,6 +129,8 @@ pub struct Phases {
     pub relay: Option<Duration>,
     /// Whether the client's pace disturbed the gaps, so that they are not learned from.
     pub backpressured: bool,
+    /// Whether tokens were held back on their way and came in bursts, so that no latency is learned from.
+    pub held_back: bool,
 }
 
 /// Why a backend was chosen, as the log shows it.
@@ -211,7 +213,7 @@ impl ExchangeRecord {
     /// What the backend that answered really took, each from where the prediction of it started: the try's beginning.
     #[must_use]
     pub fn taken(&self, latency: Latency) -> Option<Duration> {
-        let last = self.last_attempt().filter(|_| self.measured())?;
+        let last = self.last_attempt().filter(|_| self.measured() && !self.phases.held_back)?;
         let streamed = |value: Option<Duration>| value.filter(|_| self.stream && !self.phases.backpressured);
         match latency {
             Latency::TimeToFirstToken => last.first_token.filter(|_| self.stream),

@@ -165,12 +165,21 @@ impl Page {
         for backend in &live.backends {
             self.gauge(&families::BACKEND_IN_FLIGHT, &[&backend.name], float(backend.in_flight));
             self.gauge(&families::BACKEND_WAITING_TOKENS, &[&backend.name], float(backend.waiting_tokens));
+            self.gauge(&families::BACKEND_BUFFERING, &[&backend.name], f64::from(u8::from(backend.buffering)));
+            self.counter(&families::BUFFERED_STREAMS, &[&backend.name], float(backend.buffered_streams));
+            if let Some(demand) = backend.demand {
+                let profile = backend.profile.as_deref().unwrap_or(NONE);
+                self.gauge(&families::BACKEND_DEMAND, &[&backend.name, profile], demand);
+            }
             self.engine(backend);
             self.gpus(backend);
             for state in BACKEND_STATES {
                 let is = f64::from(u8::from(state == backend.state));
                 self.gauge(&families::BACKEND_STATE, &[&backend.name, state], is);
             }
+        }
+        for route in &live.routes {
+            self.counter(&families::UNPLACED, &[&route.name], float(route.unplaced));
         }
         for objective in &live.objectives {
             let (route, latency) = (&*objective.route, objective.latency);

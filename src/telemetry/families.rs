@@ -111,6 +111,14 @@ families! {
         "Requests in flight on the backend.";
     BACKEND_WAITING_TOKENS = Gauge "headway_backend_waiting_tokens" ["backend"]
         "Estimated prompt tokens of the backend's requests that await their first token.";
+    BACKEND_DEMAND = Gauge "headway_backend_demand_ratio" ["backend", "profile"]
+        "The load that is asked of the backend over the most it could carry with its routes' promises kept, as predicted: above 1, more of its kind are needed. Absent while it is out of service, and where it could not keep them even when idle.";
+    UNPLACED = Counter "headway_unplaced_requests_total" ["route"]
+        "Requests for which no backend was expected to keep the promise when they were first decided on, whatever became of them.";
+    BACKEND_BUFFERING = Gauge "headway_backend_buffering" ["backend"]
+        "1 while something between the engine and headway holds the backend's tokens back: most of its latest streams came in bursts.";
+    BUFFERED_STREAMS = Counter "headway_buffered_streams_total" ["backend"]
+        "Completed streams whose tokens were held back and came in bursts; their latencies are not learned.";
     ENGINE_RUNNING = Gauge "headway_engine_running" ["backend"]
         "Requests in the engine's batch, whoever sent them, by its own metrics; where they are asked for.";
     ENGINE_WAITING = Gauge "headway_engine_waiting" ["backend"]

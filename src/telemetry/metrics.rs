@@ -190,7 +190,7 @@ impl Collector for Exporter {
 mod tests {
     use std::time::Duration;
 
-    use super::super::live::{BackendFigures, EngineFigures, ShadowFigure};
+    use super::super::live::{BackendFigures, EngineFigures, RouteFigures, ShadowFigure};
     use super::super::testing;
     use super::*;
     use crate::clock::{Clock, SystemClock};
@@ -224,9 +224,14 @@ mod tests {
                 in_flight: 3,
                 waiting_tokens: 930,
                 state: "ready",
+                profile: Some("vllm-a100-bf16-tp1-throughput".into()),
+                demand: Some(0.625),
+                buffering: false,
+                buffered_streams: 4,
                 engine: Some(EngineFigures { running: 7.0, waiting: 2.0, kv_cache_ratio: Some(0.25) }),
                 gpus: vec![("GPU-1".into(), gpu()), ("1".into(), GpuReading::default())],
             }],
+            routes: vec![RouteFigures { name: "chat".into(), unplaced: 6 }],
             objectives: vec![ObjectiveFigures {
                 route: "chat".into(),
                 latency: "ttft",
@@ -271,10 +276,16 @@ mod tests {
         metrics
     }
 
+    /// Written anew with `HEADWAY_UPDATE_GOLDEN=1 cargo test the_page_is_as_documented`.
     #[test]
     fn the_page_is_as_documented() {
         let page = page(&busy(), &live());
-        assert_eq!(page, include_str!("testdata/metrics.txt"), "the page is now:\n{page}");
+        if std::env::var_os("HEADWAY_UPDATE_GOLDEN").is_some() {
+            let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/telemetry/testdata/metrics.txt");
+            std::fs::write(file, page).unwrap();
+        } else {
+            assert_eq!(page, include_str!("testdata/metrics.txt"), "the page is now:\n{page}");
+        }
     }
 
     #[test]

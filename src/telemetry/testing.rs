@@ -159,6 +159,7 @@ pub(super) fn complete() -> ExchangeRecord {
             relay_first: Some(Duration::from_micros(61)),
             relay: Some(Duration::from_micros(18)),
             backpressured: false,
+            held_back: false,
         },
         bytes_in: 1_240,
         bytes_out: 19_870,

@@ -12,6 +12,7 @@
 mod support;
 
 mod answers;
+mod buffering;
 mod commit;
 mod connections;
 mod failover;

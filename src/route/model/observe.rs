@@ -116,6 +116,17 @@ impl BackendModel {
         }
     }
 
+    /// The first token of a stream came, but something on its way holds tokens back: the books move, nothing is learned.
+    pub fn first_token_held_back(&mut self, ticket: &mut Ticket, now: Instant) {
+        let old = ticket.books != self.books;
+        if old || !ticket.stream || std::mem::replace(&mut ticket.first_token, true) {
+            return;
+        }
+        let now = self.moment(now);
+        self.load.first_token(ticket.id, &mut ticket.load, now);
+        self.probing.over(ticket.id);
+    }
+
     /// Bytes of any stream came. One store; lets standing streams be told from slow ones between two calls of
     /// [`Self::tokens`].
     pub fn progressed(&mut self, now: Instant) {
