@@ -100,7 +100,8 @@ impl Work {
         let Ok(mut given) = fleet.dispatch(0, &asked, &[], now) else { return true };
         if !matches!(self, Self::Decision) {
             given.in_flight.first_token(now + Duration::from_millis(120));
-            let served = Served { output_tokens: Some(17), mean_gap: Some(Duration::from_millis(20)), held_back: false };
+            let served =
+                Served { output_tokens: Some(17), mean_gap: Some(Duration::from_millis(20)), held_back: false };
             given.in_flight.served(black_box(&served), now + Duration::from_millis(450));
         }
         false

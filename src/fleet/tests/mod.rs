@@ -340,7 +340,7 @@ fn an_unstreamed_answer_is_waited_for_as_such_answers_take() {
     for _ in 0..200 {
         let one = send(now);
         now += SECOND * 30;
-        one.served(&Served { output_tokens: Some(100), mean_gap: None }, now);
+        one.served(&Served { output_tokens: Some(100), mean_gap: None, held_back: false }, now);
     }
     let _silent = send(now);
     assert_eq!(fleet.eject_stalled(now + SECOND * 60), 0);
