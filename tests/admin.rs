@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use headway::admin::{self, ReloadOutcome, Services};
+use headway::admin::{self, ConfigStatus, ReloadOutcome, Services};
 use headway::clock::{Clock, SystemClock};
 use headway::config::settings::{
     Admin, Backend, BackendTls, BackendUrl, ClientSlo, Commit, Credential, Features, Health, Limits, PrefixAffinity,
@@ -42,6 +42,7 @@ struct Running {
     draining: Arc<AtomicBool>,
     drains: Arc<AtomicU32>,
     outcome: Arc<Mutex<ReloadOutcome>>,
+    configuration: Arc<Mutex<Arc<ConfigStatus>>>,
     _shutdown: watch::Sender<bool>,
 }
 
@@ -91,7 +92,12 @@ fn settings(token: Option<&str>, open_metrics: bool) -> Settings {
         shutdown: Shutdown::default(),
         threads: 1,
         trusted_proxies: Vec::new(),
-        admin: Admin { address: ([127, 0, 0, 1], 0).into(), token: token.map(Into::into), open_metrics },
+        admin: Admin {
+            address: ([127, 0, 0, 1], 0).into(),
+            token: token.map(Into::into),
+            open_metrics,
+            trace_url: Some("http://jaeger.internal/trace/{trace_id}".to_owned()),
+        },
         telemetry: TelemetrySettings::default(),
         state: None,
         baselines: None,
@@ -144,6 +150,14 @@ fn start(settings: Settings) -> Running {
     let (shutdown, receiver) = watch::channel(false);
     let (draining, drains) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
     let outcome = Arc::new(Mutex::new(ReloadOutcome::Applied { notes: Vec::new() }));
+    let configuration = Arc::new(Mutex::new(Arc::new(ConfigStatus {
+        hash: "cafe".to_owned(),
+        applied_at: SystemTime::UNIX_EPOCH,
+        read_at: SystemTime::UNIX_EPOCH,
+        trigger: "start",
+        errors: Vec::new(),
+        notes: Vec::new(),
+    })));
     let services = Services {
         fleet: {
             let fleet = Arc::clone(&fleet);
@@ -151,6 +165,10 @@ fn start(settings: Settings) -> Running {
         },
         telemetry: Arc::clone(&telemetry),
         clock: Arc::new(SystemClock),
+        configuration: {
+            let configuration = Arc::clone(&configuration);
+            Arc::new(move || Arc::clone(&configuration.lock().unwrap()))
+        },
         reload: {
             let outcome = Arc::clone(&outcome);
             Arc::new(move || outcome.lock().unwrap().clone())
@@ -164,7 +182,7 @@ fn start(settings: Settings) -> Running {
         draining: Arc::clone(&draining),
     };
     let _thread = admin::spawn(listener, services, receiver).expect("a thread");
-    Running { address, fleet, telemetry, draining, drains, outcome, _shutdown: shutdown }
+    Running { address, fleet, telemetry, draining, drains, outcome, configuration, _shutdown: shutdown }
 }
 
 struct Answer {
