@@ -45,7 +45,7 @@ impl Extent {
     }
 }
 
-/// One event.
+/// The figures of one tick.
 #[derive(Debug, Serialize)]
 pub(super) struct Picture {
     /// Counts seconds since somebody first looked.
@@ -58,9 +58,16 @@ pub(super) struct Picture {
     steps: StepsView,
     routes: Vec<RouteView>,
     backends: Vec<BackendView>,
+    decisions: DecisionLists,
+}
+
+/// One event: the figures, and as much of the history as it is to hold.
+#[derive(Debug, Serialize)]
+pub(super) struct WithHistory<'a> {
+    #[serde(flatten)]
+    picture: &'a Picture,
     /// By route.
     history: Map<String, Value>,
-    decisions: DecisionLists,
 }
 
 /// Each list the newest first.
@@ -84,39 +91,44 @@ struct StepsView {
     lowest_row_ms: f64,
 }
 
-/// Everything the dashboard shows at this instant.
-pub(super) fn draw(services: &Services, extent: Extent, tick: u64, now: Instant) -> Picture {
-    let fleet = (services.fleet)();
-    let moment = Moment::new(services, &fleet, now);
-    let history = services.telemetry.history();
-    let last = history.step(now);
-    let steps = extent.steps(last);
-    let decisions = |wanted: fn(&DecisionRecord) -> bool| {
-        let newest = fleet.decisions(DECISIONS, wanted);
-        newest.iter().map(|decision| DecisionView::row(decision, services)).collect()
-    };
-    let of_route = |route: &Arc<LiveRoute>| of_route(history, route, &steps);
-    Picture {
-        tick,
-        version: version::version(services),
-        ready: answer::probe(services),
-        trace_url: fleet.settings().admin.trace_url.clone(),
-        steps: StepsView {
-            seconds: STEP.as_secs(),
-            kept: STEPS,
-            last,
-            last_began_s_ago: history.ago(last, now).as_secs_f64(),
-            rows_per_decade: ROWS_PER_DECADE,
-            lowest_row_ms: millis(LOWEST_ROW),
-        },
-        routes: moment.routes(),
-        backends: moment.backends(),
-        history: fleet.routes().iter().map(of_route).collect(),
-        decisions: DecisionLists {
-            ended: decisions(|one| !is_under_way(one)),
-            missed: decisions(did_not_end_well),
-            under_way: decisions(is_under_way),
-        },
+impl Picture {
+    /// Everything that is true at this instant.
+    pub(super) fn new(services: &Services, tick: u64, now: Instant) -> Self {
+        let fleet = (services.fleet)();
+        let moment = Moment::new(services, &fleet, now);
+        let history = services.telemetry.history();
+        let last = history.step(now);
+        let decisions = |wanted: fn(&DecisionRecord) -> bool| {
+            let newest = fleet.decisions(DECISIONS, wanted);
+            newest.iter().map(|decision| DecisionView::row(decision, services)).collect()
+        };
+        Self {
+            tick,
+            version: version::version(services),
+            ready: answer::probe(services),
+            trace_url: fleet.settings().admin.trace_url.clone(),
+            steps: StepsView {
+                seconds: STEP.as_secs(),
+                kept: STEPS,
+                last,
+                last_began_s_ago: history.ago(last, now).as_secs_f64(),
+                rows_per_decade: ROWS_PER_DECADE,
+                lowest_row_ms: millis(LOWEST_ROW),
+            },
+            routes: moment.routes(),
+            backends: moment.backends(),
+            decisions: DecisionLists {
+                ended: decisions(|one| !is_under_way(one)),
+                missed: decisions(did_not_end_well),
+                under_way: decisions(is_under_way),
+            },
+        }
+    }
+
+    pub(super) fn with_history(&self, services: &Services, extent: Extent) -> WithHistory<'_> {
+        let (fleet, steps) = ((services.fleet)(), extent.steps(self.steps.last));
+        let of_route = |route: &Arc<LiveRoute>| of_route(services.telemetry.history(), route, &steps);
+        WithHistory { picture: self, history: fleet.routes().iter().map(of_route).collect() }
     }
 }
 

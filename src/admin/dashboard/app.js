@@ -100,6 +100,7 @@ at("token").addEventListener("submit", (event) => {
   token.set(at("token-field").value);
   at("token-field").value = "";
   at("token").hidden = true;
+  connection = "connecting";
   start();
 });
 
