@@ -222,8 +222,9 @@ impl Running {
 }
 
 const BEARER: &str = "Authorization: Bearer canary-admin-token";
-const EVERY_PATH: [&str; 11] = [
+const EVERY_PATH: [&str; 12] = [
     "/",
+    "/api",
     "/metrics",
     "/healthz",
     "/readyz?verbose",
@@ -271,8 +272,8 @@ fn exchanges_show_in_metrics_and_in_the_list_of_requests() {
 #[test]
 fn head_is_get_without_the_body() {
     let running = start(settings(None, true));
-    let head = running.ask("HEAD /api/v1/version", &[], "");
-    let length = format!("content-length: {}", running.get("/api/v1/version").body.len());
+    let head = running.ask("HEAD /api/v1/config", &[], "");
+    let length = format!("content-length: {}", running.get("/api/v1/config").body.len());
     assert!((head.status, head.body.as_str()) == (200, "") && head.head.contains(&length), "{}", head.head);
 }
 
@@ -295,7 +296,7 @@ fn errors_are_json_and_say_what_is_allowed() {
 fn the_token_opens_everything_and_probes_need_none() {
     let running = start(settings(Some(CANARY_TOKEN), false));
     for path in EVERY_PATH {
-        let expected = if path == "/healthz" {
+        let expected = if path == "/healthz" || path == "/" {
             200
         } else if path.starts_with("/readyz") {
             503
@@ -417,4 +418,17 @@ fn figures_are_of_what_ended_and_absent_before_anything_did() {
     assert_eq!((&route["cost"], &backend["cost"], &backend["routes"][0]), (&0.5.into(), &0.5.into(), &"chat".into()));
     assert!(backend["requests_per_second"].as_f64().unwrap() > 0.0);
     assert_eq!(route["backends"][0]["requests"], 2);
+}
+
+#[test]
+fn the_version_tells_the_configuration_and_what_became_of_its_last_reload() {
+    let running = start(settings(None, true));
+    let config = &running.get("/api/v1/version").json()["config"];
+    assert_eq!((&config["hash"], &config["last_reload"]["ok"]), (&"cafe".into(), &true.into()));
+    let before = running.configuration.lock().unwrap().clone();
+    let errors = vec!["headway.yaml:3:5: unknown key `lisen`".to_owned()];
+    *running.configuration.lock().unwrap() =
+        Arc::new(ConfigStatus { trigger: "watch", errors: errors.clone(), ..(*before).clone() });
+    let last = &running.get("/api/v1/version").json()["config"]["last_reload"];
+    assert_eq!((&last["ok"], &last["trigger"], &last["errors"]), (&false.into(), &"watch".into(), &errors.into()));
 }

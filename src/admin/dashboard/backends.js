@@ -21,15 +21,15 @@ const problems = new Map();
 export function backends(picture, colors, again) {
   if (picture.backends.length === 0) return [h("p", { class: "notice" }, "The configuration has no backends.")];
   const head = (text, kind) => h("th", { scope: "col", class: kind }, text);
-  const gpus = picture.backends.some((one) => one.gpu !== undefined);
+  const watched = picture.backends.some((one) => one.gpu !== undefined);
   return [h("table", { class: "card backends" },
     h("caption", { class: "hidden" }, "Backends, their state and load"),
     h("thead", null, h("tr", null, head("Backend"), head("State"), head("In flight"), head("Waiting"), head("Rate"),
-      head("TTFT p50 / p95"), head("ITL p50 / p95"), gpus && head("GPU"), head("Price"), head("Cost so far"), head(h("span", { class: "hidden" }, "Drain")))),
-    h("tbody", null, picture.backends.map((one) => row(one, colors, gpus, again))))];
+      head("TTFT p50 / p95"), head("ITL p50 / p95"), watched && head("GPU"), head("Price"), head("Cost so far"), head(h("span", { class: "hidden" }, "Drain")))),
+    h("tbody", null, picture.backends.map((one) => row(one, colors, watched, again))))];
 }
 
-function row(one, colors, gpus, again) {
+function row(one, colors, watched, again) {
   const cell = (label, ...content) => h("td", { "data-label": label }, content);
   const minute = one.last_minute;
   return h("tr", { key: one.name, "data-backend": one.name },
@@ -42,7 +42,7 @@ function row(one, colors, gpus, again) {
     cell("Rate", minute.requests === 0 ? h("span", { class: "faint" }, "none in the last minute") : h("span", { "data-figure": "rate" }, format.perSecond(one.requests_per_second))),
     cell("TTFT p50 / p95", pair(minute.ttft)),
     cell("ITL p50 / p95", pair(minute.itl)),
-    gpus && cell("GPU", gpu(one.gpu)),
+    watched && cell("GPU", gpus(one)),
     cell("Price", h("span", { class: "price" }, format.price(one.price))),
     cell("Cost so far", one.cost > 0 ? h("span", { "data-figure": "cost" }, format.money(one.cost)) : format.NONE),
     h("td", { class: "action" }, button(one, again), problems.has(one.name) && h("p", { class: "problem", role: "alert" }, problems.get(one.name))));
@@ -72,18 +72,22 @@ function waiting(one) {
 
 const pair = (seen) => (seen ? `${format.latency(seen.p50_ms)} / ${format.latency(seen.p95_ms)}` : h("span", { class: "faint" }, "no samples"));
 
-/** What is known of its GPUs; a text is the reason why nothing is. */
-function gpu(known) {
-  if (known === undefined || known === null) return h("span", { class: "faint" }, "not watched");
-  if (typeof known === "string") return h("span", { class: "faint" }, known);
-  return (Array.isArray(known) ? known : known.devices ?? [known]).map((one) => h("span", { class: "gpu" },
-    h("span", { class: "bar", vars: { share: `${Math.min(100, (one.utilization_ratio ?? 0) * 100)}%` } }, format.percent(one.utilization_ratio)),
-    h("small", null, [
-      one.memory_used_bytes !== undefined && `${format.bytes(one.memory_used_bytes)}`,
-      one.power_watts !== undefined && `${Math.round(one.power_watts)} W`,
-      one.temperature_celsius !== undefined && `${Math.round(one.temperature_celsius)} °C`,
-      one.throttled && "throttled",
-    ].filter(Boolean).join(" · "))));
+/** Its GPUs: how busy, and what else is known of them; or why nothing is. */
+function gpus(one) {
+  if (one.gpu === undefined) return h("span", { class: "faint" }, "not watched");
+  const devices = one.gpus ?? [];
+  if (devices.length === 0) return [h("span", { class: "faint" }, one.gpu), one.gpu_problem && h("small", null, one.gpu_problem)];
+  return [devices.map(gpu), one.gpu !== "nvml" && h("small", null, `by ${one.gpu}`)];
+}
+
+function gpu(one) {
+  const memory = one.memory_used_bytes !== undefined && `${format.bytes(one.memory_used_bytes)}${one.memory_total_bytes ? ` of ${format.bytes(one.memory_total_bytes)}` : ""}`;
+  const facts = [memory, one.power_watts !== undefined && `${format.count(Math.round(one.power_watts))} W`, one.temperature_celsius !== undefined && `${format.count(Math.round(one.temperature_celsius))} °C`];
+  const slow = one.throttled && h("small", { class: "over" }, `throttled: ${(one.slowdowns ?? []).map(format.words).join(", ") || "no reason given"}`);
+  const share = `${Math.min(100, (one.utilization ?? 0) * 100)}%`;
+  return h("div", { key: one.gpu, title: one.model ?? null },
+    h("span", { class: "bar", vars: { share } }, one.utilization === undefined ? one.problem ?? "in use: not told" : format.percent(one.utilization)),
+    h("small", null, facts.filter(Boolean).join(" · ")), slow);
 }
 
 function button(one, again) {

@@ -92,9 +92,21 @@ function detail(one, picture, colors) {
   if (!known.decision) return h("p", { class: "notice" }, "It is no longer among the last 1,000 decisions.");
   const { decision } = known;
   return h("div", { class: "opened" },
-    h("p", { class: "ids" }, "Request ", h("code", null, decision.request_id), trace(decision, picture)),
+    h("p", { class: "ids" }, "Request ", h("code", null, decision.request_id), trace(decision, picture), load(decision.load)),
     waterfall(decision),
     candidates(decision, colors));
+}
+
+/** How busy the chosen backend was when it was chosen. */
+function load(of) {
+  if (!of) return null;
+  const facts = [
+    of.gpu_utilization !== undefined && `GPU ${format.percent(of.gpu_utilization)}`,
+    of.kv_cache_ratio !== undefined && `KV cache ${format.percent(of.kv_cache_ratio)}`,
+    of.running !== undefined && `${format.count(of.running)} running`,
+    of.waiting !== undefined && `${format.count(of.waiting)} waiting`,
+  ];
+  return ` · the backend when it was chosen: ${facts.filter(Boolean).join(", ")}`;
 }
 
 function trace(decision, picture) {
