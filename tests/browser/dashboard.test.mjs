@@ -66,7 +66,7 @@ function asWritten({ tick, routes, backends }) {
     tick,
     routes: routes.map((route) => ({
       rate: route.last_minute.requests > 0 ? [format.perSecond(route.requests_per_second)] : [],
-      attainment: route.objectives.map((one) => format.percent(one.attainment)),
+      attainment: route.objectives.filter((one) => one.judged > 0).map((one) => format.percent(one.attainment)),
       judged: route.objectives.map((one) => one.judged > 0
         ? `${format.count(one.good)} of ${format.count(one.judged)} in ${window(route)}`
         : `The objective has no samples in the last ${window(route)}.`),
@@ -127,6 +127,8 @@ for (const colorScheme of ["light", "dark"]) {
       const [wide, faint] = await page.evaluate(faintTexts);
       assert.ok(wide <= width, `${wide} px wide at ${width}`);
       assert.deepEqual(faint, [], `at ${width}`);
+      const rows = page.locator(".backends").getByRole("row", { name: /a100/ });
+      assert.equal(await rows.getByRole("rowheader").count(), 1, "a table at every width");
       await check();
       await context.close();
     }
@@ -276,11 +278,11 @@ test("a refused reload is shown with its place until the file is mended", async 
   await drawn(page);
   const before = await page.locator("#config code").textContent();
   appendFileSync(own.file, "listeneers: 1\n");
-  await page.getByText(/The configuration was refused/).waitFor();
+  await page.getByText(/The new configuration was refused/).waitFor();
   assert.match(await page.locator("#banners pre").textContent(), /headway\.yaml:7:1[^]*listeneers/);
   assert.equal(await page.locator("#config code").textContent(), before, "the old one stays in force");
   writeFileSync(own.file, configuration().replace("300ms", "250ms"));
-  await page.getByText(/The configuration was refused/).waitFor({ state: "detached" });
+  await page.getByText(/The new configuration was refused/).waitFor({ state: "detached" });
   await page.getByText("TTFT p95 ≤ 250 ms").waitFor();
   assert.notEqual(await page.locator("#config code").textContent(), before);
   await check();

@@ -24,6 +24,7 @@ function draw() {
   at("main").hidden = false;
   at("version").textContent = picture.version.version;
   patch(at("status"), status());
+  document.title = `headway: ${at("status").textContent}`;
   patch(at("config"), configuration());
   patch(at("banners"), banners());
   patch(at("routes-list"), routes(picture, history, colors));
@@ -51,22 +52,25 @@ function configuration() {
   return [h("span", { class: last_reload.ok ? null : "over" }, "config ", h("code", { title: hash }, hash.slice(0, 8)), ` · ${format.age(age_s)} old · ${how}`)];
 }
 
+/** Only the heading is announced: what stands below it changes every second. */
+const heading = (kind, text) => h("h2", { role: "alert" }, mark(kind), text);
+
 function banners() {
   const shown = [];
   const { last_reload: last, age_s } = picture.version.config;
   if (!last.ok) {
     shown.push(h("section", { class: "banner bad", key: "reload" },
-      h("h2", null, mark("bad"), `The configuration was refused ${format.age(last.age_s)} ago`),
-      h("p", null, `That of ${format.age(age_s)} ago stays in force. Mend the file and reload (${last.trigger} asked for it last).`),
+      heading("bad", "The new configuration was refused"),
+      h("p", null, `It was read ${format.age(last.age_s)} ago (asked for by: ${last.trigger}). The one of ${format.age(age_s)} ago stays in force.`),
       h("pre", null, last.errors.join("\n"))));
   }
   const notes = last.notes ?? [];
-  if (notes.length > 0) shown.push(h("section", { class: "banner warn", key: "notes" }, h("h2", null, mark("warn"), "The configuration is in force, but"), h("pre", null, notes.join("\n"))));
+  if (notes.length > 0) shown.push(h("section", { class: "banner warn", key: "notes" }, heading("warn", "The configuration is in force, but"), h("pre", null, notes.join("\n"))));
   const reasons = picture.ready.reasons;
   if (reasons.length > 0) {
     const kind = picture.ready.ready ? "warn" : "bad";
     shown.push(h("section", { class: `banner ${kind}`, key: "ready" },
-      h("h2", null, mark(kind), picture.ready.ready ? "Not everything is ready" : "No request can be served"),
+      heading(kind, picture.ready.ready ? "Not everything is ready" : "No request can be served"),
       h("ul", null, reasons.map((reason) => h("li", null, reason)))));
   }
   return shown;

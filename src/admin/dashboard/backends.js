@@ -59,18 +59,18 @@ function state(one) {
 function load(one) {
   const limit = one.max_in_flight;
   const share = limit ? `${Math.min(100, (one.in_flight / limit) * 100)}%` : "0%";
-  return h("span", { class: "bar", vars: { share } }, h("span", { "data-figure": "in-flight" }, format.count(one.in_flight)), limit === undefined ? " of any" : ` of ${format.count(limit)}`);
+  return h("span", { class: "bar", vars: { share } }, h("span", { "data-figure": "in-flight" }, format.count(one.in_flight)), limit === undefined ? ", no limit" : ` of ${format.count(limit)}`);
 }
 
 function waiting(one) {
-  const tokens = `${format.short(one.waiting_tokens)} tokens`;
+  const tokens = h("span", { class: "whole" }, `${format.short(one.waiting_tokens)} tokens`);
   if (!one.engine) return tokens;
   const cache = one.engine.kv_cache_ratio;
   return [tokens, h("small", null, `engine: ${format.count(one.engine.running)} running, ${format.count(one.engine.waiting)} waiting`,
     cache !== undefined && `, KV ${format.percent(cache)}`)];
 }
 
-const pair = (seen) => (seen ? `${format.latency(seen.p50_ms)} / ${format.latency(seen.p95_ms)}` : h("span", { class: "faint" }, "no samples"));
+const pair = (seen) => h("span", { class: seen ? "whole" : "whole faint" }, seen ? `${format.latency(seen.p50_ms)} / ${format.latency(seen.p95_ms)}` : "no samples");
 
 /** Its GPUs: how busy, and what else is known of them; or why nothing is. */
 function gpus(one) {

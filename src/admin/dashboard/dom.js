@@ -4,10 +4,16 @@
 const SVG = "http://www.w3.org/2000/svg";
 const DRAWN = new Set(["svg", "path", "circle", "rect", "line", "g"]);
 
+/** What the parts of a table are, said aloud: on narrow pages they are laid out as blocks, and would be no table any more. */
+const ROLES = { table: "table", thead: "rowgroup", tbody: "rowgroup", tr: "row", td: "cell" };
+const role = (tag, { scope }) => (tag === "th" ? (scope === "row" ? "rowheader" : "columnheader") : ROLES[tag]);
+
 /** Describes an element. Children that are null, undefined or false are left out; others than descriptions are text. */
 export function h(tag, attributes, ...children) {
   const shown = children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
-  return { tag, attributes: attributes ?? {}, children: shown };
+  const given = attributes ?? {};
+  const implied = role(tag, given);
+  return { tag, attributes: implied ? { role: implied, ...given } : given, children: shown };
 }
 
 /** Makes the children of an element as described. */

@@ -53,8 +53,8 @@ function promise(one, route) {
     h("h4", null, name),
     h("p", { class: "attainment" },
       kind !== "none" && mark(kind),
-      h("strong", { "data-figure": "attainment" }, format.percent(one.attainment)),
-      h("span", null, empty ? "no samples yet" : joint ? "kept" : one.met ? "kept" : "missed")),
+      empty ? h("span", { key: "empty" }, "no samples yet")
+        : [h("strong", { "data-figure": "attainment" }, format.percent(one.attainment)), h("span", null, joint || one.met ? "kept" : "missed")]),
     !empty && !joint && meter(one),
     h("p", { class: "detail" }, empty ? `The objective has no samples in the last ${format.age(route.window_s)}.`
       : `${format.count(one.good)} of ${format.count(one.judged)} in ${format.age(route.window_s)}`),
