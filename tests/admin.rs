@@ -67,6 +67,8 @@ fn settings(token: Option<&str>, open_metrics: bool) -> Settings {
         credential: Credential::ApiKey(CANARY_KEY.into()),
         health: Health::default(),
         metrics: None,
+        gpus: Vec::new(),
+        dcgm: None,
     };
     let route = Route {
         name: "chat".into(),

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, REFERRER_POLICY, RETRY_AFTER,
-    WWW_AUTHENTICATE,
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, REFERRER_POLICY,
+    RETRY_AFTER, VARY, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
@@ -27,7 +27,7 @@ use super::view::{self, BackendView, Probe, Requests, WantedLevel};
 use super::{ReloadOutcome, Services, config_view, version};
 use crate::fleet::{Fleet, Request as Question};
 use crate::route::snapshot::RequestFacts;
-use crate::telemetry::logs;
+use crate::telemetry::{logs, openmetrics};
 
 /// Largest request body.
 const BODY_BYTES: usize = 4 << 10;
@@ -69,8 +69,23 @@ pub(super) async fn answer(
         Endpoint::LogLevel => log_level(request).await,
         Endpoint::Events => events(services, audience),
         Endpoint::Asset(asset) => file(asset, request.headers()),
+        Endpoint::Metrics => metrics(services, request.headers()),
         shown => show(services, &shown, request.uri().query()),
     }
+}
+
+/// The metrics page, in the format that the scraper prefers.
+fn metrics(services: &Services, headers: &HeaderMap) -> Answer {
+    let figures = view::live_figures(services, &(services.fleet)());
+    let wishes: Vec<_> = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let metrics = services.telemetry.metrics();
+    let mut answer = if openmetrics::is_preferred(&wishes.join(",")) {
+        with_body(StatusCode::OK, openmetrics::CONTENT_TYPE, metrics.render_open(&figures))
+    } else {
+        with_body(StatusCode::OK, PROMETHEUS_TEXT, metrics.render(&figures))
+    };
+    answer.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+    answer
 }
 
 /// What is only looked at.
@@ -79,10 +94,6 @@ fn show(services: &Services, endpoint: &Endpoint, query: Option<&str>) -> Answer
     let now = services.clock.now();
     let limit = parameter(query, "limit").and_then(|limit| limit.parse().ok()).unwrap_or(LIST);
     match endpoint {
-        Endpoint::Metrics => {
-            let page = services.telemetry.metrics().render(&view::live_figures(services, &fleet));
-            with_body(StatusCode::OK, PROMETHEUS_TEXT, page)
-        }
         Endpoint::Healthz => with_body(StatusCode::OK, PLAIN, "ok\n"),
         Endpoint::Readyz => ready(services, parameter(query, "verbose").is_some()),
         Endpoint::Backends => shown(&json!({ "backends": Moment::new(services, &fleet, now).backends() })),

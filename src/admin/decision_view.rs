@@ -10,7 +10,7 @@ use super::Services;
 use super::view::{self, Name, millis};
 use super::waterfall::{self, Stretch};
 use crate::fleet::{Decided, DecisionRecord, Explanation, Happened};
-use crate::measure::exchange::ExchangeRecord;
+use crate::measure::exchange::{BackendLoad, ExchangeRecord};
 use crate::route::decision::{Assessment, TurnedAway};
 use crate::route::snapshot::{BackendIndex, Forecast};
 use crate::telemetry::time::rfc3339;
@@ -29,6 +29,9 @@ pub(super) struct DecisionView {
     /// Left out where decisions are only listed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     candidates: Vec<CandidateView>,
+    /// How busy the chosen backend was; absent where nobody tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    load: Option<LoadView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     shadow: Option<DecidedView>,
     /// Absent while the request is under way.
@@ -98,6 +101,18 @@ pub(super) struct PredictedView {
 }
 
 #[derive(Debug, Serialize)]
+struct LoadView {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gpu_utilization: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kv_cache_ratio: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    running: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting: Option<f64>,
+}
+
+#[derive(Debug, Serialize)]
 struct HappenedView {
     outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -135,6 +150,7 @@ impl DecisionView {
             input_tokens: decision.input_tokens,
             decided: DecidedView::new(&decision.verdict, candidates),
             candidates: Vec::new(),
+            load: LoadView::new(decision.load),
             shadow: decision.shadow.map(|shadow| DecidedView::new(&shadow, candidates)),
             happened: decision.happened.as_ref().map(HappenedView::new),
             exchange: None,
@@ -193,6 +209,15 @@ impl CandidateView {
 impl PredictedView {
     pub(super) fn new(forecast: Forecast) -> Self {
         Self { expected_ms: millis(forecast.expected()), bound_ms: millis(forecast.bound()) }
+    }
+}
+
+impl LoadView {
+    fn new(load: BackendLoad) -> Option<Self> {
+        let BackendLoad { gpu_utilization, kv_cache_ratio, running, waiting } = load;
+        let share = |share: Option<f64>| share.map(rounded);
+        let (gpu_utilization, kv_cache_ratio) = (share(gpu_utilization), share(kv_cache_ratio));
+        (!load.is_unknown()).then_some(Self { gpu_utilization, kv_cache_ratio, running, waiting })
     }
 }
 

@@ -10,6 +10,7 @@ mod config_view;
 mod decision_view;
 mod endpoint;
 mod events;
+mod gpu_view;
 mod guard;
 mod moment;
 mod picture;

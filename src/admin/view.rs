@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::decision_view::PredictedView;
+use super::gpu_view::{self, GpusView};
 use super::moment::{self, LastMinuteView, Moment};
 use super::{Services, config_view};
 use crate::fleet::{BackendState, Fleet, LiveBackend, LiveRoute, Request, ShadowFigures};
@@ -17,7 +18,9 @@ use crate::measure::objective::Latency;
 use crate::route::decision::Assessment;
 use crate::route::snapshot::Observed;
 use crate::telemetry::access_log;
-use crate::telemetry::live::{BackendFigures, EngineFigures, LiveFigures, ObjectiveFigures, PairFigure, ShadowFigure};
+use crate::telemetry::live::{
+    BackendFigures, EngineFigures, LiveFigures, ObjectiveFigures, PairFigure, RouteFigures, ShadowFigure,
+};
 
 /// The figures of the metrics page that only the fleet knows.
 pub(super) fn live_figures(services: &Services, fleet: &Fleet) -> LiveFigures {
@@ -27,14 +30,24 @@ pub(super) fn live_figures(services: &Services, fleet: &Fleet) -> LiveFigures {
         in_flight: backend.in_flight().into(),
         waiting_tokens: backend.waiting_tokens(),
         state: backend.state().as_str(),
+        profile: backend.settings().profile.clone(),
+        demand: fleet.demand(backend, now),
+        buffering: backend.is_buffering(),
+        buffered_streams: backend.buffered_streams(),
         engine: backend.engine(now).map(|engine| EngineFigures {
             running: engine.running,
             waiting: engine.waiting,
             kv_cache_ratio: engine.kv_ratio,
         }),
+        gpus: backend.gpus(now).map(|report| gpu_view::figures(&report)).unwrap_or_default(),
     };
     LiveFigures {
         backends: fleet.backends().iter().map(figures).collect(),
+        routes: fleet
+            .routes()
+            .iter()
+            .map(|route| RouteFigures { name: Arc::clone(route.name()), unplaced: route.unplaced() })
+            .collect(),
         objectives: services.telemetry.metrics().objectives(now),
         predicted: fleet.routes().iter().flat_map(|route| predicted(fleet, route, now)).collect(),
         missed: services.telemetry.metrics().missed(now),
@@ -100,6 +113,9 @@ pub(super) struct BackendView {
     max_in_flight: Option<u32>,
     waiting_tokens: u64,
     output_tokens: u64,
+    /// Whether something on the way holds its tokens back.
+    buffering: bool,
+    buffered_streams: u64,
     consecutive_faults: u32,
     addresses: Vec<String>,
     /// As discovered.
@@ -120,6 +136,8 @@ pub(super) struct BackendView {
     requests_per_second: f64,
     /// Its tries, each latency from the try's beginning, as predictions mean it.
     last_minute: LastMinuteView,
+    #[serde(flatten)]
+    gpus: GpusView,
 }
 
 #[derive(Debug, Serialize)]
@@ -163,6 +181,8 @@ impl BackendView {
             max_in_flight: settings.max_in_flight,
             waiting_tokens: backend.waiting_tokens(),
             output_tokens: backend.output_tokens(),
+            buffering: backend.is_buffering(),
+            buffered_streams: backend.buffered_streams(),
             consecutive_faults: backend.ejection().1,
             addresses: backend.endpoints().iter().map(|endpoint| endpoint.address().to_string()).collect(),
             models: models
@@ -183,6 +203,7 @@ impl BackendView {
             cost,
             requests_per_second: minute.per_second,
             last_minute: LastMinuteView::new(&minute),
+            gpus: GpusView::new(backend, now),
         }
     }
 }

@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use crate::wire::gpu::GpuReading;
+
 /// Every state a backend can be in, as the `state` label and the API write it.
 pub const BACKEND_STATES: [&str; 7] = ["ready", "warming", "down", "ejected", "probing", "draining", "unknown"];
 
@@ -12,6 +14,8 @@ pub const BACKEND_STATES: [&str; 7] = ["ready", "warming", "down", "ejected", "p
 pub struct LiveFigures {
     /// Every backend of the configuration.
     pub backends: Vec<BackendFigures>,
+    /// Every route of the configuration.
+    pub routes: Vec<RouteFigures>,
     /// Every objective of every route, and each route's joint one.
     pub objectives: Vec<ObjectiveFigures>,
     /// The bounds, in seconds, that a usual request of a route would get at a backend now.
@@ -20,6 +24,15 @@ pub struct LiveFigures {
     pub missed: Vec<PairFigure>,
     /// What shadows would have done.
     pub shadows: Vec<ShadowFigure>,
+}
+
+/// One route so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteFigures {
+    /// Its name in the configuration.
+    pub name: Arc<str>,
+    /// Requests for which no backend was expected to keep the promise.
+    pub unplaced: u64,
 }
 
 /// A figure of one latency of one route at one backend.
@@ -73,8 +86,18 @@ pub struct BackendFigures {
     pub waiting_tokens: u64,
     /// One of [`BACKEND_STATES`].
     pub state: &'static str,
+    /// Its profile, where the configuration names one.
+    pub profile: Option<Arc<str>>,
+    /// What is asked of it over what it can carry with its promises kept; `None` where that cannot be said.
+    pub demand: Option<f64>,
+    /// Whether something on the way holds its tokens back, by its latest streams.
+    pub buffering: bool,
+    /// Streams whose tokens were held back.
+    pub buffered_streams: u64,
     /// What its engine says, where it is asked and answers.
     pub engine: Option<EngineFigures>,
+    /// Its GPUs, by the names the configuration gives them, as far as they tell something.
+    pub gpus: Vec<(Arc<str>, GpuReading)>,
 }
 
 /// What an engine says of itself.

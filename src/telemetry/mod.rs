@@ -5,6 +5,7 @@
 
 pub mod access_log;
 mod attained;
+mod exemplar;
 mod export;
 pub mod families;
 mod histogram;
@@ -13,6 +14,7 @@ mod json_line;
 pub mod live;
 pub mod logs;
 pub mod metrics;
+pub mod openmetrics;
 mod predicted;
 mod process;
 pub mod recent;
