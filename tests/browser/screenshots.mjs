@@ -24,10 +24,8 @@ for (const colorScheme of ["light", "dark"]) {
       await page.getByText("Missed, failed or turned away").click();
       await page.locator("button[aria-expanded]").first().click();
       await page.waitForSelector(".waterfall tbody tr");
-      await page.locator(".tools").scrollIntoViewIfNeeded();
-      const box = await page.locator(".decisions").first().boundingBox();
-      const clip = { x: 0, y: box.y - 90, width: 1920, height: 560 };
-      await page.screenshot({ path: `${FOLDER}/decision-${colorScheme}.png`, clip, fullPage: true });
+      await page.evaluate(() => window.scrollTo(0, document.getElementById("decisions-title").getBoundingClientRect().y + window.scrollY - 70));
+      await page.screenshot({ path: `${FOLDER}/decision-${colorScheme}.png`, clip: { x: 0, y: 60, width: 1920, height: 600 } });
     }
     await check();
     await context.close();

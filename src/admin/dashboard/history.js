@@ -33,7 +33,7 @@ export class History {
   range(route) {
     const firsts = Object.values(this.#routes.get(route) ?? {}).map((entries) => entries[0]?.step ?? this.steps.last);
     const used = this.steps.last - Math.min(this.steps.last, ...firsts) + 1;
-    const lengths = [24, 36, 60, 90, 120, this.steps.kept];
+    const lengths = [24, 30, 36, 42, 48, 60, 72, 90, 120, 150, this.steps.kept];
     const length = lengths.find((one) => one >= used) ?? this.steps.kept;
     return { first: this.steps.last - length + 1, last: this.steps.last, length };
   }

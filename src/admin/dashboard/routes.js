@@ -5,6 +5,9 @@ import * as charts from "./charts.js";
 import { h, mark } from "./dom.js";
 import * as format from "./format.js";
 
+/** A bound that is missed more often than this is shown as a prediction that is off. */
+const OFTEN = 0.2;
+
 /** Which step each chart's cursor is at, by the id of its canvas. */
 const cursors = new Map();
 
@@ -59,7 +62,7 @@ function promise(one, route) {
     h("p", { class: "detail" }, empty ? `The objective has no samples in the last ${format.age(route.window_s)}.`
       : `${format.count(one.good)} of ${format.count(one.judged)} in ${format.age(route.window_s)}`),
     !empty && !joint && h("dl", { class: "budget" },
-      entry("Error budget left", one.budget_left === undefined ? format.NONE : format.percent(one.budget_left), `of ${format.age(route.budget_period_s)}`, one.budget_left < 0),
+      entry("Budget left", format.percent(one.budget_left), `of ${format.age(route.budget_period_s)}`, one.budget_left < 0),
       ["5m", "1h"].map((window) => entry(`Burn ${window}`, format.times(one.burn_rate[window]), null, one.burn_rate[window] > 1))));
 }
 
@@ -181,7 +184,7 @@ function member(one, shown, sent, all, colors) {
         cell(`${name} expected`, format.latency(predicted?.expected_ms)),
         cell(`${name} bound`, format.latency(predicted?.bound_ms)),
         cell(`${name} measured`, seen?.estimate_ms === undefined ? h("span", { class: "faint" }, "no samples") : format.latency(seen.estimate_ms)),
-        h("td", { "data-label": `${name} bound missed`, class: missed > 0.1 ? "over" : null }, format.percent(missed)),
+        h("td", { "data-label": `${name} bound missed`, class: missed > OFTEN ? "over" : null }, format.percent(missed)),
       ];
     }),
     cell("Requests", format.count(one.requests)),
