@@ -101,6 +101,8 @@ pub struct ObjectiveFigures {
     pub route: Arc<str>,
     /// `ttft`, `itl`, `e2e` or `joint`.
     pub latency: &'static str,
+    /// The share of exchanges it is promised to, and the latency in seconds; the joint one has none of its own.
+    pub promise: Option<(f64, f64)>,
     /// Share of good exchanges in the route's window; `None` while it holds none.
     pub attainment: Option<f64>,
     /// Burn rate by the name of its window, such as `5m`.

@@ -215,6 +215,7 @@ mod tests {
             objectives: vec![ObjectiveFigures {
                 route: "chat".into(),
                 latency: "ttft",
+                promise: Some((0.95, 0.137)),
                 attainment: Some(0.975),
                 burn: vec![("5m", 0.5)],
             }],

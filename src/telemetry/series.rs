@@ -18,7 +18,6 @@ use crate::measure::exchange::ExchangeRecord;
 use crate::measure::objective::{Latency, Objective, Objectives};
 use crate::measure::outcome::{Outcome, ShedReason};
 use crate::route::decision::Reason;
-use crate::units::Quantile;
 use crate::wire::Api;
 
 /// The label of exchanges that matched no route.
@@ -269,11 +268,10 @@ impl RouteSeries {
         [ttft.is_some(), itl.is_some(), e2e.is_some(), !self.objectives.is_empty()]
     }
 
-    /// The share of exchanges that each of [`JUDGED`] is promised to; the joint promise has none of its own.
-    fn targets(&self) -> [Option<Quantile>; JUDGED.len()] {
-        let of = |objective: Option<Objective>| objective.map(|objective| objective.quantile);
+    /// What each of [`JUDGED`] promises; the joint promise is none of its own.
+    fn targets(&self) -> [Option<Objective>; JUDGED.len()] {
         let Objectives { ttft, itl, e2e } = self.objectives;
-        [of(ttft), of(itl), of(e2e), None]
+        [ttft, itl, e2e, None]
     }
 
     /// How well each promise is kept.
@@ -282,13 +280,15 @@ impl RouteSeries {
         let judged = JUDGED.into_iter().zip(self.targets()).enumerate();
         let promised = judged.zip(self.promised()).filter_map(|(judged, promised)| promised.then_some(judged));
         promised.map(move |(place, (latency, target))| {
-            let burn = |target| {
+            let burn = |target: Objective| {
+                let target = target.quantile;
                 let rate = |(name, window)| Some((name, attained.over(place, window, now).burn_rate(target)?));
                 BURN_WINDOWS.into_iter().filter_map(rate).collect()
             };
             ObjectiveFigures {
                 route: Arc::clone(&self.name),
                 latency,
+                promise: target.map(|target| (target.quantile.share(), target.threshold.as_secs_f64())),
                 burn: target.map(burn).unwrap_or_default(),
                 attainment: attained.over(place, self.window, now).share(),
             }
