@@ -112,8 +112,9 @@ fn decide(
 pub(super) fn summarise(decision: &Decision, number: u64) -> DecisionSummary {
     let reason = decision.chosen.map_or("", |(_, reason)| reason.as_str());
     let feasible = decision.is_feasible();
+    let candidates = decision.candidates.len();
     let Some(chosen) = decision.of_chosen() else {
-        return DecisionSummary { number, reason, feasible, ..DecisionSummary::default() };
+        return DecisionSummary { number, reason, feasible, candidates, ..DecisionSummary::default() };
     };
     let split = |one: Option<Forecast>| (one.map(|one| one.expected()), one.map(|one| one.bound()));
     let ((predicted_ttft, bound_ttft), (predicted_itl, bound_itl)) = (split(chosen.ttft), split(chosen.itl));
@@ -130,5 +131,6 @@ pub(super) fn summarise(decision: &Decision, number: u64) -> DecisionSummary {
         bound_e2e,
         price: chosen.price,
         prefix_tokens: chosen.prefix_tokens,
+        candidates,
     }
 }

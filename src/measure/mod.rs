@@ -1,6 +1,7 @@
 //! Turns bytes and instants into latencies. Pure: no IO, no clock, no locks.
 
 pub mod attainment;
+pub mod course;
 pub mod exchange;
 pub mod gaps;
 pub mod objective;

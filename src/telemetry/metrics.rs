@@ -20,6 +20,7 @@ use super::live::{LiveFigures, ObjectiveFigures, PairFigure};
 use super::logs;
 use super::process::ProcessFigures;
 use super::series::Table;
+use super::traces::{DropReason, SpanCounts};
 use crate::config::settings::Settings;
 use crate::measure::exchange::ExchangeRecord;
 
@@ -43,6 +44,7 @@ struct Counters {
     panics: AtomicU64,
     parse_skipped: AtomicU64,
     access_log_dropped: Arc<AtomicU64>,
+    spans: Arc<SpanCounts>,
 }
 
 impl Metrics {
@@ -60,6 +62,7 @@ impl Metrics {
             panics: AtomicU64::new(0),
             parse_skipped: AtomicU64::new(0),
             access_log_dropped: Arc::default(),
+            spans: Arc::default(),
         });
         let registry = Registry::new();
         let exporter =
@@ -120,6 +123,11 @@ impl Metrics {
         &self.counters.access_log_dropped
     }
 
+    /// Where traces count what became of their spans.
+    pub(super) fn spans(&self) -> &Arc<SpanCounts> {
+        &self.counters.spans
+    }
+
     /// The page in Prometheus's text format 0.0.4.
     #[must_use]
     pub fn render(&self, live: &LiveFigures) -> String {
@@ -153,6 +161,10 @@ impl Collector for Exporter {
         page.total(&families::PARSE_SKIPPED, &[], &counters.parse_skipped);
         page.total(&families::ACCESS_LOG_DROPPED, &[], &counters.access_log_dropped);
         page.counter(&families::LOG_DROPPED, &[], float(logs::dropped()));
+        page.counter(&families::SPANS_EXPORTED, &[], float(counters.spans.exported()));
+        for reason in DropReason::ALL {
+            page.counter(&families::SPANS_DROPPED, &[reason.as_str()], float(counters.spans.dropped(reason)));
+        }
         page.gauge(&families::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
         let successful = u8::from(counters.reload_successful.load(Ordering::Relaxed));
         page.gauge(&families::RELOAD_SUCCESSFUL, &[], f64::from(successful));

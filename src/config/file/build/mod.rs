@@ -6,6 +6,7 @@
 mod backend;
 mod files;
 mod lint;
+mod otlp;
 mod route;
 
 use std::collections::HashMap;
@@ -190,7 +191,7 @@ fn admin(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Admin {
     }
 }
 
-fn telemetry(view: &View<'_>, builder: &Builder<'_, '_, '_>) -> Telemetry {
+fn telemetry(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Telemetry {
     let log = view.key("access_log");
     let access_log = log.is_set().then(|| match log.key("path").text() {
         None | Some("stdout") => AccessLog::Stdout,
@@ -203,7 +204,7 @@ fn telemetry(view: &View<'_>, builder: &Builder<'_, '_, '_>) -> Telemetry {
         Some("trace") => Level::Trace,
         _ => Level::Info,
     };
-    Telemetry { access_log, level }
+    Telemetry { otlp: otlp::otlp(&view.key("otlp"), builder), access_log, level }
 }
 
 fn state(view: &View<'_>, builder: &Builder<'_, '_, '_>) -> Option<StateFile> {
