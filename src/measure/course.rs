@@ -60,7 +60,7 @@ pub struct Course {
     pub http2: bool,
     /// Most tokens that the client wants.
     pub max_tokens: Option<u64>,
-    /// What the exchange was to keep: the route's objectives, tightened where the client asked for it.
+    /// What was aimed at in choosing a backend: the route's objectives, tightened where the client asked for it.
     pub objectives: Objectives,
     /// When it began to wait for a place.
     pub queued: Duration,

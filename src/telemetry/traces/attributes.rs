@@ -93,16 +93,12 @@ pub(super) fn of_exchange(record: &ExchangeRecord) -> Vec<KeyValue> {
     of.done()
 }
 
-/// What was promised, and whether it was kept.
+/// Whether the route's promises were kept.
 fn slo(record: &ExchangeRecord, of: &mut Attributes) {
-    let (promised, verdicts) = (&record.course.objectives, &record.verdicts);
-    for (verdict, name, objective, threshold) in [
-        (verdicts.ttft, names::SLO_TTFT, promised.ttft, names::SLO_TTFT_THRESHOLD),
-        (verdicts.itl, names::SLO_ITL, promised.itl, names::SLO_ITL_THRESHOLD),
-        (verdicts.e2e, names::SLO_E2E, promised.e2e, names::SLO_E2E_THRESHOLD),
-    ] {
+    let verdicts = &record.verdicts;
+    let named = [(verdicts.ttft, names::SLO_TTFT), (verdicts.itl, names::SLO_ITL), (verdicts.e2e, names::SLO_E2E)];
+    for (verdict, name) in named {
         of.maybe_text(name, verdict.map(|good| if good { "good" } else { "bad" }));
-        of.maybe_seconds(threshold, objective.map(|objective| objective.threshold));
     }
 }
 
@@ -174,13 +170,14 @@ fn decided(record: &ExchangeRecord, decision: &DecisionSummary, of: &mut Attribu
     of.maybe_seconds(names::PREDICTED_TTFT, decision.predicted_ttft);
     of.maybe_seconds(names::PREDICTED_ITL, decision.predicted_itl);
     of.maybe_seconds(names::PREDICTED_E2E, decision.predicted_e2e);
-    let promised = &record.course.objectives;
-    for (latency, objective, bound, headroom) in [
-        (Latency::TimeToFirstToken, promised.ttft, names::BOUND_TTFT, names::HEADROOM_TTFT),
-        (Latency::InterToken, promised.itl, names::BOUND_ITL, names::HEADROOM_ITL),
-        (Latency::EndToEnd, promised.e2e, names::BOUND_E2E, names::HEADROOM_E2E),
+    let aims = &record.course.objectives;
+    for (latency, objective, aim, bound, headroom) in [
+        (Latency::TimeToFirstToken, aims.ttft, names::OBJECTIVE_TTFT, names::BOUND_TTFT, names::HEADROOM_TTFT),
+        (Latency::InterToken, aims.itl, names::OBJECTIVE_ITL, names::BOUND_ITL, names::HEADROOM_ITL),
+        (Latency::EndToEnd, aims.e2e, names::OBJECTIVE_E2E, names::BOUND_E2E, names::HEADROOM_E2E),
     ] {
         let reckoned = decision.bound(latency);
+        of.maybe_seconds(aim, objective.map(|objective| objective.threshold));
         of.maybe_seconds(bound, reckoned);
         if let Some((objective, reckoned)) = objective.zip(reckoned) {
             of.add(headroom, left(&objective, reckoned));

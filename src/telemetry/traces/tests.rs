@@ -73,7 +73,9 @@ fn outline(record: &ExchangeRecord) -> Vec<(String, String, i128, i128)> {
         Err(before) => -i128::try_from(before.duration().as_micros()).unwrap(),
     };
     let parent = |span: &SpanData| names.get(&span.parent_span_id).cloned().unwrap_or_else(|| "-".to_owned());
-    made.iter().map(|span| (span.name.to_string(), parent(span), offset(span.start_time), offset(span.end_time))).collect()
+    made.iter()
+        .map(|span| (span.name.to_string(), parent(span), offset(span.start_time), offset(span.end_time)))
+        .collect()
 }
 
 #[test]
@@ -187,8 +189,10 @@ fn what_is_kept_is_decided_at_the_end() {
         tracer.judge(&record)
     };
     let (none, all) = (AlwaysSample::default(), AlwaysSample { slo_miss: true, error: true });
-    let missed = |record: &mut ExchangeRecord| record.verdicts = Verdicts { ttft: Some(false), itl: Some(true), e2e: None };
-    let broken = |record: &mut ExchangeRecord| (record.outcome, record.verdicts) = (Outcome::Truncated, Verdicts::default());
+    let missed =
+        |record: &mut ExchangeRecord| record.verdicts = Verdicts { ttft: Some(false), itl: Some(true), e2e: None };
+    let broken =
+        |record: &mut ExchangeRecord| (record.outcome, record.verdicts) = (Outcome::Truncated, Verdicts::default());
     let mended = |record: &mut ExchangeRecord| record.attempts.insert(0, testing::complete().attempts.remove(0));
     let left = |record: &mut ExchangeRecord| record.outcome = Outcome::ClientCancelled;
     let chosen = |record: &mut ExchangeRecord| record.trace.as_mut().unwrap().sampled = true;
