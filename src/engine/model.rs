@@ -260,7 +260,7 @@ impl Model {
             for event in &events {
                 match *event {
                     Event::Token { id, first: true, at, .. } if id == request.id => {
-                        first = Some(at.saturating_sub(now))
+                        first = Some(at.saturating_sub(now));
                     }
                     Event::Done { id, at } if id == request.id => {
                         return first.map(|first| Foreseen { first, last: at.saturating_sub(now) });

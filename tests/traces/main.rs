@@ -13,6 +13,7 @@ mod support;
 
 mod collector;
 mod context;
+mod isolate;
 mod process;
 mod sampling;
 mod shape;

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{WantsServerCert, WebPkiClientVerifier};
+use rustls::{ConfigBuilder, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
 use crate::collector::Collector;
@@ -19,12 +19,15 @@ use crate::support::until;
 const SPANS: u64 = 8;
 
 /// An authority, and what it signed for `localhost`.
-struct Pki {
-    folder: tempfile::TempDir,
+pub(crate) struct Pki {
+    pub(crate) folder: tempfile::TempDir,
+    /// Asks for a certificate of the client's.
     acceptor: TlsAcceptor,
+    /// Asks for none.
+    pub(crate) server_only: TlsAcceptor,
 }
 
-fn pki() -> Pki {
+pub(crate) fn pki() -> Pki {
     let folder = tempfile::tempdir().unwrap();
     let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -45,15 +48,21 @@ fn pki() -> Pki {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(ca.der().clone()).unwrap();
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build().unwrap();
-    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(server_key.serialize_der()));
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(vec![server.der().clone()], key)
-        .unwrap();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Pki { folder, acceptor: TlsAcceptor::from(Arc::new(config)) }
+    let acceptor = |builder: ConfigBuilder<ServerConfig, WantsServerCert>, alpn: &[&[u8]]| {
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(server_key.serialize_der()));
+        let mut config = builder.with_single_cert(vec![server.der().clone()], key).unwrap();
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        TlsAcceptor::from(Arc::new(config))
+    };
+    let builder = || {
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
+        builder.with_safe_default_protocol_versions().unwrap()
+    };
+    Pki {
+        folder,
+        acceptor: acceptor(builder().with_client_cert_verifier(verifier), &[b"h2", b"http/1.1"]),
+        server_only: acceptor(builder().with_no_client_auth(), &[]),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
