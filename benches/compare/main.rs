@@ -18,6 +18,8 @@ mod backend;
 #[allow(dead_code, reason = "shared with the benchmark of telemetry, which needs all of it")]
 mod client;
 mod process;
+#[path = "../support/process.rs"]
+mod running;
 mod subjects;
 
 use std::time::Duration;
@@ -87,7 +89,7 @@ async fn run(plan: &Plan) {
 }
 
 async fn measure(subject: &Subject, plan: &Plan) -> Option<Round> {
-    let Some(process) = process::Running::start(subject).await else {
+    let Some(process) = process::Started::start(subject).await else {
         println!("{} is not installed or does not start: left out", subject.name);
         return None;
     };

@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::otlp::{AlwaysSample, Otlp};
 use super::settings::{
-    AccessLog, Admin, Backend, BackendUrl, ClientSlo, Commit, Credential, Features, Level, Limits, Listener, Retry,
-    Route, Settings, Telemetry, Timeouts,
+    AccessLog, Admin, Backend, BackendUrl, ClientSlo, Commit, Credential, Features, Level, Limits, Listener,
+    NvmlLibrary, Retry, Route, Settings, Telemetry, Timeouts,
 };
 use crate::route::admission::OnOverload;
 use crate::route::policy::PolicyKind;
@@ -94,6 +94,14 @@ fn telemetry(telemetry: &Telemetry) -> Value {
         "otlp": telemetry.otlp.as_ref().map(otlp),
         "access_log": path.map(|path| json!({ "format": "json", "path": path })),
         "log": { "level": level },
+        "gpu": {
+            "nvml": match &telemetry.gpu.nvml {
+                NvmlLibrary::Auto => json!("auto"),
+                NvmlLibrary::Off => json!("off"),
+                NvmlLibrary::File(path) => json!(path),
+            },
+            "interval": duration(telemetry.gpu.interval),
+        },
     })
 }
 
@@ -143,6 +151,8 @@ fn backend(backend: &Backend) -> Value {
             "path": &*metrics.path,
             "interval": duration(metrics.interval),
         })),
+        "gpus": backend.gpus.iter().map(|gpu| &*gpu.0).collect::<Vec<_>>(),
+        "dcgm": backend.dcgm.as_ref().map(|dcgm| url(&dcgm.url)),
     })
 }
 

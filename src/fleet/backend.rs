@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Notify;
 
+use super::buffering::Buffering;
 use super::endpoint::Endpoint;
 use super::engine_metrics::Reported;
+use super::gpu::GpuReport;
 use super::models::{Discovered, Serves};
 use super::tls::TlsMaterial;
 use crate::config::baselines::Baseline;
@@ -149,8 +151,12 @@ pub(super) struct Shared {
     pub(super) discovered: ArcSwap<Discovered>,
     judged: Mutex<Judged>,
     model: Mutex<BackendModel>,
+    /// Whether its tokens are held back on their way.
+    pub(super) buffering: Buffering,
     /// What its engines last said, where they are asked.
     engine: Mutex<Option<Reported>>,
+    /// What was last heard of its GPUs, where they are watched.
+    pub(super) gpus: ArcSwapOption<GpuReport>,
     /// The other members of each route's pool.
     pools: ArcSwap<Vec<Vec<Weak<Shared>>>>,
     /// Held while a backend is taken out of its pools, so that two at once cannot empty one.
@@ -214,6 +220,16 @@ impl LiveBackend {
     /// Output tokens reported through in-flight guards since the start.
     pub fn output_tokens(&self) -> u64 {
         self.shared.output_tokens.load(Ordering::Relaxed)
+    }
+
+    /// Whether something on the way holds its tokens back, by its latest streams.
+    pub fn is_buffering(&self) -> bool {
+        self.shared.buffering.is_confirmed()
+    }
+
+    /// Streams whose tokens were held back, since the start.
+    pub fn buffered_streams(&self) -> u64 {
+        self.shared.buffering.streams()
     }
 
     /// What it is good for now.
@@ -303,7 +319,9 @@ impl Shared {
             discovered: ArcSwap::default(),
             judged: Mutex::new(judged),
             model: Mutex::new(BackendModel::new(Tuning::default(), now)),
+            buffering: Buffering::default(),
             engine: Mutex::new(None),
+            gpus: ArcSwapOption::empty(),
             pools: ArcSwap::default(),
             ejecting,
         }

@@ -5,10 +5,13 @@
 //! once and keeps it for its life.
 
 pub mod backend;
+mod buffering;
 pub mod choosing;
 pub mod decisions;
+mod demand;
 pub mod dispatch;
 pub mod endpoint;
+pub mod gpu;
 pub mod in_flight;
 pub mod line;
 pub mod matching;

@@ -132,8 +132,15 @@ pub struct Phases {
     pub hash: Duration,
     /// Choosing the backend.
     pub decide: Duration,
+    /// From the read that held the first token to the client's connection having taken it; `None` where the client's
+    /// pace had a part in it, or nothing was streamed.
+    pub relay_first: Option<Duration>,
+    /// The same of later tokens: the mean of one write in sixteen.
+    pub relay: Option<Duration>,
     /// Whether the client's pace disturbed the gaps, so that they are not learned from.
     pub backpressured: bool,
+    /// Whether tokens were held back on their way and came in bursts, so that no latency is learned from.
+    pub held_back: bool,
 }
 
 /// Why a backend was chosen, as the log shows it.
@@ -163,6 +170,30 @@ pub struct DecisionSummary {
     pub prefix_tokens: f64,
     /// How many backends the policy had to choose from.
     pub candidates: usize,
+    /// How busy the backend was.
+    pub load: BackendLoad,
+}
+
+/// How busy a backend was when a request was sent there, by what its engine and its GPUs had last said of themselves:
+/// to tell a slow route from a busy backend. What is not known, or too old to be believed, is absent.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct BackendLoad {
+    /// Share of time in which its GPUs were at work, over all of them.
+    pub gpu_utilization: Option<f64>,
+    /// Share of the engine's key/value cache in use.
+    pub kv_cache_ratio: Option<f64>,
+    /// Requests in the engine's batch, whoever sent them.
+    pub running: Option<f64>,
+    /// Requests in the engine's queue, whoever sent them.
+    pub waiting: Option<f64>,
+}
+
+impl BackendLoad {
+    /// Whether nothing is known.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl DecisionSummary {
@@ -185,7 +216,14 @@ impl ExchangeRecord {
         self.attempts.last()
     }
 
-    /// The trace to look at for more: only one that is exported leads anywhere.
+    /// The trace to look at for more: where traces are made, only one that is exported leads anywhere; elsewhere the
+    /// caller's, if it has one.
+    #[must_use]
+    pub fn shown_trace(&self) -> Option<TraceId> {
+        if self.trace.is_some() { self.exported_trace() } else { self.trace_id }
+    }
+
+    /// The trace, if it is exported.
     #[must_use]
     pub fn exported_trace(&self) -> Option<TraceId> {
         self.trace.as_ref().filter(|trace| trace.kept.is_some()).map(|trace| trace.trace_id)
@@ -200,7 +238,7 @@ impl ExchangeRecord {
     /// What the backend that answered really took, each from where the prediction of it started: the try's beginning.
     #[must_use]
     pub fn taken(&self, latency: Latency) -> Option<Duration> {
-        let last = self.last_attempt().filter(|_| self.measured())?;
+        let last = self.last_attempt().filter(|_| self.measured() && !self.phases.held_back)?;
         let streamed = |value: Option<Duration>| value.filter(|_| self.stream && !self.phases.backpressured);
         match latency {
             Latency::TimeToFirstToken => last.first_token.filter(|_| self.stream),

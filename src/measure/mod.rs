@@ -1,6 +1,7 @@
 //! Turns bytes and instants into latencies. Pure: no IO, no clock, no locks.
 
 pub mod attainment;
+pub mod bursts;
 pub mod course;
 pub mod exchange;
 pub mod gaps;
@@ -8,6 +9,7 @@ pub mod objective;
 pub mod outcome;
 pub mod reader;
 pub mod sieve;
+pub mod spread;
 pub mod sse;
 pub mod timeline;
 pub mod window;

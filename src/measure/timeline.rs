@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::bursts::{Bursts, Delivery};
 use super::exchange::Latencies;
 use super::gaps::GapHistogram;
 use crate::wire::FinishReason;
@@ -58,6 +59,7 @@ pub struct Timeline {
     gaps: Option<Box<GapHistogram>>,
     /// The longest gap, and when it ended.
     longest: Option<(Duration, Instant)>,
+    bursts: Bursts,
     suspended: bool,
 }
 
@@ -77,6 +79,7 @@ impl Timeline {
             choices: Vec::new(),
             gaps: None,
             longest: None,
+            bursts: Bursts::default(),
             suspended: false,
         }
     }
@@ -133,6 +136,12 @@ impl Timeline {
         self.gaps
     }
 
+    /// How the tokens came, of a try that began then; `None` when they were too few to tell.
+    #[must_use]
+    pub fn delivery(&self, began: Instant) -> Option<Delivery> {
+        self.bursts.delivery(self.first_token?.at.saturating_duration_since(began))
+    }
+
     /// The latencies; ITL from the output tokens stated.
     ///
     /// `first_event_tokens` are the tokens that the first content response carried, where stated: with them ITL is
@@ -171,6 +180,7 @@ impl Timeline {
             if self.longest.is_none_or(|(longest, _)| gap > longest) {
                 self.longest = Some((gap, stamp.at));
             }
+            self.bursts.gap(gap);
         }
     }
 

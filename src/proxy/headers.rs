@@ -248,6 +248,8 @@ mod tests {
             credential,
             health: Health::default(),
             metrics: None,
+            gpus: Vec::new(),
+            dcgm: None,
         }
     }
 

@@ -91,7 +91,7 @@ async fn try_backend(
     dispatched: Dispatched,
     total_deadline: Instant,
 ) -> Result<Result<Won, Failure>, Turned> {
-    let Dispatched { backend, endpoint, mut in_flight, summary, model_name, .. } = dispatched;
+    let Dispatched { backend, endpoint, in_flight, summary, model_name, .. } = dispatched;
     let started = exchange.started;
     exchange.note(|record| record.decision = Some(summary));
     let (name, profile) = (Arc::clone(backend.name()), backend.settings().profile.clone());
@@ -108,19 +108,6 @@ async fn try_backend(
     let began = proxy.clock.now();
     let url = &backend.settings().url;
     let marks = Marks::new(started, began, span_id, (Arc::clone(&url.host), url.port));
-    let call = Call {
-        proxy,
-        route,
-        endpoint: &endpoint,
-        head,
-        body,
-        api: request.api,
-        stream: request.reading.stream,
-        asked_for_usage: request.asked_for_usage,
-        started,
-        progressed: &|now| in_flight.progressed(now),
-        marks: &marks,
-    };
     exchange.note(|record| {
         if record.attempts.is_empty() {
             let before = began.saturating_duration_since(started);
@@ -135,13 +122,26 @@ async fn try_backend(
         began,
         proxy,
         marks: &marks,
-        done: false,
+        in_flight: Some(in_flight),
+    };
+    let call = Call {
+        proxy,
+        route,
+        endpoint: &endpoint,
+        head,
+        body,
+        api: request.api,
+        stream: request.reading.stream,
+        asked_for_usage: request.asked_for_usage,
+        started,
+        progressed: &|now| pending.progressed(now),
+        marks: &marks,
     };
     let result = attempt(call, total_deadline).await;
     let now = proxy.clock.now();
     match result {
         Ok(answer) => {
-            pending.done = true;
+            let Some(mut in_flight) = pending.in_flight.take() else { return Err(Refusal::internal().into()) };
             if let Some(at) = answer.reading.first_token_at() {
                 in_flight.first_token(at);
             }
@@ -153,13 +153,13 @@ async fn try_backend(
         }
         Err(failure) => {
             pending.ended(failure.outcome, failure.blame, now);
-            in_flight.ended(failure.blame, now);
             Ok(Err(failure))
         }
     }
 }
 
-/// Notes a try in the record even when its task is dropped in the middle: the client left.
+/// Tells the record and the backend's guard of the end of a try, even when its task is dropped in the middle: then the
+/// client left, and how long it had waited may say something about the backend.
 struct PendingAttempt<'a> {
     exchange: &'a mut Exchange,
     backend: Arc<str>,
@@ -167,12 +167,20 @@ struct PendingAttempt<'a> {
     began: Instant,
     proxy: &'a Arc<Proxy>,
     marks: &'a Marks,
-    done: bool,
+    /// Taken when the try is over.
+    in_flight: Option<InFlight>,
 }
 
 impl PendingAttempt<'_> {
+    fn progressed(&self, now: Instant) {
+        if let Some(in_flight) = &self.in_flight {
+            in_flight.progressed(now);
+        }
+    }
+
     fn ended(&mut self, outcome: Outcome, blame: Blame, now: Instant) {
-        self.done = true;
+        let Some(in_flight) = self.in_flight.take() else { return };
+        in_flight.ended(blame, now);
         self.exchange.attempted(Attempt {
             backend: Arc::clone(&self.backend),
             profile: self.profile.clone(),
@@ -189,9 +197,7 @@ impl PendingAttempt<'_> {
 
 impl Drop for PendingAttempt<'_> {
     fn drop(&mut self) {
-        if !self.done {
-            self.ended(Outcome::ClientCancelled, Blame::Neutral, self.proxy.clock.now());
-        }
+        self.ended(Outcome::ClientCancelled, Blame::Neutral, self.proxy.clock.now());
     }
 }
 

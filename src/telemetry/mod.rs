@@ -5,13 +5,16 @@
 
 pub mod access_log;
 mod attained;
+mod exemplar;
 mod export;
 pub mod families;
 mod histogram;
+pub mod history;
 mod json_line;
 pub mod live;
 pub mod logs;
 pub mod metrics;
+pub mod openmetrics;
 mod predicted;
 mod process;
 pub mod recent;
@@ -29,6 +32,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 
 use self::access_log::AccessLog;
+use self::history::History;
 use self::metrics::Metrics;
 use self::recent::Recent;
 use self::traces::Tracer;
@@ -42,6 +46,7 @@ use crate::wire::trace_context::{SpanId, TraceParent};
 pub struct Telemetry {
     metrics: Metrics,
     recent: Recent,
+    history: History,
     access_log: ArcSwapOption<OpenLog>,
     tracer: ArcSwapOption<Tracer>,
 }
@@ -79,8 +84,9 @@ impl Telemetry {
     /// When the access log cannot be opened, or a certificate for the collector cannot be used.
     pub fn new(settings: &Settings) -> Result<Self, StartError> {
         let metrics = Metrics::new(settings);
+        let (recent, history) = (Recent::default(), History::new(settings));
         let (access_log, tracer) = (ArcSwapOption::empty(), ArcSwapOption::empty());
-        let telemetry = Self { metrics, recent: Recent::default(), access_log, tracer };
+        let telemetry = Self { metrics, recent, history, access_log, tracer };
         let prepared = telemetry.prepare(settings)?;
         telemetry.access_log.store(prepared.access_log);
         telemetry.tracer.store(prepared.tracer);
@@ -120,6 +126,7 @@ impl Telemetry {
     /// Goes over to the configuration that was prepared.
     pub fn apply(&self, settings: &Settings, prepared: Prepared) {
         self.metrics.apply(settings);
+        self.history.apply(settings);
         logs::set_level(settings.telemetry.level);
         // The old ones' threads write and send what they still have, and end.
         self.access_log.store(prepared.access_log);
@@ -151,6 +158,7 @@ impl Telemetry {
     /// Takes the record of an exchange that has ended. Call it once per exchange.
     pub fn record(&self, record: Arc<ExchangeRecord>, now: Instant) {
         self.metrics.record(&record, now);
+        self.history.record(&record, now);
         if let Some(open) = self.access_log.load().as_ref() {
             open.log.record(Arc::clone(&record));
         }
@@ -172,6 +180,12 @@ impl Telemetry {
     #[must_use]
     pub fn recent(&self) -> &Recent {
         &self.recent
+    }
+
+    /// The last quarter of an hour.
+    #[must_use]
+    pub fn history(&self) -> &History {
+        &self.history
     }
 
     /// Opens log files anew, after their rotation.

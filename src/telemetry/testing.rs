@@ -8,7 +8,7 @@ use crate::config::settings::{
     Retry, Route, RouteMatch, Settings, Shutdown, Telemetry, Timeouts,
 };
 use crate::measure::course::{Course, TryCourse};
-use crate::measure::exchange::{Attempt, DecisionSummary, ExchangeRecord, Latencies, Phases};
+use crate::measure::exchange::{Attempt, BackendLoad, DecisionSummary, ExchangeRecord, Latencies, Phases};
 use crate::measure::objective::{Latency, Objective, Objectives, Verdicts};
 use crate::measure::outcome::{Blame, Outcome};
 use crate::route::admission::OnOverload;
@@ -64,6 +64,8 @@ pub(super) fn backend(name: &str) -> Arc<Backend> {
         credential: Credential::None,
         health: Health::default(),
         metrics: None,
+        gpus: Vec::new(),
+        dcgm: None,
     })
 }
 
@@ -159,7 +161,10 @@ pub(super) fn complete() -> ExchangeRecord {
             overhead: Duration::from_nanos(142_300),
             hash: Duration::from_nanos(1_200),
             decide: Duration::from_nanos(2_500),
+            relay_first: Some(Duration::from_micros(61)),
+            relay: Some(Duration::from_micros(18)),
             backpressured: false,
+            held_back: false,
         },
         bytes_in: 1_240,
         bytes_out: 19_870,
@@ -184,7 +189,12 @@ fn decision() -> DecisionSummary {
         price: Some(0.00125),
         prefix_tokens: 256.0,
         candidates: 2,
+        load: busy(),
     }
+}
+
+fn busy() -> BackendLoad {
+    BackendLoad { gpu_utilization: Some(0.87), kv_cache_ratio: Some(0.25), running: Some(7.0), waiting: Some(2.0) }
 }
 
 /// A request that matched nothing.

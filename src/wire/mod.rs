@@ -5,10 +5,13 @@
 
 pub mod answer;
 pub mod chunk;
+pub mod dcgm;
 pub mod engine_metrics;
 mod engine_timings;
 pub mod error;
+mod exposition;
 mod finish;
+pub mod gpu;
 pub mod json;
 mod messages;
 pub mod request;

@@ -47,6 +47,12 @@ impl Attributes {
         }
     }
 
+    fn maybe_float(&mut self, name: &'static str, value: Option<f64>) {
+        if let Some(value) = value {
+            self.add(name, value);
+        }
+    }
+
     pub(super) fn seconds(&mut self, name: &'static str, value: Duration) {
         self.add(name, value.as_secs_f64());
     }
@@ -87,9 +93,7 @@ pub(super) fn of_exchange(record: &ExchangeRecord) -> Vec<KeyValue> {
     of.maybe_seconds(names::E2E, record.latencies.end_to_end);
     of.seconds(names::OVERHEAD, record.phases.overhead);
     slo(record, &mut of);
-    if let Some(cost) = record.cost {
-        of.add(names::COST, cost);
-    }
+    of.maybe_float(names::COST, record.cost);
     of.done()
 }
 
@@ -183,12 +187,13 @@ fn decided(record: &ExchangeRecord, decision: &DecisionSummary, of: &mut Attribu
             of.add(headroom, left(&objective, reckoned));
         }
     }
-    if let Some(price) = decision.price {
-        of.add(names::DECISION_PRICE, price);
-    }
-    if decision.prefix_tokens > 0.0 {
-        of.add(names::DECISION_PREFIX_TOKENS, decision.prefix_tokens);
-    }
+    of.maybe_float(names::DECISION_PRICE, decision.price);
+    of.maybe_float(names::DECISION_PREFIX_TOKENS, Some(decision.prefix_tokens).filter(|tokens| *tokens > 0.0));
+    let load = &decision.load;
+    of.maybe_float(names::GPU_UTILIZATION, load.gpu_utilization);
+    of.maybe_float(names::KV_CACHE, load.kv_cache_ratio);
+    of.maybe_float(names::RUNNING, load.running);
+    of.maybe_float(names::WAITING, load.waiting);
 }
 
 /// Seconds between a bound and the promise; negative where it was expected to be missed.

@@ -73,6 +73,10 @@ names! {
     ROUTE = "headway.route";
     BACKEND = "headway.backend";
     PROFILE = "headway.profile";
+    GPU_UTILIZATION = "headway.backend.gpu_utilization";
+    KV_CACHE = "headway.backend.kv_cache_ratio";
+    RUNNING = "headway.backend.running";
+    WAITING = "headway.backend.waiting";
     OUTCOME = "headway.outcome";
     KEPT = "headway.kept";
     TRIES = "headway.attempts";

@@ -237,3 +237,17 @@ fn every_span_is_sent_or_counted_as_lost() {
     tracer.record(&record);
     assert_eq!(counts.dropped(DropReason::Shutdown), spans::count(&record) as u64);
 }
+
+#[test]
+fn a_try_says_how_busy_its_backend_was_and_what_was_expected_of_it() {
+    let made = made(&traced());
+    let told = |name: &str| {
+        let value = made[2].attributes.iter().find(|one| one.key.as_str() == name).map(|one| one.value.to_string());
+        value.unwrap_or_else(|| panic!("{name} in {:?}", made[2].attributes))
+    };
+    let busy = ["gpu_utilization", "kv_cache_ratio", "running", "waiting"];
+    assert_eq!(busy.map(|name| told(&format!("headway.backend.{name}"))), ["0.87", "0.25", "7", "2"]);
+    let decided = ["candidates", "predicted.ttft", "bound.ttft", "price", "prefix_tokens"];
+    let decided = decided.map(|name| told(&format!("headway.decision.{name}")));
+    assert_eq!(decided, ["2", "0.11", "0.131", "0.00125", "256"]);
+}

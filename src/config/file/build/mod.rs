@@ -23,9 +23,10 @@ use crate::config::diagnostic::Code;
 use crate::config::environment::Environment;
 use crate::config::file;
 use crate::config::settings::{
-    AccessLog, Admin, Level, Limits, Listener, ListenerTls, Retry, RetryCause, Settings, Shutdown, StateFile,
-    Telemetry, Timeouts,
+    AccessLog, Admin, GpuTelemetry, Level, Limits, Listener, ListenerTls, NvmlLibrary, Retry, RetryCause, Settings,
+    Shutdown, StateFile, Telemetry, Timeouts,
 };
+use crate::units::format_duration;
 
 /// Where the admin listener is unless the file says otherwise.
 const ADMIN_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
@@ -204,7 +205,25 @@ fn telemetry(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Telemetry {
         Some("trace") => Level::Trace,
         _ => Level::Info,
     };
-    Telemetry { otlp: otlp::otlp(&view.key("otlp"), builder), access_log, level }
+    Telemetry { otlp: otlp::otlp(&view.key("otlp"), builder), access_log, level, gpu: gpu(&view.key("gpu"), builder) }
+}
+
+fn gpu(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> GpuTelemetry {
+    let default = GpuTelemetry::default();
+    let at = view.key("interval");
+    let interval = at.read(scalar::duration).unwrap_or(default.interval);
+    let (shortest, longest) = GpuTelemetry::INTERVALS;
+    if !(shortest..=longest).contains(&interval) {
+        let (shortest, longest) = (format_duration(shortest), format_duration(longest));
+        let message = format!("GPUs are asked every {shortest} to {longest}");
+        builder.error(&at, Code::InvalidValue, message, "write `1s`");
+    }
+    let nvml = match view.key("nvml").text() {
+        None | Some("auto") => NvmlLibrary::Auto,
+        Some("off") => NvmlLibrary::Off,
+        Some(path) => NvmlLibrary::File(builder.base.join(path)),
+    };
+    GpuTelemetry { nvml, interval }
 }
 
 fn state(view: &View<'_>, builder: &Builder<'_, '_, '_>) -> Option<StateFile> {
