@@ -21,6 +21,7 @@ use headway::config::settings::{
     Retry, Route, RouteMatch, Settings, Shutdown, Telemetry as TelemetrySettings, Timeouts,
 };
 use headway::fleet::Fleet;
+use headway::measure::course::{Course, TryCourse};
 use headway::measure::exchange::{Attempt, ExchangeRecord, Latencies, Phases};
 use headway::measure::objective::{Latency, Objective, Objectives, Verdicts};
 use headway::measure::outcome::{Blame, Outcome};
@@ -113,6 +114,7 @@ fn exchange(request_id: &str) -> ExchangeRecord {
         started: SystemTime::UNIX_EPOCH,
         request_id: request_id.into(),
         trace_id: None,
+        trace: None,
         route: Some("chat".into()),
         api: Some(Api::Chat),
         model: None,
@@ -125,6 +127,7 @@ fn exchange(request_id: &str) -> ExchangeRecord {
             blame: Blame::Success,
             duration: Duration::from_millis(900),
             first_token: Some(Duration::from_millis(120)),
+            course: TryCourse::default(),
         }],
         status: 200,
         outcome: Outcome::Complete,
@@ -133,8 +136,10 @@ fn exchange(request_id: &str) -> ExchangeRecord {
         latencies: Latencies { first_token: Some(Duration::from_millis(123)), ..Latencies::default() },
         gaps: None,
         usage: Usage::default(),
+        engine: None,
         finish_reason: None,
         phases: Phases::default(),
+        course: Course::default(),
         bytes_in: 1,
         bytes_out: 2,
         decision: None,

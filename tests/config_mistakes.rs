@@ -467,3 +467,26 @@ fn a_file_of_measurements_is_judged_in_the_same_run_at_its_own_places() {
     let found = self::found(&renamed);
     assert!(found.iter().any(|one| !one.is_error() && one.message.contains("measurements of `fast`")), "{found:#?}");
 }
+
+#[test]
+fn traces_are_judged_with_everything_else() {
+    let with = |otlp: &str| GOOD.replace("defaults:", &format!("telemetry:\n  otlp: {otlp}\ndefaults:"));
+    let check = |otlp: &str, field: &str, says: &str| {
+        let found = found(&with(otlp));
+        let is = |one: &Diagnostic| one.path == field && one.message.contains(says) && one.is_error();
+        assert!(found.iter().any(is), "{otlp}: {found:#?}");
+    };
+    check("{ endpoint: collector:4318 }", "telemetry.otlp.endpoint", "has no scheme");
+    check("{ protocol: http/json }", "telemetry.otlp.protocol", "http/json");
+    check("{ sample_ratio: 2 }", "telemetry.otlp.sample_ratio", "2");
+    check("{ always_sample: [slow] }", "telemetry.otlp.always_sample[0]", "slow");
+    check("{ endpoint: http://c, tls: { ca: ca.crt } }", "telemetry.otlp.tls", "no meaning");
+    check("{ endpoint: https://c, tls: { key: us.key } }", "telemetry.otlp.tls.key", "`certificate` is missing");
+    check("{ headers: { x y: { file: key } } }", "telemetry.otlp.headers.x y", "cannot be a header name");
+    for otlp in ["{}", "{ endpoint: http://c:4318, sample_ratio: 5%, always_sample: [] }"] {
+        assert!(parse("headway.yaml", &with(otlp), &Fake).is_ok_and(|loaded| loaded.settings.telemetry.otlp.is_some()));
+    }
+    assert!(parse("headway.yaml", GOOD, &Fake).is_ok_and(|loaded| loaded.settings.telemetry.otlp.is_none()));
+    let shown = format!("{:#?}", found(&with("{ endpoint: ftp://c, headers: { x-tenant: hunter2 } }")));
+    assert!(!shown.contains("hunter2") && shown.contains("x-tenant"), "{shown}");
+}

@@ -30,36 +30,60 @@ async fn connect(address: SocketAddr) -> TcpStream {
 
 /// Whole answers, one after the other on each of a few connections.
 pub(crate) async fn requests(address: SocketAddr, count: usize) {
+    let (_, failed) = timed_requests(address, count).await;
+    assert_eq!(failed, 0, "every request is answered");
+}
+
+/// The same; returns the nanoseconds that each took, and how many were not answered with 200.
+pub(crate) async fn timed_requests(address: SocketAddr, count: usize) -> (Vec<u64>, usize) {
     let workers: Vec<_> = (0..CONNECTIONS)
         .map(|_| {
             tokio::spawn(async move {
                 let request = request("json", 2, false);
                 let (mut stream, mut buffer) = (connect(address).await, vec![0; 8192]);
+                let (mut took, mut failed) = (Vec::with_capacity(count / CONNECTIONS), 0);
                 for _ in 0..count / CONNECTIONS {
-                    stream.write_all(&request).await.expect("a request");
-                    read_whole(&mut stream, &mut buffer).await;
+                    let before = now();
+                    let sent = stream.write_all(&request).await.is_ok();
+                    if sent && read_whole(&mut stream, &mut buffer).await {
+                        took.push(now().saturating_sub(before));
+                    } else {
+                        failed += 1;
+                        stream = connect(address).await;
+                    }
                 }
+                (took, failed)
             })
         })
         .collect();
+    let (mut all, mut failures) = (Vec::with_capacity(count), 0);
     for worker in workers {
-        worker.await.expect("a worker");
+        let (took, failed) = worker.await.expect("a worker");
+        all.extend(took);
+        failures += failed;
     }
+    (all, failures)
 }
 
-/// The answer ends with the JSON's own end; its head must say 200.
-async fn read_whole(stream: &mut TcpStream, buffer: &mut [u8]) {
+/// The answer ends with the JSON's own end; whether it came and its head says 200.
+async fn read_whole(stream: &mut TcpStream, buffer: &mut [u8]) -> bool {
     let mut there = 0;
     loop {
-        let read = stream.read(&mut buffer[there..]).await.expect("an answer");
-        assert!(read > 0, "the connection ended early: {}", String::from_utf8_lossy(&buffer[..there]));
+        let Ok(read @ 1..) = stream.read(&mut buffer[there..]).await else { return false };
         there += read;
         let text = &buffer[..there];
         if memchr::memmem::find(text, b"\"completion_tokens\":2}}").is_some() {
-            assert!(text.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(text));
-            return;
+            return text.starts_with(b"HTTP/1.1 200");
         }
     }
+}
+
+/// The metrics page of an admin listener.
+pub(crate) async fn page(admin: SocketAddr) -> String {
+    let (mut stream, mut page) = (connect(admin).await, Vec::new());
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: b\r\nconnection: close\r\n\r\n").await.expect("a request");
+    stream.read_to_end(&mut page).await.expect("a page");
+    String::from_utf8_lossy(&page).into_owned()
 }
 
 /// Streams side by side; returns, for every event, the nanoseconds from its being sent to its being read.

@@ -15,6 +15,7 @@
 )]
 
 mod backend;
+#[allow(dead_code, reason = "shared with the benchmark of telemetry, which needs all of it")]
 mod client;
 mod process;
 #[path = "../support/process.rs"]

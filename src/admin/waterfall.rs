@@ -94,6 +94,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+    use crate::measure::course::{Course, TryCourse};
     use crate::measure::exchange::{Attempt, Latencies, Phases};
     use crate::measure::objective::Verdicts;
     use crate::measure::outcome::Outcome;
@@ -105,7 +106,17 @@ mod tests {
 
     fn attempt(backend: &str, outcome: Outcome, duration: Duration) -> Attempt {
         let (backend, blame) = (backend.into(), outcome.blame());
-        Attempt { backend, profile: None, reason: None, decision: None, outcome, blame, duration, first_token: None }
+        Attempt {
+            backend,
+            profile: None,
+            reason: None,
+            decision: None,
+            outcome,
+            blame,
+            duration,
+            first_token: None,
+            course: TryCourse::default(),
+        }
     }
 
     fn record(attempts: Vec<Attempt>, phases: Phases, latencies: Latencies) -> ExchangeRecord {
@@ -113,6 +124,7 @@ mod tests {
             started: SystemTime::UNIX_EPOCH,
             request_id: "id".into(),
             trace_id: None,
+            trace: None,
             route: None,
             api: None,
             model: None,
@@ -124,8 +136,10 @@ mod tests {
             latencies,
             gaps: None,
             usage: Usage::default(),
+            engine: None,
             finish_reason: None,
             phases,
+            course: Course::default(),
             bytes_in: 0,
             bytes_out: 0,
             decision: None,

@@ -44,6 +44,9 @@ pub struct NimArgs {
     /// Sends comments in this interval on streams that wait for their first token, such as 1s.
     #[arg(long, value_name = "DUR", value_parser = parse_interval)]
     pub sse_keep_alive: Option<Duration>,
+    /// Tells the engine's own queue and first-token times with each answer, as vLLM's `--enable-per-request-metrics`.
+    #[arg(long)]
+    pub request_metrics: bool,
     /// How long the server says it is not ready, such as 10s.
     #[arg(long, value_name = "DUR", default_value = "0s", value_parser = parse_interval)]
     pub warmup: Duration,
@@ -68,6 +71,7 @@ impl NimArgs {
             truth: self.truth,
             max_queue: self.max_queue,
             sse_keep_alive: self.sse_keep_alive,
+            request_metrics: self.request_metrics,
             warmup: self.warmup,
             ..SimulatorOptions::new(self.profile)
         }

@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -72,8 +71,7 @@ struct Core {
 impl Core {
     /// Puts a new configuration in force, keeping the state of what has not changed; all of it or nothing.
     fn apply(&self, settings: &Arc<Settings>) -> Result<(), String> {
-        let prepared =
-            self.telemetry.prepare(settings).map_err(|error| format!("the access log cannot be opened: {error}"))?;
+        let prepared = self.telemetry.prepare(settings).map_err(|error| error.to_string())?;
         let old = self.fleet.load_full();
         let fleet = old.rebuilt(Arc::clone(settings), self.clock.now()).map_err(|error| error.to_string())?;
         // Nothing fails from here on.
@@ -157,7 +155,7 @@ impl Server {
         let settings = Arc::new(settings);
         let fleet = Arc::new(Fleet::new(Arc::clone(&settings), clock.now())?);
         state::restore(&fleet, &*clock);
-        let telemetry = Arc::new(Telemetry::new(&settings).context("the access log cannot be opened")?);
+        let telemetry = Arc::new(Telemetry::new(&settings)?);
         let listeners = Listeners::bind(&settings).await?;
         let admin_listener = std::net::TcpListener::bind(settings.admin.address)
             .map_err(|error| BindError::Bind { address: settings.admin.address, error })?;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use super::otlp::{AlwaysSample, Otlp};
 use super::settings::{
     AccessLog, Admin, Backend, BackendUrl, ClientSlo, Commit, Credential, Features, Level, Limits, Listener,
     NvmlLibrary, Retry, Route, Settings, Telemetry, Timeouts,
@@ -101,6 +102,7 @@ fn telemetry(telemetry: &Telemetry) -> Value {
         Level::Trace => "trace",
     };
     json!({
+        "otlp": telemetry.otlp.as_ref().map(otlp),
         "access_log": path.map(|path| json!({ "format": "json", "path": path })),
         "log": { "level": level },
         "gpu": {
@@ -110,6 +112,24 @@ fn telemetry(telemetry: &Telemetry) -> Value {
                 NvmlLibrary::File(path) => json!(path),
             },
             "interval": duration(telemetry.gpu.interval),
+        },
+    })
+}
+
+fn otlp(otlp: &Otlp) -> Value {
+    let AlwaysSample { slo_miss, error } = otlp.always_sample;
+    let always = [(slo_miss, "slo_miss"), (error, "error")];
+    let identity = otlp.tls.identity.as_ref();
+    json!({
+        "endpoint": url(&otlp.endpoint),
+        "protocol": otlp.protocol.as_str(),
+        "sample_ratio": otlp.sampler.ratio,
+        "always_sample": always.into_iter().filter_map(|(kept, name)| kept.then_some(name)).collect::<Vec<_>>(),
+        "headers": otlp.headers.iter().map(|(name, _)| (name.to_string(), json!(REDACTED))).collect::<Map<_, _>>(),
+        "tls": {
+            "ca": otlp.tls.ca,
+            "certificate": identity.map(|(certificate, _)| certificate),
+            "key": identity.map(|(_, key)| key),
         },
     })
 }

@@ -14,6 +14,7 @@ mod environment;
 mod file;
 mod fingerprint;
 pub mod network;
+pub mod otlp;
 mod reload;
 pub mod settings;
 mod watch;

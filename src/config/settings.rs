@@ -9,6 +9,7 @@ use secrecy::SecretString;
 
 use super::baselines::Baselines;
 use super::network::Network;
+use super::otlp::Otlp;
 use crate::measure::objective::Objectives;
 use crate::route::{admission::OnOverload, policy::PolicyKind, price::Price};
 
@@ -27,7 +28,7 @@ pub struct Settings {
     pub threads: usize,
     /// The admin listener; its address is fixed until restart.
     pub admin: Admin,
-    /// Logs.
+    /// Logs and traces.
     pub telemetry: Telemetry,
     /// Where what was learned is kept across restarts; `None` forgets it.
     pub state: Option<StateFile>,
@@ -128,9 +129,11 @@ pub struct Admin {
 /// What stands for the trace's id in [`Admin::trace_url`].
 pub const TRACE_ID: &str = "{trace_id}";
 
-/// Logs.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// Logs and traces.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Telemetry {
+    /// Where traces go; `None` makes none.
+    pub otlp: Option<Otlp>,
     /// Where the access log goes; `None` when it is off.
     pub access_log: Option<AccessLog>,
     /// Level of headway's own log.

@@ -49,6 +49,8 @@ pub enum Event {
         first: bool,
         /// When.
         at: Duration,
+        /// How long the request had waited for its place in the batch.
+        waited: Duration,
     },
     /// The request's last token is out, and its memory free.
     Done {
@@ -85,6 +87,9 @@ struct Sequence {
     context: u32,
     output_left: u32,
     started: bool,
+    arrived: Duration,
+    /// From its arrival to its first place in the batch.
+    waited: Option<Duration>,
     /// Prompt tokens the running step computes.
     planned: u32,
 }
@@ -96,6 +101,10 @@ impl Sequence {
 
     fn reserved(&self) -> u32 {
         self.left + self.context
+    }
+
+    fn waited(&self) -> Duration {
+        self.waited.unwrap_or_default()
     }
 
     fn is_done(&self) -> bool {
@@ -203,6 +212,8 @@ impl Model {
             context: cached,
             output_left: request.output_tokens.clamp(1, LONGEST),
             started: false,
+            arrived: now,
+            waited: None,
             planned: 0,
         });
         self.start_if_idle(now);
@@ -255,7 +266,9 @@ impl Model {
             ahead.advance(end, &mut events);
             for event in &events {
                 match *event {
-                    Event::Token { id, first: true, at } if id == request.id => first = Some(at.saturating_sub(now)),
+                    Event::Token { id, first: true, at, .. } if id == request.id => {
+                        first = Some(at.saturating_sub(now));
+                    }
                     Event::Done { id, at } if id == request.id => {
                         return first.map(|first| Foreseen { first, last: at.saturating_sub(now) });
                     }
@@ -319,7 +332,7 @@ impl Model {
         if self.step_ends.is_some() || self.dead {
             return;
         }
-        self.admit();
+        self.admit(now);
         if !self.running.is_empty() {
             let lasts = self.plan();
             self.step_ends = Some(now.saturating_add(Duration::from_secs_f64(lasts)));
@@ -328,14 +341,15 @@ impl Model {
     }
 
     /// The whole prompt is reserved at once; a prompt larger than the cache runs alone rather than never.
-    fn admit(&mut self) {
+    fn admit(&mut self, now: Duration) {
         while self.running.len() < self.profile.max_sequences {
             let Some(next) = self.waiting.front() else { return };
             let fits = self.kv.saturating_add(next.reserved()) <= self.profile.kv_capacity;
             if !fits && !self.running.is_empty() {
                 return;
             }
-            let Some(sequence) = self.waiting.pop_front() else { return };
+            let Some(mut sequence) = self.waiting.pop_front() else { return };
+            sequence.waited.get_or_insert(now.saturating_sub(sequence.arrived));
             self.kv += sequence.reserved();
             self.running.push(sequence);
         }
@@ -386,7 +400,7 @@ impl Model {
             sequence.output_left = sequence.output_left.saturating_sub(1);
             sequence.context += 1;
             self.kv += 1;
-            events.push(Event::Token { id: sequence.id, first: false, at });
+            events.push(Event::Token { id: sequence.id, first: false, at, waited: sequence.waited() });
         }
     }
 
@@ -398,7 +412,7 @@ impl Model {
             if sequence.decodes() && !sequence.started {
                 sequence.started = true;
                 sequence.output_left = sequence.output_left.saturating_sub(1);
-                events.push(Event::Token { id: sequence.id, first: true, at });
+                events.push(Event::Token { id: sequence.id, first: true, at, waited: sequence.waited() });
             }
         }
     }

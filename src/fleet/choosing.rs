@@ -112,8 +112,9 @@ fn decide(
 pub(super) fn summarise(decision: &Decision, number: u64, load: BackendLoad) -> DecisionSummary {
     let reason = decision.chosen.map_or("", |(_, reason)| reason.as_str());
     let feasible = decision.is_feasible();
+    let candidates = decision.candidates.len();
     let Some(chosen) = decision.of_chosen() else {
-        return DecisionSummary { number, reason, feasible, load, ..DecisionSummary::default() };
+        return DecisionSummary { number, reason, feasible, candidates, load, ..DecisionSummary::default() };
     };
     let split = |one: Option<Forecast>| (one.map(|one| one.expected()), one.map(|one| one.bound()));
     let ((predicted_ttft, bound_ttft), (predicted_itl, bound_itl)) = (split(chosen.ttft), split(chosen.itl));
@@ -130,6 +131,7 @@ pub(super) fn summarise(decision: &Decision, number: u64, load: BackendLoad) -> 
         bound_e2e,
         price: chosen.price,
         prefix_tokens: chosen.prefix_tokens,
+        candidates,
         load,
     }
 }

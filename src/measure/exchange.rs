@@ -6,10 +6,12 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::course::{Course, TraceContext, TryCourse};
 use super::gaps::GapHistogram;
 use super::objective::{Latency, Verdicts};
 use super::outcome::{Blame, Outcome, ShedReason};
-use crate::wire::{Api, FinishReason, Usage};
+use crate::wire::trace_context::TraceId;
+use crate::wire::{Api, EngineTimings, FinishReason, Usage};
 
 /// One client request and all that became of it.
 #[derive(Debug, Clone)]
@@ -18,8 +20,10 @@ pub struct ExchangeRecord {
     pub started: SystemTime,
     /// The client's `x-request-id`, or ours.
     pub request_id: Arc<str>,
-    /// The W3C trace id, when the client sent a valid `traceparent`.
-    pub trace_id: Option<[u8; 16]>,
+    /// The W3C trace id: of the client's `traceparent`, or one of our own where traces are made.
+    pub trace_id: Option<TraceId>,
+    /// Its place in that trace, where traces are made.
+    pub trace: Option<TraceContext>,
     /// The route that matched; `None` is shown as `unmatched`.
     pub route: Option<Arc<str>>,
     /// The API that was spoken; `None` when the path is none of them.
@@ -43,10 +47,14 @@ pub struct ExchangeRecord {
     pub gaps: Option<Box<GapHistogram>>,
     /// Tokens, as the backend's `usage` states them.
     pub usage: Usage,
+    /// The engine's own times, where it states them.
+    pub engine: Option<EngineTimings>,
     /// Why the model stopped, of choice 0.
     pub finish_reason: Option<FinishReason>,
     /// Where the time went.
     pub phases: Phases,
+    /// How it went on.
+    pub course: Course,
     /// Bytes of the request body.
     pub bytes_in: u64,
     /// Bytes of the response body sent to the client.
@@ -80,6 +88,8 @@ pub struct Attempt {
     pub duration: Duration,
     /// From connecting to the first token: the backend's own time to first token.
     pub first_token: Option<Duration>,
+    /// How it went on.
+    pub course: TryCourse,
 }
 
 /// The client's view of one answer, each from the request being complete (measurement reference, section 2).
@@ -158,6 +168,8 @@ pub struct DecisionSummary {
     pub price: Option<f64>,
     /// Estimated prompt tokens that the backend's prefix cache held.
     pub prefix_tokens: f64,
+    /// How many backends the policy had to choose from.
+    pub candidates: usize,
     /// How busy the backend was.
     pub load: BackendLoad,
 }
@@ -202,6 +214,19 @@ impl ExchangeRecord {
     #[must_use]
     pub fn last_attempt(&self) -> Option<&Attempt> {
         self.attempts.last()
+    }
+
+    /// The trace to look at for more: where traces are made, only one that is exported leads anywhere; elsewhere the
+    /// caller's, if it has one.
+    #[must_use]
+    pub fn shown_trace(&self) -> Option<TraceId> {
+        if self.trace.is_some() { self.exported_trace() } else { self.trace_id }
+    }
+
+    /// The trace, if it is exported.
+    #[must_use]
+    pub fn exported_trace(&self) -> Option<TraceId> {
+        self.trace.as_ref().filter(|trace| trace.kept.is_some()).map(|trace| trace.trace_id)
     }
 
     /// The name of the backend that ended the exchange.

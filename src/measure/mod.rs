@@ -2,6 +2,7 @@
 
 pub mod attainment;
 pub mod bursts;
+pub mod course;
 pub mod exchange;
 pub mod gaps;
 pub mod objective;

@@ -57,7 +57,8 @@ pub struct Timeline {
     choices: Vec<ChoiceClock>,
     /// Allocated at the first gap.
     gaps: Option<Box<GapHistogram>>,
-    longest: Option<Duration>,
+    /// The longest gap, and when it ended.
+    longest: Option<(Duration, Instant)>,
     bursts: Bursts,
     suspended: bool,
 }
@@ -123,6 +124,12 @@ impl Timeline {
         self.gaps.as_deref()
     }
 
+    /// When the longest gap ended.
+    #[must_use]
+    pub fn longest_gap_ended(&self) -> Option<Instant> {
+        self.longest.map(|(_, at)| at)
+    }
+
     /// The gaps, taken out.
     #[must_use]
     pub fn into_gaps(self) -> Option<Box<GapHistogram>> {
@@ -154,7 +161,7 @@ impl Timeline {
                 .zip(output_tokens)
                 .and_then(|(decode, tokens)| per_token(decode, tokens, first_event_tokens)),
             end_to_end: self.last_token.map(|stamp| since_start(stamp.at)),
-            longest_stall: self.longest,
+            longest_stall: self.longest.map(|(gap, _)| gap),
         }
     }
 
@@ -170,7 +177,9 @@ impl Timeline {
         if !self.suspended {
             let gap = stamp.at.saturating_duration_since(before.at);
             self.gaps.get_or_insert_default().record(gap);
-            self.longest = self.longest.max(Some(gap));
+            if self.longest.is_none_or(|(longest, _)| gap > longest) {
+                self.longest = Some((gap, stamp.at));
+            }
             self.bursts.gap(gap);
         }
     }

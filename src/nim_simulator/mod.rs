@@ -73,6 +73,8 @@ pub struct SimulatorOptions {
     pub max_queue: usize,
     /// Comments on streams that wait for their first token, in this interval.
     pub sse_keep_alive: Option<Duration>,
+    /// Whether answers tell the engine's own times, as vLLM's do with `--enable-per-request-metrics`.
+    pub request_metrics: bool,
     /// How long the server says it is not ready.
     pub warmup: Duration,
     /// Tokens of prompt and answer together, beyond which a request is rejected.
@@ -94,6 +96,7 @@ impl SimulatorOptions {
             truth: None,
             max_queue: 1024,
             sse_keep_alive: None,
+            request_metrics: false,
             warmup: Duration::ZERO,
             context: LONGEST_CONTEXT.min(profile.kv_capacity),
         }
@@ -248,6 +251,7 @@ fn build(options: SimulatorOptions, clock: Arc<dyn Clock>) -> Result<State, Simu
         profile: options.profile,
         limits: Limits { models: options.models, context: options.context, seed: options.seed },
         keep_alive: options.sse_keep_alive,
+        request_metrics: options.request_metrics,
         engine,
         faults: Mutex::new(Armed::new(options.faults, options.seed)),
         truth: TruthLog::default(),

@@ -32,15 +32,26 @@ struct Inner {
 
 struct Listener {
     choice: usize,
-    tokens: mpsc::Sender<usize>,
+    arrived: Duration,
+    tokens: mpsc::Sender<Token>,
+}
+
+/// A token of one choice, with the engine's own times, in real time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Token {
+    pub(super) choice: usize,
+    /// From the request's arrival in the engine to this token.
+    pub(super) at: Duration,
+    /// From the request's arrival to its place in the batch.
+    pub(super) waited: Duration,
 }
 
 /// A request that the engine took.
 pub(super) struct Submitted {
     /// Names in the engine, one for each choice.
     pub(super) ids: Vec<u64>,
-    /// The choice of each token, as it is made.
-    pub(super) tokens: mpsc::Receiver<usize>,
+    /// Each token, as it is made.
+    pub(super) tokens: mpsc::Receiver<Token>,
     /// Prompt tokens that were cached.
     pub(super) cached: u32,
 }
@@ -69,7 +80,7 @@ impl Engine {
         let (sender, tokens) = mpsc::channel(job.total_tokens().max(1) as usize);
         let now = self.now();
         let mut inner = self.lock();
-        inner.advance(now);
+        inner.advance(now, self.speed);
         let mut submitted = Submitted { ids: Vec::with_capacity(job.choices.len()), tokens, cached: 0 };
         for (choice, plan) in job.choices.iter().enumerate() {
             let id = inner.next_id;
@@ -85,7 +96,7 @@ impl Engine {
                 }
             }
             submitted.ids.push(id);
-            inner.listeners.insert(id, Listener { choice, tokens: sender.clone() });
+            inner.listeners.insert(id, Listener { choice, arrived: now, tokens: sender.clone() });
         }
         drop(inner);
         self.changed.notify_one();
@@ -120,7 +131,7 @@ impl Engine {
         loop {
             let next = {
                 let mut inner = self.lock();
-                inner.advance(self.now());
+                inner.advance(self.now(), self.speed);
                 inner.model.next_event_at()
             };
             match next {
@@ -145,14 +156,16 @@ impl Engine {
 }
 
 impl Inner {
-    fn advance(&mut self, now: Duration) {
+    fn advance(&mut self, now: Duration, speed: f64) {
         let mut events = std::mem::take(&mut self.events);
         self.model.advance(now, &mut events);
         for event in events.drain(..) {
             match event {
                 // A listener that is gone is about to abort.
-                Event::Token { id, .. } => {
-                    let _ = self.listeners.get(&id).map(|listener| listener.tokens.try_send(listener.choice));
+                Event::Token { id, at, waited, .. } => {
+                    let Some(Listener { choice, arrived, tokens }) = self.listeners.get(&id) else { continue };
+                    let (at, waited) = (at.saturating_sub(*arrived).div_f64(speed), waited.div_f64(speed));
+                    let _ = tokens.try_send(Token { choice: *choice, at, waited });
                 }
                 Event::Done { id, .. } => {
                     self.listeners.remove(&id);

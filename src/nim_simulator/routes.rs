@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 
 use crate::nim_simulator::connection::Connection;
-use crate::nim_simulator::dialect::{self, Answer};
+use crate::nim_simulator::dialect::{self, Answer, Times};
 use crate::nim_simulator::faults::{FaultKind, Faults};
 use crate::nim_simulator::pace::Submitted;
 use crate::nim_simulator::pages;
@@ -136,12 +136,18 @@ impl Exchange {
     fn name(&self, job: Job, cached: u32) -> Answer {
         let wall = self.state.clock.wall().duration_since(UNIX_EPOCH).unwrap_or_default();
         let id = text::hash(job.seed, &wall.as_nanos().to_le_bytes());
-        Answer { id: format!("{id:016x}"), created: wall.as_secs(), cached, job }
+        Answer { id: format!("{id:016x}"), created: wall.as_secs(), cached, job, times: None }
+    }
+
+    /// An account of the engine's times, where they are told: of requests with one choice, as vLLM does it.
+    fn times(&self, job: &Job) -> Option<Times> {
+        (self.state.request_metrics && job.choices.len() == 1).then(Times::default)
     }
 
     fn stream(mut self, answer: Answer, submitted: Submitted, fault: Option<FaultKind>) -> Response<AnswerBody> {
         self.ticket.answered(StatusCode::OK);
         let job = answer.job.clone();
+        let times = self.times(&job);
         let parts = Parts {
             ticket: self.ticket,
             tokens: submitted.tokens,
@@ -149,23 +155,28 @@ impl Exchange {
             connection: self.connection,
             fault,
             keep_alive: self.state.keep_alive,
+            times,
         };
         event_answer(EventStream::new(parts, &job).boxed_unsync())
     }
 
     async fn unary(
         mut self,
-        answer: Answer,
+        mut answer: Answer,
         mut submitted: Submitted,
         fault: Option<FaultKind>,
     ) -> Response<AnswerBody> {
+        answer.times = self.times(&answer.job);
         let total = answer.job.total_tokens();
         for made in 0..total {
             if fault.is_some_and(|fault| interrupts(fault, made)) {
                 return self.break_unary(&answer, fault).await;
             }
-            if submitted.tokens.recv().await.is_none() {
+            let Some(token) = submitted.tokens.recv().await else {
                 return self.problem(&Problem::internal(), answer.job.api, End::Fault);
+            };
+            if let Some(times) = &mut answer.times {
+                times.token(&token);
             }
             self.ticket.token();
         }

@@ -20,6 +20,8 @@ pub(super) struct State {
     pub(super) profile: Profile,
     pub(super) limits: Limits,
     pub(super) keep_alive: Option<Duration>,
+    /// Whether answers tell the engine's own times.
+    pub(super) request_metrics: bool,
     pub(super) engine: Engine,
     pub(super) faults: Mutex<Armed>,
     pub(super) truth: TruthLog,

@@ -13,8 +13,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::nim_simulator::connection::Connection;
-use crate::nim_simulator::dialect::{Dialect, done};
+use crate::nim_simulator::dialect::{Dialect, Times, done};
 use crate::nim_simulator::faults::FaultKind;
+use crate::nim_simulator::pace::Token;
 use crate::nim_simulator::problem::Problem;
 use crate::nim_simulator::request::{Api, Job};
 use crate::nim_simulator::ticket::{End, Ticket};
@@ -38,8 +39,10 @@ enum Then {
 pub(super) struct EventStream {
     api: Api,
     ticket: Ticket,
-    tokens: mpsc::Receiver<usize>,
+    tokens: mpsc::Receiver<Token>,
     dialect: Box<dyn Dialect>,
+    /// The engine's own times, where they are told.
+    times: Option<Times>,
     connection: Arc<Connection>,
     fault: Option<FaultKind>,
     /// Tokens so far and in all, of each choice.
@@ -56,11 +59,12 @@ pub(super) struct EventStream {
 /// What a stream is made of.
 pub(super) struct Parts {
     pub(super) ticket: Ticket,
-    pub(super) tokens: mpsc::Receiver<usize>,
+    pub(super) tokens: mpsc::Receiver<Token>,
     pub(super) dialect: Box<dyn Dialect>,
     pub(super) connection: Arc<Connection>,
     pub(super) fault: Option<FaultKind>,
     pub(super) keep_alive: Option<Duration>,
+    pub(super) times: Option<Times>,
 }
 
 impl EventStream {
@@ -72,6 +76,7 @@ impl EventStream {
             ticket: parts.ticket,
             tokens: parts.tokens,
             dialect: parts.dialect,
+            times: parts.times,
             connection: parts.connection,
             fault: parts.fault,
             progress: job.choices.iter().map(|choice| (0, choice.tokens)).collect(),
@@ -96,7 +101,8 @@ impl EventStream {
     }
 
     /// One token of a choice; queues what it adds, and what follows from it.
-    fn on_token(&mut self, choice: usize) {
+    fn on_token(&mut self, token: Token) {
+        let choice = token.choice;
         self.keep_alive = None;
         if self.strikes_before() {
             return;
@@ -107,12 +113,18 @@ impl EventStream {
         }
         self.queued.extend(self.dialect.token(choice, index));
         self.ticket.token();
+        if let Some(times) = &mut self.times {
+            times.token(&token);
+        }
         self.sent = self.sent.saturating_add(1);
         if let Some((made, _)) = self.progress.get_mut(choice) {
             *made += 1;
         }
         self.strikes_after();
         if self.then == Then::Tokens && self.progress.iter().all(|(made, planned)| made >= planned) {
+            if let Some(times) = self.times {
+                self.dialect.timed(times);
+            }
             self.queued.extend(self.dialect.closing());
             self.then = Then::Finish(End::Completed);
         }
@@ -214,7 +226,7 @@ impl Body for EventStream {
                 Poll::Ready(None) => {}
             }
             match this.tokens.poll_recv(cx) {
-                Poll::Ready(Some(choice)) => this.on_token(choice),
+                Poll::Ready(Some(token)) => this.on_token(token),
                 Poll::Ready(None) => this.fail(Problem::internal().events(this.api), Then::Finish(End::Fault)),
                 Poll::Pending => {
                     // Waiting is the pause in which the last event is written.

@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use super::headers::BodyKind;
 use super::upstream::Upstream;
 use crate::measure::bursts::Delivery;
+use crate::measure::course::TryCourse;
 use crate::measure::exchange::{ExchangeRecord, Latencies};
 use crate::measure::outcome::Outcome;
 use crate::measure::reader::StreamReader;
@@ -225,6 +226,22 @@ impl Reading {
         }
     }
 
+    /// Notes when the answer's parts came; `started` is when the request was complete.
+    pub(super) fn note_course(&self, course: &mut TryCourse, started: Instant) {
+        let since = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(started));
+        match self {
+            Self::Stream { reader, .. } => {
+                course.first_event = since(reader.timeline().first_event);
+                course.first_token = since(reader.first_token_at());
+                course.last_token = since(reader.last_token_at());
+            }
+            Self::Whole(WholeReading { first_byte, last_byte, .. }) | Self::Opaque { first_byte, last_byte } => {
+                course.first_event = since(*first_byte);
+                course.last_token = since(*last_byte);
+            }
+        }
+    }
+
     /// Writes what was measured into the record; `started` is when the request was complete.
     pub(super) fn report(&self, record: &mut ExchangeRecord, started: Instant) {
         let since = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(started));
@@ -237,11 +254,14 @@ impl Reading {
                 record.usage = reader.usage();
                 record.finish_reason = reader.finish_reason();
                 record.gaps = reader.gaps().cloned().map(Box::new);
+                record.engine = reader.timings();
+                record.course.stall_ended = since(reader.timeline().longest_gap_ended());
             }
             Self::Whole(reading) => {
                 record.latencies = whole(reading.first_byte, reading.last_byte);
                 if let Some(answer) = reading.read() {
                     (record.usage, record.finish_reason) = (answer.usage, answer.finish_reason);
+                    record.engine = answer.timings;
                 }
             }
             Self::Opaque { first_byte, last_byte } => {

@@ -11,6 +11,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use super::Proxy;
 use super::answer::{Answer, Reading, WholeReading};
 use super::headers::{self, BodyKind};
+use super::marks::{Marks, Step};
 use super::upstream::Upstream;
 use crate::config::settings::{Commit, RetryCause, Route};
 use crate::fleet::Endpoint;
@@ -45,6 +46,8 @@ pub(super) struct Call<'a> {
     pub(super) started: Instant,
     /// Hears of every byte: the backend's progress watchdog.
     pub(super) progressed: &'a (dyn Fn(Instant) + Sync),
+    /// Notes how far it comes.
+    pub(super) marks: &'a Marks,
 }
 
 /// Why a try came to nothing.
@@ -156,16 +159,20 @@ async fn with_fresh_connection(call: &Call<'_>) -> Result<Box<Answer>, Failure> 
 async fn once(call: &Call<'_>, fresh: bool) -> Result<Box<Answer>, Broken> {
     let clock = &call.proxy.clock;
     let began = clock.now();
+    call.marks.reached(Step::Connecting, began);
     let connecting = Upstream::connect(&call.proxy.backends, call.endpoint, fresh);
     let Ok(Ok(mut upstream)) = tokio::time::timeout(call.route.timeouts.connect, connecting).await else {
         return Err(Failure::connect().into());
     };
     let connected = clock.now();
+    call.marks.reached(Step::Connected, connected);
+    call.marks.reused(upstream.reused);
     let broken = |upstream: &Upstream| if upstream.reused { Broken::Stale } else { Failure::reset().into() };
     if upstream.send(&call.head, &call.body).await.is_err() {
         return Err(broken(&upstream));
     }
     let sent = clock.now();
+    call.marks.reached(Step::Sent, sent);
     if let Err(mut error) = upstream.read_head().await {
         // Only a connection that died in silence had been dead before; nonsense is an answer.
         error.retry.decide_reuse(upstream.reused);
@@ -177,6 +184,8 @@ async fn once(call: &Call<'_>, fresh: bool) -> Result<Box<Answer>, Broken> {
     (call.progressed)(now);
     let Some(head) = upstream.head() else { return Err(Failure::reset().into()) };
     let (kind, status) = (headers::body_kind(head), head.status.as_u16());
+    call.marks.reached(Step::Head, now);
+    call.marks.status(status);
     let answer = Answer {
         kind,
         reading: reading(call, head, kind),

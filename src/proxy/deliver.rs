@@ -135,7 +135,7 @@ async fn end_downstream(session: &mut Session, forwarded: &Forwarded, backend: &
 
 /// Tells everyone how it ended, and gives the connection back.
 async fn settle(proxy: &Arc<Proxy>, mut exchange: Exchange, won: Won, forwarded: Forwarded) {
-    let Won { answer, in_flight, backend, profile, prompt, .. } = won;
+    let Won { answer, in_flight, backend, profile, prompt, mut course, .. } = won;
     let now = proxy.clock.now();
     let busy = forwarded.outcome == Outcome::UpstreamError
         && answer.reading.error().is_some_and(|error| error.is_backpressure());
@@ -145,6 +145,7 @@ async fn settle(proxy: &Arc<Proxy>, mut exchange: Exchange, won: Won, forwarded:
     if let Some(id) = answer.reading.stored() {
         exchange.fleet.remember_stored(id, &backend);
     }
+    answer.reading.note_course(&mut course, started);
     exchange.note(|record| {
         answer.reading.report(record, started);
         usage = record.usage;
@@ -158,6 +159,8 @@ async fn settle(proxy: &Arc<Proxy>, mut exchange: Exchange, won: Won, forwarded:
         record.phases.backpressure = forwarded.backpressure;
         (record.phases.backpressured, record.phases.held_back) = (forwarded.backpressured, held_back);
         (record.phases.relay_first, record.phases.relay) = (forwarded.relayed.first, forwarded.relayed.mean());
+        let since = |at: Instant| at.saturating_duration_since(started);
+        record.course.blocked = forwarded.blocked.map(|(from, to)| (since(from), since(to)));
         record.attempts.push(Attempt {
             backend,
             profile,
@@ -167,6 +170,7 @@ async fn settle(proxy: &Arc<Proxy>, mut exchange: Exchange, won: Won, forwarded:
             blame,
             duration: now.saturating_duration_since(answer.began),
             first_token: answer.reading.first_token_at().map(|at| at.saturating_duration_since(answer.began)),
+            course,
         });
     });
     match served {

@@ -6,13 +6,20 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::{HeaderValue, Method, Version};
+use pingora_core::protocols::http::server::Session;
+
 use super::Proxy;
+use super::headers::{self, TraceFields};
+use super::inspect;
 use super::lifecycle::Active;
 use crate::fleet::Fleet;
-use crate::measure::exchange::{Attempt, ExchangeRecord, Latencies, Phases};
+use crate::measure::course::{Course, TraceContext};
+use crate::measure::exchange::{Attempt, DecisionSummary, ExchangeRecord, Latencies, Phases};
 use crate::measure::objective::{Ended, Verdicts};
 use crate::measure::outcome::Outcome;
 use crate::wire::Usage;
+use crate::wire::trace_context::{SpanId, TraceParent};
 
 /// The exchange and its record so far.
 pub(super) struct Exchange {
@@ -27,6 +34,8 @@ pub(super) struct Exchange {
     pub(super) started: Instant,
     /// What is known so far; `None` once written.
     record: Option<Box<ExchangeRecord>>,
+    /// The client's `traceparent`, if it sent a valid one.
+    traceparent: Option<HeaderValue>,
     _active: Active,
 }
 
@@ -36,6 +45,7 @@ impl Exchange {
             started: proxy.clock.wall(),
             request_id,
             trace_id: None,
+            trace: None,
             route: None,
             api: None,
             model: None,
@@ -47,8 +57,10 @@ impl Exchange {
             latencies: Latencies::default(),
             gaps: None,
             usage: Usage::default(),
+            engine: None,
             finish_reason: None,
             phases: Phases::default(),
+            course: Course::default(),
             bytes_in: 0,
             bytes_out: 0,
             decision: None,
@@ -63,8 +75,53 @@ impl Exchange {
             arrived: now,
             started: now,
             record: Some(Box::new(record)),
+            traceparent: None,
             _active: proxy.lifecycle.begin(),
         }
+    }
+
+    /// Notes how the request came, and whose trace it belongs to.
+    pub(super) fn received(&mut self, session: &Session) {
+        let head = session.req_header();
+        let caller = headers::traceparent(&head.headers);
+        let parent = caller.as_ref().map(|(parent, _)| *parent);
+        let state = || headers::tracestate(&head.headers);
+        let trace = self.proxy.telemetry.begin_trace(parent, state);
+        let (secure, is_h2) = (inspect::is_secure(session), head.version == Version::HTTP_2);
+        let method = method(&head.method);
+        self.traceparent = caller.map(|(_, field)| field.clone());
+        self.note(|record| {
+            record.trace_id = trace.as_ref().map(|trace| trace.trace_id).or(parent.map(|parent| parent.trace_id));
+            record.trace = trace;
+            (record.course.method, record.course.https, record.course.http2) = (method, secure, is_h2);
+        });
+    }
+
+    fn trace(&self) -> Option<&TraceContext> {
+        self.record.as_ref()?.trace.as_ref()
+    }
+
+    /// A name for the span of a try, where traces are made.
+    pub(super) fn new_span(&self) -> Option<SpanId> {
+        self.trace().and_then(|_| self.proxy.telemetry.new_span())
+    }
+
+    /// What a backend is told of the trace: that the try called it; without traces of our own, what the client said.
+    pub(super) fn trace_fields(&self, span_id: Option<SpanId>) -> TraceFields {
+        let own = self.trace().zip(span_id).map(|(trace, span_id)| {
+            let field = TraceParent { trace_id: trace.trace_id, span_id, sampled: trace.sampled }.field();
+            HeaderValue::try_from(field).ok()
+        });
+        TraceFields {
+            traceparent: own.flatten().or_else(|| self.traceparent.clone()),
+            with_state: self.traceparent.is_some(),
+        }
+    }
+
+    /// The decision so far, for the trace of a try that another one may follow.
+    pub(super) fn traced_decision(&self) -> Option<Box<DecisionSummary>> {
+        self.trace()?;
+        self.record.as_ref()?.decision.clone().map(Box::new)
     }
 
     /// Changes what the record will say.
@@ -119,6 +176,8 @@ impl Exchange {
         let Some(mut record) = self.record.take() else { return };
         record.outcome = outcome;
         record.verdicts = self.verdicts(&record);
+        record.course.ended = now.saturating_duration_since(self.started);
+        self.proxy.telemetry.judge_trace(&mut record);
         let record = Arc::new(*record);
         self.fleet.record(&record, now);
         self.proxy.telemetry.record(record, now);
@@ -138,6 +197,23 @@ impl Exchange {
             latencies: &record.latencies,
             output_tokens: record.usage.output_tokens,
         })
+    }
+}
+
+/// The methods that are told apart; clients can make up others,
+/// <https://opentelemetry.io/docs/specs/semconv/http/http-spans/>.
+fn method(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        Method::PATCH => "PATCH",
+        Method::CONNECT => "CONNECT",
+        Method::TRACE => "TRACE",
+        _ => "_OTHER",
     }
 }
 

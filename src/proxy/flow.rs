@@ -32,6 +32,8 @@ pub(super) struct Forwarded {
     pub(super) bytes_out: u64,
     /// How long writes to the client were pending.
     pub(super) backpressure: Duration,
+    /// From the beginning of the first such wait to the end of the last.
+    pub(super) blocked: Option<(Instant, Instant)>,
     /// Whether the client was slow enough to stop the backend.
     pub(super) backpressured: bool,
     /// Whether the client's connection still takes bytes.
@@ -73,6 +75,7 @@ impl Forwarded {
             outcome,
             bytes_out: 0,
             backpressure: Duration::ZERO,
+            blocked: None,
             backpressured: false,
             client_there: false,
             clean: false,
@@ -115,6 +118,7 @@ pub(super) struct Flow {
     latest: Instant,
     bytes_out: u64,
     backpressure: Duration,
+    blocked_within: Option<(Instant, Instant)>,
     backpressured: bool,
     /// Whether the client has taken a part of a write and not yet the rest.
     mid_write: bool,
@@ -136,6 +140,7 @@ impl Flow {
             terms,
             bytes_out: 0,
             backpressure: Duration::ZERO,
+            blocked_within: None,
             backpressured: false,
             mid_write: false,
             blocked: None,
@@ -259,6 +264,8 @@ impl Flow {
         let now = self.terms.clock.now();
         self.latest = now;
         self.backpressure += now.saturating_duration_since(since);
+        let first = self.blocked_within.map_or(since, |(first, _)| first);
+        self.blocked_within = Some((first, now));
         if unheard {
             // The backend was not listened to for a while: that silence is not its fault.
             self.last_read = self.last_read.max(now);
@@ -339,6 +346,7 @@ impl Flow {
             outcome,
             bytes_out: self.bytes_out,
             backpressure: self.backpressure,
+            blocked: self.blocked_within,
             backpressured: self.backpressured,
             // Nothing can follow half a write.
             client_there: !matches!(stop, Some(Stop::ClientGone | Stop::ClientStalled)) && !self.mid_write,

@@ -3,12 +3,15 @@
 //! Towards a backend an allow-list rules: what is not named here does not go, credentials least of all. Towards the
 //! client everything end-to-end goes, less what belongs to the other connection.
 
+use std::sync::Arc;
+
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Uri, Version, uri::PathAndQuery};
 use pingora_http::{RequestHeader, ResponseHeader};
 use secrecy::ExposeSecret;
 
 use crate::config::settings::{Backend, Credential};
+use crate::wire::trace_context::TraceParent;
 
 /// Fields of a client's request that backends get to see.
 const FORWARDED: [&str; 14] = [
@@ -44,16 +47,28 @@ const HOP_BY_HOP: [&str; 9] = [
     "upgrade",
 ];
 
+/// Most bytes of `tracestate` that are kept: as many as must be, <https://www.w3.org/TR/trace-context/#tracestate-limits>.
+const STATE: usize = 512;
+
 /// What the proxy itself adds to every request it sends on.
 pub(super) struct Added<'a> {
     /// The exchange's request id.
     pub(super) request_id: &'a str,
-    /// A valid `traceparent` of the client's.
-    pub(super) traceparent: Option<&'a HeaderValue>,
+    /// The trace it belongs to.
+    pub(super) trace: TraceFields,
     /// Who asked, as `X-Forwarded-For` says it.
     pub(super) forwarded_for: Option<&'a str>,
     /// Over what, as `X-Forwarded-Proto` says it.
     pub(super) forwarded_proto: &'static str,
+}
+
+/// What a backend is told of the trace.
+#[derive(Debug, Clone, Default)]
+pub(super) struct TraceFields {
+    /// Its caller.
+    pub(super) traceparent: Option<HeaderValue>,
+    /// Whether the client's `tracestate` belongs to it: a state without its parent means nothing.
+    pub(super) with_state: bool,
 }
 
 /// The head of an inference request as one backend gets it.
@@ -83,10 +98,10 @@ pub(super) fn upstream_head(
     head.insert_header("content-length", body_length.to_string())?;
     head.insert_header("accept-encoding", "identity")?;
     head.insert_header("x-request-id", added.request_id)?;
-    if let Some(traceparent) = added.traceparent {
+    if let Some(traceparent) = &added.trace.traceparent {
         head.insert_header("traceparent", traceparent)?;
-    } else {
-        // A state without its parent means nothing.
+    }
+    if !added.trace.with_state {
         head.remove_header("tracestate");
     }
     if let Some(forwarded_for) = added.forwarded_for {
@@ -192,19 +207,24 @@ fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
         .collect()
 }
 
-/// Reads a W3C `traceparent`, <https://www.w3.org/TR/trace-context/#traceparent-header>; `None` when it is not valid.
-pub(super) fn trace_id(traceparent: &HeaderValue) -> Option<[u8; 16]> {
-    let text = traceparent.to_str().ok()?;
-    let mut parts = text.split('-');
-    let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let hex = |part: &str, length| part.len() == length && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    let well_formed = hex(version, 2) && version != "ff" && hex(trace, 32) && hex(parent, 16) && hex(flags, 2);
-    let no_more = version != "00" || parts.next().is_none();
-    if !well_formed || !no_more || parent.bytes().all(|b| b == b'0') {
-        return None;
+/// The client's `traceparent`, if there is exactly one and it is valid.
+pub(super) fn traceparent(headers: &HeaderMap) -> Option<(TraceParent, &HeaderValue)> {
+    let mut fields = headers.get_all("traceparent").iter();
+    let field = fields.next().filter(|_| fields.next().is_none())?;
+    Some((TraceParent::read(field.to_str().ok()?)?, field))
+}
+
+/// The client's `tracestate` as one list; nothing of one that is longer than needs to be kept.
+pub(super) fn tracestate(headers: &HeaderMap) -> Option<Arc<str>> {
+    let mut fields = headers.get_all("tracestate").iter();
+    let first = fields.next()?.to_str().ok()?;
+    let Some(second) = fields.next() else { return Some(first.into()).filter(|_| first.len() <= STATE) };
+    let mut list = first.to_owned();
+    for field in std::iter::once(second).chain(fields) {
+        list.push(',');
+        list.push_str(field.to_str().ok()?);
     }
-    let id = u128::from_str_radix(trace, 16).ok().filter(|id| *id != 0)?;
-    Some(id.to_be_bytes())
+    (list.len() <= STATE).then(|| list.into())
 }
 
 #[cfg(test)]
@@ -254,8 +274,13 @@ mod tests {
         head
     }
 
-    fn added(traceparent: Option<&HeaderValue>) -> Added<'_> {
-        Added { request_id: "r-1", traceparent, forwarded_for: Some("127.0.0.1"), forwarded_proto: "http" }
+    fn added() -> Added<'static> {
+        Added {
+            request_id: "r-1",
+            trace: TraceFields::default(),
+            forwarded_for: Some("127.0.0.1"),
+            forwarded_proto: "http",
+        }
     }
 
     fn names(head: &RequestHeader) -> Vec<&str> {
@@ -266,7 +291,7 @@ mod tests {
 
     #[test]
     fn only_the_allowed_fields_go_to_a_backend() {
-        let head = upstream_head(&client(), &backend(Credential::None, false), 7, &added(None)).unwrap();
+        let head = upstream_head(&client(), &backend(Credential::None, false), 7, &added()).unwrap();
         let expected = [
             "accept-encoding",
             "content-length",
@@ -284,38 +309,52 @@ mod tests {
 
     #[test]
     fn a_backends_key_replaces_the_clients() {
-        let head = upstream_head(&client(), &backend(Credential::ApiKey("k".into()), false), 7, &added(None)).unwrap();
+        let head = upstream_head(&client(), &backend(Credential::ApiKey("k".into()), false), 7, &added()).unwrap();
         assert_eq!(head.headers["authorization"], "Bearer k");
         assert!(head.headers["authorization"].is_sensitive());
         assert!(!head.headers.contains_key("x-api-key"));
-        let head = upstream_head(&client(), &backend(Credential::ForwardClient, false), 7, &added(None)).unwrap();
+        let head = upstream_head(&client(), &backend(Credential::ForwardClient, false), 7, &added()).unwrap();
         assert_eq!(head.headers["authorization"], "Bearer client-key");
         assert_eq!(head.headers["x-api-key"], "client-key");
     }
 
     #[test]
     fn h2_has_an_authority_and_no_host() {
-        let head = upstream_head(&client(), &backend(Credential::None, true), 7, &added(None)).unwrap();
+        let head = upstream_head(&client(), &backend(Credential::None, true), 7, &added()).unwrap();
         assert!(!head.headers.contains_key("host"));
         assert_eq!(head.uri, "http://10.0.0.1:8000/nim/v1/chat/completions?a=1");
     }
 
-    #[track_caller]
-    fn trace(text: &str, valid: bool) {
-        assert_eq!(trace_id(&HeaderValue::from_str(text).unwrap()).is_some(), valid, "{text}");
+    #[test]
+    fn a_second_traceparent_spoils_the_first() {
+        let field = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let mut head = client();
+        assert!(traceparent(&head.headers).is_none());
+        head.append_header("traceparent", field).unwrap();
+        assert_eq!(traceparent(&head.headers).map(|(parent, _)| parent.field()).as_deref(), Some(field));
+        head.append_header("traceparent", field).unwrap();
+        assert!(traceparent(&head.headers).is_none());
     }
 
     #[test]
-    fn a_traceparent_is_valid_or_dropped() {
-        let (id, parent) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
-        trace(&format!("00-{id}-{parent}-01"), true);
-        trace(&format!("01-{id}-{parent}-01-more"), true);
-        trace(&format!("00-{id}-{parent}-01-more"), false);
-        trace(&format!("ff-{id}-{parent}-01"), false);
-        trace(&format!("00-{}-{parent}-01", "0".repeat(32)), false);
-        trace(&format!("00-{id}-{}-01", "0".repeat(16)), false);
-        trace(&format!("00-{}-{parent}-01", id.to_uppercase()), false);
-        trace("", false);
+    fn states_are_one_list_and_a_boundless_one_is_none() {
+        let mut head = client();
+        assert_eq!(tracestate(&head.headers).as_deref(), Some("a=b"));
+        head.append_header("tracestate", "c=d,e=f").unwrap();
+        assert_eq!(tracestate(&head.headers).as_deref(), Some("a=b,c=d,e=f"));
+        head.append_header("tracestate", format!("g={}", "x".repeat(STATE))).unwrap();
+        assert_eq!(tracestate(&head.headers), None);
+    }
+
+    #[test]
+    fn a_state_goes_with_its_parent_only() {
+        let sent = |with_state| {
+            let trace = TraceFields { traceparent: Some(HeaderValue::from_static("t")), with_state };
+            let added = Added { trace, ..added() };
+            let head = upstream_head(&client(), &backend(Credential::None, false), 7, &added).unwrap();
+            (head.headers.contains_key("traceparent"), head.headers.contains_key("tracestate"))
+        };
+        assert_eq!((sent(true), sent(false)), ((true, true), (true, false)));
     }
 
     #[test]

@@ -147,6 +147,11 @@ fn harmless(id: &str) -> bool {
     (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
+/// Whether the client came over TLS.
+pub(super) fn is_secure(session: &Session) -> bool {
+    session.digest().is_some_and(|digest| digest.ssl_digest.is_some())
+}
+
 /// The client's address, as the connection says it.
 pub(super) fn client_address(session: &Session) -> Option<IpAddr> {
     Some(session.client_addr()?.as_inet()?.ip())
@@ -162,7 +167,7 @@ pub(super) struct Forwarded {
 
 /// `X-Forwarded-*` are rebuilt; what the client sent of them counts only when it is a trusted proxy.
 pub(super) fn forwarded(session: &Session, settings: &Settings, headers: &HeaderMap) -> Forwarded {
-    let secure = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+    let secure = is_secure(session);
     let proto = if secure { "https" } else { "http" };
     let Some(address) = client_address(session) else { return Forwarded { client: None, proto } };
     let trusted = settings.trusted_proxies.iter().any(|network| network.contains(address));

@@ -21,6 +21,7 @@ mod inference;
 mod inspect;
 mod lifecycle;
 mod listener;
+mod marks;
 mod models;
 mod panics;
 mod place;

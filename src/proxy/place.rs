@@ -70,6 +70,8 @@ async fn wait_for_turn(
         return Err(queue_full(&reason));
     };
     // Noted even when the task is dropped in the middle: the client left.
+    let began = since.saturating_duration_since(exchange.started);
+    exchange.note(|record| record.course.queued = began);
     let waiting = Waiting { proxy, exchange, since };
     loop {
         match place.turn().await {

@@ -66,6 +66,7 @@ impl Service {
         let mut exchange = Exchange::new(proxy, request_id, now);
         begun.store(true, Ordering::Relaxed);
         let down = &mut session.downstream_session;
+        exchange.received(down);
         let plan = inspect::one_framing(down)
             .and_then(|()| inspect::plan(down.req_header(), &exchange.fleet.settings().limits));
         match plan {

@@ -19,10 +19,12 @@ use super::refuse::{Refusal, shown};
 use super::{body, bounded};
 use crate::config::settings::Timeouts;
 use crate::fleet::{Dispatched, Fleet, NoCandidate, Request, RouteMatchResult};
+use crate::measure::course::TryCourse;
 use crate::measure::exchange::Attempt;
 use crate::measure::outcome::{Blame, Outcome};
 use crate::route::snapshot::BackendIndex;
 use crate::wire::StoredId;
+use crate::wire::trace_context::SpanId;
 
 /// A backend that was picked for a stock exchange.
 pub(super) struct Picked(Dispatched);
@@ -32,6 +34,8 @@ pub(super) struct Stock {
     proxy: Arc<Proxy>,
     exchange: Exchange,
     dispatched: Dispatched,
+    /// The try's span, where traces are made.
+    span_id: Option<SpanId>,
     began: Instant,
     /// When the whole exchange must be over.
     deadline: Instant,
@@ -54,7 +58,8 @@ impl Picked {
         let began = exchange.started;
         let (proxy, deadline) = (Arc::clone(proxy), began + total);
         bounded::end_by(deadline);
-        Stock { proxy, exchange, dispatched: self.0, began, deadline, sent: 0, received: 0, failure: None }
+        let span_id = exchange.new_span();
+        Stock { proxy, exchange, dispatched: self.0, span_id, began, deadline, sent: 0, received: 0, failure: None }
     }
 }
 
@@ -126,12 +131,11 @@ impl Stock {
     /// The head as the backend gets it: the inference path's rules, with pingora's framing.
     pub(super) fn upstream_head(&self, session: &Session, upstream: &mut RequestHeader) -> Result<()> {
         let client = session.req_header();
-        let traceparent = client.headers.get("traceparent").filter(|value| headers::trace_id(value).is_some());
         let settings = self.exchange.fleet.settings();
         let forwarded = inspect::forwarded(&session.downstream_session, settings, &client.headers);
         let added = Added {
             request_id: &self.exchange.request_id(),
-            traceparent,
+            trace: self.exchange.trace_fields(self.span_id),
             forwarded_for: forwarded.client.as_deref(),
             forwarded_proto: forwarded.proto,
         };
@@ -205,10 +209,12 @@ impl Stock {
     }
 
     fn write(self, outcome: Outcome, now: Instant) {
-        let Self { mut exchange, dispatched, began, sent, received, .. } = self;
+        let Self { mut exchange, dispatched, span_id, began, sent, received, .. } = self;
         let Dispatched { backend, in_flight, summary, .. } = dispatched;
         let (reason, decision) = (Some(summary.reason), Some(summary.number));
         let mut blame = outcome.blame();
+        let url = &backend.settings().url;
+        let server = Some((Arc::clone(&url.host), url.port));
         exchange.note(|record| {
             // Back-pressure is no fault; a 503's body, which may say that it is one, is not read here.
             if matches!(record.status, 429 | 503) {
@@ -226,6 +232,7 @@ impl Stock {
                 blame,
                 duration: now.saturating_duration_since(began),
                 first_token: None,
+                course: TryCourse { span_id, server, ..TryCourse::default() },
             });
         });
         in_flight.ended(blame, now);

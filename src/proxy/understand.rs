@@ -3,14 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::HeaderValue;
 use pingora_core::protocols::http::server::Session;
 use pingora_http::RequestHeader;
 
 use super::Proxy;
 use super::body::{self, BodyError, Held};
 use super::exchange::Exchange;
-use super::headers;
 use super::inference::Turned;
 use super::inspect;
 use super::refuse::Refusal;
@@ -37,7 +35,6 @@ pub(super) struct Understood {
     pub(super) outgoing: Bytes,
     pub(super) asked_for_usage: bool,
     pub(super) client: RequestHeader,
-    pub(super) traceparent: Option<HeaderValue>,
     pub(super) forwarded: inspect::Forwarded,
 }
 
@@ -100,8 +97,9 @@ pub(super) async fn understand(
         Some(edit) => Bytes::from(splice(&whole.bytes, std::slice::from_ref(edit))),
         None => whole.bytes.clone(),
     };
-    let traceparent = client.headers.get("traceparent").filter(|value| headers::trace_id(value).is_some()).cloned();
-    exchange.note(|record| record.trace_id = traceparent.as_ref().and_then(headers::trace_id));
+    exchange.note(|record| {
+        (record.course.max_tokens, record.course.objectives) = (facts.max_tokens, facts.objectives);
+    });
     Ok(Understood {
         api,
         model,
@@ -112,7 +110,6 @@ pub(super) async fn understand(
         outgoing,
         asked_for_usage: usage.is_some(),
         forwarded: inspect::forwarded(session, &settings, &client.headers),
-        traceparent,
         client,
         reading,
         body: whole.bytes,

@@ -11,11 +11,13 @@ use super::attempt::{Call, Failure, attempt};
 use super::exchange::Exchange;
 use super::headers::{self, Added};
 use super::inference::Turned;
+use super::marks::Marks;
 use super::place::place;
 use super::refuse::{Refusal, shown};
 use super::understand::Understood;
 use crate::config::settings::Route;
 use crate::fleet::{Dispatched, InFlight};
+use crate::measure::course::TryCourse;
 use crate::measure::exchange::Attempt;
 use crate::measure::outcome::{Blame, Outcome};
 use crate::wire::request::{Edit, splice};
@@ -30,6 +32,8 @@ pub(super) struct Won {
     pub(super) first_token_deadline: Option<Instant>,
     /// The model as the client named it, and the bytes of its prompt: what usage teaches about token counts.
     pub(super) prompt: (String, u64),
+    /// How the try went on, up to its answer's head.
+    pub(super) course: TryCourse,
 }
 
 /// Tries backends until one may be shown to the client.
@@ -92,15 +96,18 @@ async fn try_backend(
     exchange.note(|record| record.decision = Some(summary));
     let (name, profile) = (Arc::clone(backend.name()), backend.settings().profile.clone());
     let body = outgoing_body(request, model_name.as_deref());
+    let span_id = exchange.new_span();
     let added = Added {
         request_id: &exchange.request_id(),
-        traceparent: request.traceparent.as_ref(),
+        trace: exchange.trace_fields(span_id),
         forwarded_for: request.forwarded.client.as_deref(),
         forwarded_proto: request.forwarded.proto,
     };
     let head = headers::upstream_head(&request.client, backend.settings(), body.len(), &added)
         .map_err(|_| Refusal::internal())?;
     let began = proxy.clock.now();
+    let url = &backend.settings().url;
+    let marks = Marks::new(started, began, span_id, (Arc::clone(&url.host), url.port));
     exchange.note(|record| {
         if record.attempts.is_empty() {
             let before = began.saturating_duration_since(started);
@@ -114,6 +121,7 @@ async fn try_backend(
         profile: profile.clone(),
         began,
         proxy,
+        marks: &marks,
         in_flight: Some(in_flight),
     };
     let call = Call {
@@ -127,6 +135,7 @@ async fn try_backend(
         asked_for_usage: request.asked_for_usage,
         started,
         progressed: &|now| pending.progressed(now),
+        marks: &marks,
     };
     let result = attempt(call, total_deadline).await;
     let now = proxy.clock.now();
@@ -139,7 +148,8 @@ async fn try_backend(
             in_flight.tokens(answer.reading.tokens(), now);
             let first_token_deadline = request.reading.stream.then(|| began + route.timeouts.first_token);
             let prompt = (request.model.clone(), request.reading.prompt_bytes);
-            Ok(Ok(Won { answer, in_flight, backend: name, profile, first_token_deadline, prompt }))
+            let course = marks.course();
+            Ok(Ok(Won { answer, in_flight, backend: name, profile, first_token_deadline, prompt, course }))
         }
         Err(failure) => {
             pending.ended(failure.outcome, failure.blame, now);
@@ -156,6 +166,7 @@ struct PendingAttempt<'a> {
     profile: Option<Arc<str>>,
     began: Instant,
     proxy: &'a Arc<Proxy>,
+    marks: &'a Marks,
     /// Taken when the try is over.
     in_flight: Option<InFlight>,
 }
@@ -179,6 +190,7 @@ impl PendingAttempt<'_> {
             blame,
             duration: now.saturating_duration_since(self.began),
             first_token: None,
+            course: TryCourse { decision: self.exchange.traced_decision(), ..self.marks.course() },
         });
     }
 }

@@ -11,6 +11,7 @@ use super::spool::{Sink, Spool};
 use crate::config::settings;
 use crate::measure::exchange::{DecisionSummary, ExchangeRecord};
 use crate::units::Quantile;
+use crate::wire::trace_context::trace_id_text;
 use crate::wire::{Api, FinishReason};
 
 /// An open access log. The line is made on its own thread, not on the data path.
@@ -82,7 +83,7 @@ fn who_and_where(record: &ExchangeRecord, line: &mut Json<'_>) {
     let last = record.last_attempt();
     line.time("ts", record.started);
     line.text("request_id", &record.request_id);
-    line.maybe_text("trace_id", record.trace_id.map(hex).as_deref());
+    line.maybe_text("trace_id", record.trace_id.map(trace_id_text).as_deref());
     line.text("route", record.route.as_deref().unwrap_or(UNMATCHED));
     line.maybe_text("api", record.api.map(Api::as_str));
     line.text("model", record.model.as_deref().unwrap_or(OTHER));
@@ -128,6 +129,8 @@ fn phases(record: &ExchangeRecord, line: &mut Json<'_>) {
     line.millis("queue_ms", phases.queue);
     line.maybe_millis("connect_ms", answered(phases.connect));
     line.maybe_millis("backend_wait_ms", answered(phases.backend_wait));
+    line.maybe_millis("engine_queue_ms", record.engine.map(|engine| engine.queue));
+    line.maybe_millis("engine_ttft_ms", record.engine.map(|engine| engine.first_token));
     line.maybe_millis("backpressure_ms", answered(phases.backpressure));
     line.micros("overhead_us", phases.overhead);
     let spent = |phase: Duration| Some(phase).filter(|phase| !phase.is_zero());
@@ -157,11 +160,6 @@ fn write_decision(decision: &DecisionSummary, object: &mut Json<'_>) {
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, and far below 2^52")]
 fn whole(tokens: f64) -> u64 {
     tokens.round() as u64
-}
-
-/// The trace id in the 32 digits of a `traceparent`.
-fn hex(id: [u8; 16]) -> String {
-    format!("{:032x}", u128::from_be_bytes(id))
 }
 
 #[cfg(test)]

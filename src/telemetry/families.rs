@@ -159,6 +159,10 @@ families! {
         "Access log lines dropped because the log could not be written fast enough.";
     LOG_DROPPED = Counter "headway_log_dropped_total" []
         "Lines of headway's own log dropped because standard error could not be written fast enough.";
+    SPANS_EXPORTED = Counter "headway_spans_exported_total" []
+        "Spans that the collector has taken.";
+    SPANS_DROPPED = Counter "headway_spans_dropped_total" ["reason"]
+        "Spans that did not reach the collector, by why.";
     BUILD_INFO = Gauge "headway_build_info" ["version"]
         "Always 1; the label says which headway this is.";
     PROCESS_CPU = Counter "process_cpu_seconds_total" []

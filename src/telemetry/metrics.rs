@@ -21,6 +21,7 @@ use super::logs;
 use super::openmetrics;
 use super::process::ProcessFigures;
 use super::series::Table;
+use super::traces::{DropReason, SpanCounts};
 use crate::config::settings::Settings;
 use crate::measure::exchange::ExchangeRecord;
 
@@ -44,6 +45,7 @@ struct Counters {
     panics: AtomicU64,
     parse_skipped: AtomicU64,
     access_log_dropped: Arc<AtomicU64>,
+    spans: Arc<SpanCounts>,
 }
 
 impl Metrics {
@@ -61,6 +63,7 @@ impl Metrics {
             panics: AtomicU64::new(0),
             parse_skipped: AtomicU64::new(0),
             access_log_dropped: Arc::default(),
+            spans: Arc::default(),
         });
         let registry = Registry::new();
         let exporter =
@@ -127,6 +130,11 @@ impl Metrics {
         &self.counters.access_log_dropped
     }
 
+    /// Where traces count what became of their spans.
+    pub(super) fn spans(&self) -> &Arc<SpanCounts> {
+        &self.counters.spans
+    }
+
     /// The page in OpenMetrics, with exemplars.
     #[must_use]
     pub fn render_open(&self, live: &LiveFigures) -> String {
@@ -154,6 +162,10 @@ impl Counters {
         page.total(&families::PARSE_SKIPPED, &[], &self.parse_skipped);
         page.total(&families::ACCESS_LOG_DROPPED, &[], &self.access_log_dropped);
         page.counter(&families::LOG_DROPPED, &[], float(logs::dropped()));
+        page.counter(&families::SPANS_EXPORTED, &[], float(self.spans.exported()));
+        for reason in DropReason::ALL {
+            page.counter(&families::SPANS_DROPPED, &[reason.as_str()], float(self.spans.dropped(reason)));
+        }
         page.gauge(&families::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
         let successful = u8::from(self.reload_successful.load(Ordering::Relaxed));
         page.gauge(&families::RELOAD_SUCCESSFUL, &[], f64::from(successful));

@@ -1,4 +1,4 @@
-//! What comes out: Prometheus metrics and logs.
+//! What comes out: Prometheus metrics, traces and logs.
 //!
 //! An exchange leaves one [`ExchangeRecord`]; [`Telemetry::record`] hands it to everyone here, and none of them makes
 //! the data path wait: counters are atomics, lines go through a bounded queue.
@@ -23,6 +23,7 @@ mod spool;
 #[cfg(test)]
 mod testing;
 pub mod time;
+pub mod traces;
 
 use std::io;
 use std::sync::Arc;
@@ -34,8 +35,11 @@ use self::access_log::AccessLog;
 use self::history::History;
 use self::metrics::Metrics;
 use self::recent::Recent;
+use self::traces::Tracer;
 use crate::config::settings::{self, Settings};
+use crate::measure::course::TraceContext;
 use crate::measure::exchange::ExchangeRecord;
+use crate::wire::trace_context::{SpanId, TraceParent};
 
 /// Everything that listens to exchanges.
 #[derive(Debug)]
@@ -44,6 +48,7 @@ pub struct Telemetry {
     recent: Recent,
     history: History,
     access_log: ArcSwapOption<OpenLog>,
+    tracer: ArcSwapOption<Tracer>,
 }
 
 /// The access log and what the configuration calls it.
@@ -58,37 +63,64 @@ struct OpenLog {
 #[must_use]
 pub struct Prepared {
     access_log: Option<Arc<OpenLog>>,
+    tracer: Option<Arc<Tracer>>,
+}
+
+/// What could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The access log.
+    #[error("the access log cannot be opened: {0}")]
+    AccessLog(io::Error),
+    /// Traces.
+    #[error("traces cannot be sent: {0}")]
+    Traces(io::Error),
 }
 
 impl Telemetry {
     /// Starts what the configuration asks for.
     ///
     /// # Errors
-    /// When the access log cannot be opened.
-    pub fn new(settings: &Settings) -> io::Result<Self> {
+    /// When the access log cannot be opened, or a certificate for the collector cannot be used.
+    pub fn new(settings: &Settings) -> Result<Self, StartError> {
         let metrics = Metrics::new(settings);
         let (recent, history) = (Recent::default(), History::new(settings));
-        let telemetry = Self { metrics, recent, history, access_log: ArcSwapOption::empty() };
+        let (access_log, tracer) = (ArcSwapOption::empty(), ArcSwapOption::empty());
+        let telemetry = Self { metrics, recent, history, access_log, tracer };
         let prepared = telemetry.prepare(settings)?;
         telemetry.access_log.store(prepared.access_log);
+        telemetry.tracer.store(prepared.tracer);
         Ok(telemetry)
     }
 
     /// Does of going over to a new configuration what can fail; nothing that is in force changes.
     ///
     /// # Errors
-    /// When a new access log cannot be opened.
-    pub fn prepare(&self, settings: &Settings) -> io::Result<Prepared> {
+    /// When a new access log cannot be opened, or a certificate for the collector cannot be used.
+    pub fn prepare(&self, settings: &Settings) -> Result<Prepared, StartError> {
+        let access_log = self.prepare_access_log(settings).map_err(StartError::AccessLog)?;
+        let tracer = self.prepare_tracer(settings).map_err(StartError::Traces)?;
+        Ok(Prepared { access_log, tracer })
+    }
+
+    fn prepare_access_log(&self, settings: &Settings) -> io::Result<Option<Arc<OpenLog>>> {
         let target = settings.telemetry.access_log.as_ref();
         let current = self.access_log.load_full();
         if current.as_ref().map(|open| &open.target) == target {
-            return Ok(Prepared { access_log: current });
+            return Ok(current);
         }
         let open = |target: &settings::AccessLog| {
             let log = AccessLog::open(target, Arc::clone(self.metrics.access_log_dropped()))?;
             io::Result::Ok(Arc::new(OpenLog { target: target.clone(), log }))
         };
-        Ok(Prepared { access_log: target.map(open).transpose()? })
+        target.map(open).transpose()
+    }
+
+    fn prepare_tracer(&self, settings: &Settings) -> io::Result<Option<Arc<Tracer>>> {
+        let Some(wanted) = &settings.telemetry.otlp else { return Ok(None) };
+        let current = self.tracer.load_full().filter(|current| current.serves(wanted));
+        let start = || Tracer::start(wanted, Arc::clone(self.metrics.spans())).map(Arc::new);
+        current.map_or_else(start, Ok).map(Some)
     }
 
     /// Goes over to the configuration that was prepared.
@@ -96,8 +128,31 @@ impl Telemetry {
         self.metrics.apply(settings);
         self.history.apply(settings);
         logs::set_level(settings.telemetry.level);
-        // The old log's thread writes what it still has, and ends.
+        // The old ones' threads write and send what they still have, and end.
         self.access_log.store(prepared.access_log);
+        self.tracer.store(prepared.tracer);
+    }
+
+    /// The place of a new exchange in a trace: its caller's, or one of its own; `None` where no traces are made.
+    pub fn begin_trace(
+        &self,
+        caller: Option<TraceParent>,
+        state: impl FnOnce() -> Option<Arc<str>>,
+    ) -> Option<TraceContext> {
+        self.tracer.load().as_ref().map(|tracer| tracer.begin(caller, state))
+    }
+
+    /// A name for a span; `None` where no traces are made.
+    pub fn new_span(&self) -> Option<SpanId> {
+        self.tracer.load().as_ref().map(|tracer| tracer.new_span())
+    }
+
+    /// Decides, at the end of an exchange, whether its trace is exported.
+    pub fn judge_trace(&self, record: &mut ExchangeRecord) {
+        let kept = self.tracer.load().as_ref().and_then(|tracer| tracer.judge(record));
+        if let Some(trace) = &mut record.trace {
+            trace.kept = kept;
+        }
     }
 
     /// Takes the record of an exchange that has ended. Call it once per exchange.
@@ -106,6 +161,11 @@ impl Telemetry {
         self.history.record(&record, now);
         if let Some(open) = self.access_log.load().as_ref() {
             open.log.record(Arc::clone(&record));
+        }
+        if record.exported_trace().is_some()
+            && let Some(tracer) = self.tracer.load().as_ref()
+        {
+            tracer.record(&record);
         }
         self.recent.push(record);
     }
@@ -135,12 +195,22 @@ impl Telemetry {
         }
     }
 
-    /// Writes what is queued, waiting at most `patience` for each log; whether all was written.
+    /// Writes and sends what is queued, waiting at most `patience` for the traces and for each log; whether all was
+    /// written.
     pub fn close(&self, patience: Duration) -> bool {
+        let tracer = self.tracer.load_full();
+        if let Some(tracer) = &tracer {
+            tracer.start_closing(patience);
+        }
         let written = self.access_log.load().as_ref().is_none_or(|open| open.log.close(patience));
-        logs::close(patience) && written
+        // A little more than it was given, so that what it could not send is counted.
+        let closed = tracer.is_none_or(|tracer| tracer.closed(patience + LAST_COUNTS));
+        logs::close(patience) && written && closed
     }
 }
+
+/// How long counting what was lost may take.
+const LAST_COUNTS: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
 mod tests {

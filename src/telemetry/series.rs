@@ -132,7 +132,7 @@ impl Latencies {
         };
         // The exchange ended about now: a wall clock is not asked for that.
         let ended = record.started + felt.end_to_end.unwrap_or_default();
-        let trace = record.trace_id.map(|id| (id, ended));
+        let trace = record.shown_trace().map(|id| (id, ended));
         let traced = |histogram: &Histogram, value: Option<_>| {
             if let Some(value) = value {
                 histogram.observe_traced(value, trace);

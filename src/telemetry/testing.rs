@@ -7,13 +7,14 @@ use crate::config::settings::{
     Admin, Backend, BackendTls, BackendUrl, ClientSlo, Commit, Credential, Features, Health, Limits, PrefixAffinity,
     Retry, Route, RouteMatch, Settings, Shutdown, Telemetry, Timeouts,
 };
+use crate::measure::course::{Course, TryCourse};
 use crate::measure::exchange::{Attempt, BackendLoad, DecisionSummary, ExchangeRecord, Latencies, Phases};
 use crate::measure::objective::{Latency, Objective, Objectives, Verdicts};
 use crate::measure::outcome::{Blame, Outcome};
 use crate::route::admission::OnOverload;
 use crate::route::policy::PolicyKind;
 use crate::units::Quantile;
-use crate::wire::{Api, FinishReason, Usage};
+use crate::wire::{Api, EngineTimings, FinishReason, Usage};
 
 /// The line of [`complete`].
 pub(super) const COMPLETE_LINE: &str = include_str!("testdata/complete.jsonl");
@@ -105,6 +106,7 @@ fn attempt(
         blame,
         duration,
         first_token,
+        course: TryCourse::default(),
     }
 }
 
@@ -114,6 +116,7 @@ pub(super) fn complete() -> ExchangeRecord {
         started: SystemTime::UNIX_EPOCH + Duration::from_micros(1_767_225_600_123_456),
         request_id: "req-1".into(),
         trace_id: Some(0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c_u128.to_be_bytes()),
+        trace: None,
         route: Some("chat".into()),
         api: Some(Api::Chat),
         model: Some("meta/llama-3.1-8b-instruct".into()),
@@ -146,7 +149,9 @@ pub(super) fn complete() -> ExchangeRecord {
             output_tokens: Some(94),
             reasoning_tokens: Some(12),
         },
+        engine: Some(EngineTimings { queue: millis(5), first_token: millis(90) }),
         finish_reason: Some(FinishReason::Stop),
+        course: Course::default(),
         phases: Phases {
             upload: millis(3),
             queue: Duration::ZERO,
@@ -163,23 +168,28 @@ pub(super) fn complete() -> ExchangeRecord {
         },
         bytes_in: 1_240,
         bytes_out: 19_870,
-        decision: Some(DecisionSummary {
-            number: 7,
-            reason: "cheapest_within_slo",
-            feasible: true,
-            predicted_ttft: Some(millis(110)),
-            bound_ttft: Some(millis(131)),
-            predicted_itl: Some(millis(19)),
-            bound_itl: Some(Duration::from_micros(22_500)),
-            predicted_e2e: None,
-            bound_e2e: None,
-            price: Some(0.00125),
-            prefix_tokens: 256.0,
-            load: busy(),
-        }),
+        decision: Some(decision()),
         cost: Some(0.0011),
         shed: None,
         verdicts: Verdicts { ttft: Some(true), itl: Some(true), e2e: None },
+    }
+}
+
+fn decision() -> DecisionSummary {
+    DecisionSummary {
+        number: 7,
+        reason: "cheapest_within_slo",
+        feasible: true,
+        predicted_ttft: Some(millis(110)),
+        bound_ttft: Some(millis(131)),
+        predicted_itl: Some(millis(19)),
+        bound_itl: Some(Duration::from_micros(22_500)),
+        predicted_e2e: None,
+        bound_e2e: None,
+        price: Some(0.00125),
+        prefix_tokens: 256.0,
+        candidates: 2,
+        load: busy(),
     }
 }
 
@@ -201,6 +211,7 @@ pub(super) fn refused() -> ExchangeRecord {
         latencies: Latencies::default(),
         gaps: None,
         usage: Usage::default(),
+        engine: None,
         finish_reason: None,
         phases: Phases::default(),
         bytes_in: 17,

@@ -4,13 +4,15 @@ use super::chunk::read_choice;
 use super::error::{ErrorFields, StreamError};
 use super::json::{Kind, Malformed, Scanner, name_buffer};
 use super::responses::ResponseObject;
-use super::{Api, FinishReason, StoredId, Usage};
+use super::{Api, EngineTimings, FinishReason, StoredId, Usage};
 
 /// What an unstreamed answer says about itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Answer {
     /// Token counts.
     pub usage: Usage,
+    /// The engine's own times, where it states them.
+    pub timings: Option<EngineTimings>,
     /// Why the model stopped, of choice 0.
     pub finish_reason: Option<FinishReason>,
     /// An error object in place of an answer, also under status 200.
@@ -42,6 +44,7 @@ pub fn read_answer(api: Api, body: &[u8]) -> Result<Answer, Malformed> {
             b"object" => errors.present |= scanner.text()?.is_some_and(|text| text.raw() == b"error"),
             name @ (b"code" | b"type") if !nested => errors.member(scanner, name)?,
             b"usage" => answer.usage = Usage::read(scanner)?.unwrap_or_default(),
+            b"metrics" => answer.timings = EngineTimings::read(scanner)?,
             name if api == Api::Responses => response.member(scanner, &mut errors, name)?,
             name => answer.member(api, scanner, name)?,
         }

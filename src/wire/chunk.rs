@@ -5,7 +5,7 @@
 
 use super::error::{ErrorFields, StreamError};
 use super::json::{Malformed, Scanner, Text, name_buffer};
-use super::{Api, FinishReason, StoredId, Usage};
+use super::{Api, EngineTimings, FinishReason, StoredId, Usage};
 
 /// Choices told apart; those beyond share the last place.
 pub const MAX_CHOICES: usize = 16;
@@ -75,6 +75,8 @@ pub struct ChunkReading {
     len: u8,
     /// Token counts so far, where the event states them.
     pub usage: Option<Usage>,
+    /// The engine's own times, where the event states them.
+    pub timings: Option<EngineTimings>,
     /// `choices` is an empty array and there is a `usage` object: the event that `include_usage` adds.
     pub usage_only: bool,
     /// The event repeats text that deltas carried before (responses, `.done`): content only if there were none.
@@ -199,6 +201,7 @@ fn openai<'a>(
                 no_choices = is_array && reading.len == 0;
             }
             b"usage" => reading.usage = Usage::read(scanner)?,
+            b"metrics" => reading.timings = EngineTimings::read(scanner)?,
             b"error" => errors.read(scanner)?,
             b"object" => errors.present |= scanner.text()?.is_some_and(|text| text.raw() == b"error"),
             name @ (b"code" | b"type") => errors.member(scanner, name)?,

@@ -7,6 +7,7 @@ pub mod answer;
 pub mod chunk;
 pub mod dcgm;
 pub mod engine_metrics;
+mod engine_timings;
 pub mod error;
 mod exposition;
 mod finish;
@@ -16,8 +17,10 @@ mod messages;
 pub mod request;
 mod responses;
 mod stored;
+pub mod trace_context;
 mod usage;
 
+pub use engine_timings::EngineTimings;
 pub use finish::FinishReason;
 pub use stored::StoredId;
 pub use usage::Usage;
@@ -68,6 +71,21 @@ impl Api {
             Self::Ranking => "ranking",
             Self::GenerateStream => "generate_stream",
             Self::Infer => "infer",
+        }
+    }
+
+    /// The path it is asked at, as a pattern where the path names the model.
+    #[must_use]
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Chat => "/v1/chat/completions",
+            Self::Completions => "/v1/completions",
+            Self::Responses => "/v1/responses",
+            Self::Messages => "/v1/messages",
+            Self::Embeddings => "/v1/embeddings",
+            Self::Ranking => "/v1/ranking",
+            Self::GenerateStream => "/v2/models/{model}/generate_stream",
+            Self::Infer => "/v2/models/{model}/infer",
         }
     }
 

@@ -1,6 +1,7 @@
 //! Every key of the configuration: what it holds and what it is for. The reference, read by all that judges a file.
 
 use super::shape::{Key, Kind, Shape};
+use crate::config::otlp::OtlpProtocol;
 use crate::config::settings::RetryCause;
 use crate::route::admission::DEEPEST;
 use crate::route::policy::PolicyKind;
@@ -24,7 +25,7 @@ pub(super) const ROOT: Shape = Shape::Map(&[
         "Data-path workers; auto is the CPUs this process may use. Fixed until restart.",
     ),
     Key::optional("admin", ADMIN, "The admin listener: metrics, probes, API."),
-    Key::optional("telemetry", TELEMETRY, "Logs."),
+    Key::optional("telemetry", TELEMETRY, "Traces and logs."),
     Key::optional("state", STATE, "Keeps what was learned across restarts. Default: it is forgotten."),
     Key::one("baselines", Kind::File, "Measurements that backends start from. Default: neutral guesses."),
     Key::optional("defaults", DEFAULTS, "What routes use unless they say otherwise."),
@@ -80,10 +81,47 @@ const SECRET: Shape = Shape::OneOrMap(
 );
 
 const TELEMETRY: Shape = Shape::Map(&[
+    Key::optional(
+        "otlp",
+        OTLP,
+        "Traces. What is not said here is taken from OpenTelemetry's environment variables. Default: none, unless \
+         OTEL_EXPORTER_OTLP_ENDPOINT is set.",
+    ),
     Key::optional("access_log", ACCESS_LOG, "One line per exchange. Default: off."),
     Key::optional("log", LOG, "Headway's own log, on standard error."),
-    Key::not_built("otlp"),
     Key::optional("gpu", GPU, "How the GPUs of this host are asked, where backends name some under `gpus`."),
+]);
+
+const OTLP: Shape = Shape::Map(&[
+    Key::one(
+        "endpoint",
+        Kind::Url,
+        "The collector; over HTTP, /v1/traces is added where it is missing. Default: http://localhost:4318, or :4317 \
+         for grpc.",
+    ),
+    Key::one(
+        "protocol",
+        Kind::Choice(|| OtlpProtocol::ALL.map(OtlpProtocol::as_str).to_vec()),
+        "Default: http/protobuf.",
+    ),
+    Key::one(
+        "sample_ratio",
+        Kind::Share,
+        "Share of traces chosen at their head, where the caller has not chosen. Default: 100%.",
+    ),
+    Key::optional(
+        "always_sample",
+        Shape::List(&Shape::One(Kind::Choice(|| vec!["slo_miss", "error"]))),
+        "Traces that are kept whatever was chosen, decided at their end. Default: both.",
+    ),
+    Key::optional("headers", Shape::Table(Kind::HeaderName, &SECRET), "Fields of every request to the collector."),
+    Key::optional("tls", OTLP_TLS, "For https: what is trusted and shown."),
+]);
+
+const OTLP_TLS: Shape = Shape::Map(&[
+    Key::one("ca", Kind::File, "Authority to trust instead of the built-in ones, PEM."),
+    Key::one("certificate", Kind::File, "Our own certificate, PEM; needs key."),
+    Key::one("key", Kind::File, "Our own private key, PEM; needs certificate."),
 ]);
 
 const ACCESS_LOG: Shape = Shape::Map(&[

@@ -23,6 +23,13 @@ shutdown: { pre_drain: 5s, drain: 1m }
 threads: 777
 admin: { address: 127.0.0.1:9191, token: { file: token }, open_metrics: false, trace_url: "http://jaeger:16686/trace/{trace_id}" }
 telemetry:
+  otlp:
+    endpoint: https://collector.internal:4317
+    protocol: grpc
+    sample_ratio: 5%
+    always_sample: [error]
+    headers: { x-tenant: { file: tenant } }
+    tls: { ca: ca.crt, certificate: us.crt, key: us.key }
   access_log: { format: json, path: access.log }
   log: { level: debug }
   gpu: { nvml: libnvidia-ml.so.1, interval: 5s }

@@ -1,6 +1,7 @@
 //! What the fleet remembers of ended exchanges, and what routing makes of it.
 
 use super::*;
+use crate::measure::course::{Course, TryCourse};
 use crate::measure::exchange::{Attempt, DecisionSummary, Latencies, Phases};
 use crate::measure::objective::{Latency, Objective, Verdicts};
 use crate::measure::outcome::Outcome;
@@ -20,6 +21,7 @@ pub(super) fn completed(backend: &str, ttft: Duration) -> ExchangeRecord {
         blame: Blame::Success,
         duration: SECOND,
         first_token: Some(ttft),
+        course: TryCourse::default(),
     };
     let latencies = Latencies {
         first_token: Some(ttft),
@@ -31,6 +33,7 @@ pub(super) fn completed(backend: &str, ttft: Duration) -> ExchangeRecord {
         started: ManualClock::new().wall(),
         request_id: "1".into(),
         trace_id: None,
+        trace: None,
         route: Some("r".into()),
         api: Some(crate::wire::Api::Chat),
         model: None,
@@ -42,8 +45,10 @@ pub(super) fn completed(backend: &str, ttft: Duration) -> ExchangeRecord {
         latencies,
         gaps: None,
         usage: Usage { output_tokens: Some(77), ..Usage::default() },
+        engine: None,
         finish_reason: None,
         phases: Phases::default(),
+        course: Course::default(),
         bytes_in: 0,
         bytes_out: 0,
         decision: Some(DecisionSummary::default()),

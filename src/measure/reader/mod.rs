@@ -13,7 +13,7 @@ use crate::measure::sse::{SseDecoder, SseEvent};
 use crate::measure::timeline::{ChoiceClock, Stamp, Timeline};
 use crate::wire::chunk::{ChunkKind, ChunkReading, read_chunk};
 use crate::wire::error::StreamError;
-use crate::wire::{Api, FinishReason, StoredId, Usage};
+use crate::wire::{Api, EngineTimings, FinishReason, StoredId, Usage};
 
 /// Marks of one read; beyond it, events are no longer told apart, and so not removed.
 const MAX_MARKS: usize = 64;
@@ -50,6 +50,7 @@ struct Progress {
     timeline: Timeline,
     events: u64,
     usage: Usage,
+    timings: Option<EngineTimings>,
     /// Cumulative output tokens stated on the first content event.
     first_event_tokens: Option<u64>,
     error: Option<StreamError>,
@@ -75,6 +76,7 @@ impl StreamReader {
                 timeline: Timeline::new(start),
                 events: 0,
                 usage: Usage::default(),
+                timings: None,
                 first_event_tokens: None,
                 error: None,
                 done_marker: false,
@@ -221,6 +223,12 @@ impl StreamReader {
         self.progress.usage
     }
 
+    /// The engine's own times, where it stated them.
+    #[must_use]
+    pub fn timings(&self) -> Option<EngineTimings> {
+        self.progress.timings
+    }
+
     /// Every gap between content responses of the same choice; `None` before the first.
     #[must_use]
     pub fn gaps(&self) -> Option<&GapHistogram> {
@@ -318,6 +326,7 @@ impl Progress {
                 self.first_event_tokens = usage.output_tokens;
             }
         }
+        self.timings = reading.timings.or(self.timings);
         self.any_finish |= reading.choices().iter().any(|choice| choice.finish.is_some());
         self.error = self.error.or(reading.error);
         self.stored = self.stored.or(reading.stored);

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::{Answer, Dialect, FINGERPRINT, Key, Null, Usage, data, done, json};
+use super::{Answer, Dialect, FINGERPRINT, Key, Null, RequestMetrics, Times, Usage, data, done, json};
 use crate::nim_simulator::request::Piece;
 
 #[derive(Serialize)]
@@ -21,6 +21,8 @@ struct Chunk<'a> {
     prompt_text: Key<()>,
     #[serde(skip_serializing_if = "Option::is_none")]
     system_fingerprint: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metrics: Option<RequestMetrics>,
 }
 
 #[derive(Serialize)]
@@ -89,6 +91,7 @@ impl Chat {
             prompt_token_ids: Key::Absent,
             prompt_text: Key::Absent,
             system_fingerprint: None,
+            metrics: None,
         }
     }
 
@@ -158,11 +161,16 @@ impl Dialect for Chat {
         })]
     }
 
+    fn timed(&mut self, times: Times) {
+        self.answer.times = Some(times);
+    }
+
     fn closing(&mut self) -> Vec<Bytes> {
         let usage = self.answer.job.usage_at_end.then(|| {
             data(&Chunk {
                 usage: Some(Usage::at_end(&self.answer)),
                 system_fingerprint: Some(FINGERPRINT),
+                metrics: self.answer.times.as_ref().map(Times::told),
                 ..self.chunk(Vec::new())
             })
         });
@@ -189,7 +197,7 @@ struct Completion<'a> {
     prompt_text: Null,
     kv_transfer_params: Null,
     ec_transfer_params: Null,
-    metrics: Null,
+    metrics: Option<RequestMetrics>,
 }
 
 #[derive(Serialize)]
@@ -245,7 +253,7 @@ pub(super) fn whole(answer: &Answer) -> Vec<u8> {
         prompt_text: None,
         kv_transfer_params: None,
         ec_transfer_params: None,
-        metrics: None,
+        metrics: answer.times.as_ref().map(Times::told),
     })
 }
 

@@ -9,9 +9,12 @@ mod messages;
 mod responses;
 mod unary;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde::{Serialize, Serializer};
 
+use crate::nim_simulator::pace::Token;
 use crate::nim_simulator::request::{Api, Choice, Job, Piece};
 
 /// A key that is present and null.
@@ -56,6 +59,49 @@ pub(super) struct Answer {
     pub(super) created: u64,
     /// Prompt tokens that were cached.
     pub(super) cached: u32,
+    /// The engine's own times, where they are told.
+    pub(super) times: Option<Times>,
+}
+
+/// The engine's own times of one request.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Times {
+    queue: Duration,
+    first: Option<Duration>,
+    last: Duration,
+    tokens: u32,
+}
+
+impl Times {
+    pub(super) fn token(&mut self, token: &Token) {
+        (self.queue, self.last) = (token.waited, token.at);
+        self.first.get_or_insert(token.at);
+        self.tokens += 1;
+    }
+
+    /// As vLLM writes them.
+    fn told(&self) -> RequestMetrics {
+        let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+        let first = self.first.unwrap_or_default();
+        let generation = self.last.saturating_sub(first);
+        let gaps = f64::from(self.tokens.saturating_sub(1));
+        RequestMetrics {
+            time_to_first_token_ms: ms(first),
+            generation_time_ms: ms(generation),
+            queue_time_ms: ms(self.queue),
+            mean_itl_ms: (gaps > 0.0).then(|| ms(generation) / gaps),
+            tokens_per_second: (gaps > 0.0).then(|| gaps / generation.as_secs_f64().max(1e-9)),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct RequestMetrics {
+    time_to_first_token_ms: f64,
+    generation_time_ms: f64,
+    queue_time_ms: f64,
+    mean_itl_ms: Option<f64>,
+    tokens_per_second: Option<f64>,
 }
 
 impl Answer {
@@ -114,6 +160,9 @@ pub(super) trait Dialect: Send {
 
     /// One token of one choice.
     fn token(&mut self, choice: usize, index: u32) -> Vec<Bytes>;
+
+    /// The engine's own times, told before what is sent last.
+    fn timed(&mut self, _: Times) {}
 
     /// Sent after the last token of all choices.
     fn closing(&mut self) -> Vec<Bytes>;

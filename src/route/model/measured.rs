@@ -123,7 +123,7 @@ mod tests {
             engine.advance(at, &mut events);
             for event in &events {
                 match *event {
-                    Event::Token { id, first: true, at } => {
+                    Event::Token { id, first: true, at, .. } => {
                         firsts.insert(id, at);
                         ttfts.push(at.saturating_sub(sent[&id]));
                     }

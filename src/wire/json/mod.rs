@@ -172,6 +172,18 @@ impl<'a> Scanner<'a> {
         Ok(whole_number(digits))
     }
 
+    /// A number; `None` when the value is something else, which is stepped over.
+    pub fn decimal(&mut self) -> Result<Option<f64>, Malformed> {
+        let kind = self.peek()?;
+        let start = self.at;
+        self.skip()?;
+        if kind != Kind::Number {
+            return Ok(None);
+        }
+        let digits = self.bytes.get(start..self.at).unwrap_or_default().trim_ascii();
+        Ok(std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok()))
+    }
+
     /// `true` or `false`; `None` when the value is something else, which is stepped over.
     pub fn flag(&mut self) -> Result<Option<bool>, Malformed> {
         let first = self.space();

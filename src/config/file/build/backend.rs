@@ -95,16 +95,7 @@ fn tls(backend: &View<'_>, url: Option<&BackendUrl>, builder: &mut Builder<'_, '
         }
         _ => {}
     }
-    let (certificate, key) = (view.key("certificate"), view.key("key"));
-    let identity = match (certificate.is_set(), key.is_set()) {
-        (false, false) => None,
-        (true, true) => builder.identity(&certificate, &key),
-        (has_certificate, _) => {
-            let (there, absent) = if has_certificate { (&certificate, "key") } else { (&key, "certificate") };
-            builder.error(there, Code::Missing, format!("`{absent}` is missing beside it"), format!("add `{absent}`"));
-            None
-        }
-    };
+    let identity = builder.own_identity(&view);
     BackendTls { ca: builder.authority(&view.key("ca")), identity, server_name: server_name.text().map(Arc::from) }
 }
 

@@ -56,6 +56,20 @@ impl Builder<'_, '_, '_> {
         Some((self.base.join(certificate.text()?), path))
     }
 
+    /// Our own `certificate` and `key`, where both or neither must be named.
+    pub(super) fn own_identity(&mut self, view: &View<'_>) -> Option<(PathBuf, PathBuf)> {
+        let (certificate, key) = (view.key("certificate"), view.key("key"));
+        match (certificate.is_set(), key.is_set()) {
+            (false, false) => None,
+            (true, true) => self.identity(&certificate, &key),
+            (has_certificate, _) => {
+                let (there, absent) = if has_certificate { (&certificate, "key") } else { (&key, "certificate") };
+                self.error(there, Code::Missing, format!("`{absent}` is missing beside it"), format!("add `{absent}`"));
+                None
+            }
+        }
+    }
+
     /// A file of certificates, readable.
     pub(super) fn authority(&mut self, view: &View<'_>) -> Option<PathBuf> {
         let path = self.base.join(view.text()?);

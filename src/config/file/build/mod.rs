@@ -6,6 +6,7 @@
 mod backend;
 mod files;
 mod lint;
+mod otlp;
 mod route;
 
 use std::collections::HashMap;
@@ -205,7 +206,7 @@ fn telemetry(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Telemetry {
         Some("trace") => Level::Trace,
         _ => Level::Info,
     };
-    Telemetry { access_log, level, gpu: gpu(&view.key("gpu"), builder) }
+    Telemetry { otlp: otlp::otlp(&view.key("otlp"), builder), access_log, level, gpu: gpu(&view.key("gpu"), builder) }
 }
 
 fn gpu(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> GpuTelemetry {
