@@ -93,7 +93,13 @@ impl Fleet {
     fn asking(&self) -> Asking<'_> {
         let blocks = &self.prompts[self.turn % PROMPTS];
         let prefix = Prefix { blocks, block_tokens: 512.0 };
-        Asking { facts: &self.facts, route: ROUTE, prefix, output: self.route.output(None) }
+        Asking {
+            facts: &self.facts,
+            route: ROUTE,
+            prefix,
+            output: self.route.output(None),
+            offsets: self.route.offsets(),
+        }
     }
 
     fn serve(&mut self, round: usize, random: &mut Random) {
@@ -159,7 +165,13 @@ impl Fleet {
         self.now += Duration::from_micros(100);
         let (facts, now) = (self.facts, self.now);
         let prefix = Prefix { blocks: &self.prompts[self.turn % PROMPTS], block_tokens: 512.0 };
-        let asking = Asking { facts: &facts, route: ROUTE, prefix, output: self.route.output(None) };
+        let asking = Asking {
+            facts: &facts,
+            route: ROUTE,
+            prefix,
+            output: self.route.output(None),
+            offsets: self.route.offsets(),
+        };
         let model = &mut self.models[place];
         let mut ticket = model.dispatched(&asking, Reason::CheapestWithinSlo, now);
         model.first_token(&mut ticket, now + Duration::from_millis(120));

@@ -57,7 +57,8 @@ fn a_warm_decision_allocates_nothing() {
     let mut state = PolicyState::seeded(1);
     let mut decide = |models: &[BackendModel], blocks: &[u64], kind: PolicyKind| {
         let prefix = Prefix { blocks, block_tokens: 512.0 };
-        let asking = Asking { facts: &facts, route: RouteSlot(0), prefix, output: route.output(None) };
+        let asking =
+            Asking { facts: &facts, route: RouteSlot(0), prefix, output: route.output(None), offsets: route.offsets() };
         candidates.clear();
         candidates.extend(models.iter().enumerate().map(|(index, model)| Candidate {
             backend: BackendIndex(index),
@@ -91,7 +92,8 @@ fn a_warm_decision_allocates_nothing() {
     let mut serve = |models: &mut [BackendModel]| {
         let place = decide(models, &blocks, PolicyKind::CheapestWithinSlo);
         let prefix = Prefix { blocks: &blocks, block_tokens: 512.0 };
-        let asking = Asking { facts: &facts, route: RouteSlot(0), prefix, output: route.output(None) };
+        let asking =
+            Asking { facts: &facts, route: RouteSlot(0), prefix, output: route.output(None), offsets: route.offsets() };
         let model = &mut models[place];
         let mut ticket = model.dispatched(&asking, Reason::CheapestWithinSlo, now);
         model.first_token(&mut ticket, now + Duration::from_millis(100));

@@ -143,7 +143,10 @@ impl InFlight {
 
     fn end(&mut self, how: How, now: Instant) {
         if let Some(ticket) = self.ticket.take() {
-            self.backend.shared.model().ended(ticket, how, now);
+            let fall = self.backend.shared.model().ended(ticket, how, now);
+            if let Some(fall) = fall {
+                self.counts.model().fell(&fall);
+            }
         }
     }
 

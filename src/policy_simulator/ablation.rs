@@ -5,8 +5,10 @@ use std::time::Duration;
 use crate::route::tuning::Tuning;
 
 /// Parts that can be switched off, by name.
-pub const SWITCHES: [&str; 14] = [
+pub const SWITCHES: [&str; 16] = [
     "calibration",
+    "steps_by_spread",
+    "pooling",
     "end_to_end_calibration",
     "bias",
     "censored_evidence",
@@ -23,9 +25,10 @@ pub const SWITCHES: [&str; 14] = [
 ];
 
 /// Constants that can be set, by name.
-pub const CONSTANTS: [&str; 8] = [
+pub const CONSTANTS: [&str; 9] = [
     "alpha",
     "calibration_step",
+    "unpromised_weight",
     "bias_gain",
     "probe_gap",
     "probe_gap_most",
@@ -70,6 +73,8 @@ fn changed(mut tuning: Tuning, part: &str) -> Result<Tuning, UnknownAblation> {
 fn switch<'a>(tuning: &'a mut Tuning, name: &str) -> Option<&'a mut bool> {
     Some(match name {
         "calibration" => &mut tuning.calibration,
+        "steps_by_spread" => &mut tuning.steps_by_spread,
+        "pooling" => &mut tuning.pooling,
         "end_to_end_calibration" => &mut tuning.end_to_end_calibration,
         "bias" => &mut tuning.bias,
         "censored_evidence" => &mut tuning.censored_evidence,
@@ -92,6 +97,7 @@ fn set(tuning: &mut Tuning, name: &str, value: f64) -> Option<()> {
     match name {
         "alpha" => tuning.alpha = Some(value),
         "calibration_step" => tuning.calibration_step = value,
+        "unpromised_weight" => tuning.unpromised_weight = value,
         "bias_gain" => tuning.bias_gain = value,
         "probe_gap" => tuning.probe_gap.0 = seconds()?,
         "probe_gap_most" => tuning.probe_gap.1 = seconds()?,

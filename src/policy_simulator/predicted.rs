@@ -44,6 +44,9 @@ impl Predicted {
         Tuning {
             alpha: Some(0.10),
             calibration,
+            steps_by_spread: false,
+            pooling: false,
+            unpromised_weight: 1.0,
             end_to_end_calibration: false,
             bias: false,
             censored_evidence: false,

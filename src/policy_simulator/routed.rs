@@ -145,10 +145,11 @@ impl<D: Decide> Routed<D> {
     }
 
     fn asking<'a>(&self, asked: &Asked<'a>, facts: &'a RequestFacts) -> Asking<'a> {
-        let output = self.routes.get(asked.arrival.route).copied().unwrap_or_default().output(facts.max_tokens);
+        let route = self.routes.get(asked.arrival.route).copied().unwrap_or_default();
+        let (output, offsets) = (route.output(facts.max_tokens), route.offsets());
         let blocks = if asked.route.prefix_affinity { asked.blocks } else { &[] };
         let prefix = Prefix { blocks, block_tokens: BLOCK_TOKENS };
-        Asking { facts, route: RouteSlot(asked.arrival.route), prefix, output }
+        Asking { facts, route: RouteSlot(asked.arrival.route), prefix, output, offsets }
     }
 
     /// Asks every open backend's model what it would make of the request, as `Fleet::dispatch` does.
@@ -254,10 +255,14 @@ impl<D: Decide> Rule for Routed<D> {
             },
             How::Failed | How::Retried => model::How::Failed,
         };
+        let mut fall = None;
         if let Some(model) = self.models.get_mut(request.backend) {
-            model.ended(request.ticket, how, self.base + now);
+            fall = model.ended(request.ticket, how, self.base + now);
         }
         let Some(route) = self.routes.get_mut(request.route) else { return };
+        if let Some(fall) = fall {
+            route.fell(&fall);
+        }
         if ending.how == How::Complete {
             route.answered(u64::from(ending.output));
         }

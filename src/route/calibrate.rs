@@ -73,6 +73,33 @@ pub struct Span {
 /// starts far off would otherwise miss a dozen times before it is right.
 const HASTE: f64 = 4.0;
 
+/// How far a tracker moves at once.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Stride {
+    /// Its step, in log units.
+    pub step: f64,
+    /// Whether it is longer where residuals scatter wider than is usual: to cross a wide scatter in usual steps takes
+    /// dozens of misses.
+    pub by_spread: bool,
+}
+
+impl Stride {
+    /// The same, so many times as long.
+    #[must_use]
+    pub fn times(self, times: f64) -> Self {
+        Self { step: self.step * times, ..self }
+    }
+}
+
+/// How far residuals lie from their mean, on average, where steps are as long as they are set.
+const USUAL_SPREAD: f64 = 0.17;
+/// The most times that scatter makes steps longer.
+const LONGEST_STRIDE: f64 = 8.0;
+/// How fast mean and spread follow, once there are samples.
+const SPREAD_GAIN: f64 = 0.05;
+/// The spread that is assumed counts as so many samples.
+const ASSUMED: f64 = 5.0;
+
 /// The offset that a share `alpha` of residuals exceeds: the conformal quantile tracker of Gibbs and Candès (2021).
 ///
 /// Up by `step · (1 − alpha)` on a miss, down by `step · alpha` otherwise. For any sequence of residuals the share of
@@ -84,6 +111,9 @@ pub struct QuantileTracker {
     value: f64,
     factor: f64,
     samples: u64,
+    /// Of the residuals: their mean, and how far they lie from it.
+    mean: f64,
+    spread: f64,
 }
 
 impl QuantileTracker {
@@ -93,19 +123,26 @@ impl QuantileTracker {
         let alpha = alpha.clamp(1e-6, 1.0 - 1e-6);
         let tail = (0.5 / alpha.min(0.5)).ln() / 10.0_f64.ln();
         let range = (span.range.0, span.range.1 * tail.max(1.0));
-        let mut tracker = Self { span: Span { range, ..span }, alpha, value: 0.0, factor: 1.0, samples: 0 };
+        let span = Span { range, ..span };
+        let mut tracker = Self { span, alpha, value: 0.0, factor: 1.0, samples: 0, mean: 0.0, spread: USUAL_SPREAD };
         tracker.move_to(span.start * tail);
         tracker
     }
 
     /// Learns one residual: the log of actual ÷ predicted.
-    pub fn observe(&mut self, residual: f64, step: f64) {
+    pub fn observe(&mut self, residual: f64, stride: Stride) {
         if !residual.is_finite() {
             return;
         }
         #[allow(clippy::cast_precision_loss, reason = "exact where it matters: among the first few")]
-        let haste = (HASTE / (1.0 + self.samples as f64 / HASTE)).max(1.0);
-        let step = haste * step;
+        let samples = self.samples as f64;
+        let haste = (HASTE / (1.0 + samples / HASTE)).max(1.0);
+        let gain = SPREAD_GAIN.max(1.0 / (ASSUMED + samples));
+        let distance = residual - self.mean;
+        self.mean += gain * distance;
+        self.spread += gain * (distance.abs() - self.spread);
+        let wider = if stride.by_spread { (self.spread / USUAL_SPREAD).clamp(1.0, LONGEST_STRIDE) } else { 1.0 };
+        let step = haste * wider * stride.step;
         let by = if residual > self.value { step * (1.0 - self.alpha) } else { -step * self.alpha };
         self.samples = self.samples.saturating_add(1);
         self.move_to(self.value + by);
@@ -155,6 +192,7 @@ mod tests {
     use crate::random::Random;
 
     const SPAN: Span = Span { start: 0.4, range: (-0.5, 1.5) };
+    const EVEN: Stride = Stride { step: 0.05, by_spread: false };
 
     #[track_caller]
     fn check_misses(alpha: f64) {
@@ -163,7 +201,7 @@ mod tests {
         for round in 0..20_000 {
             let residual = 0.3 * random.gauss();
             missed += u32::from(round >= 2_000 && residual > tracker.value());
-            tracker.observe(residual, 0.05);
+            tracker.observe(residual, EVEN);
         }
         let share = f64::from(missed) / 18_000.0;
         assert!((share - alpha).abs() < 0.005, "{share} for {alpha}");
@@ -177,6 +215,26 @@ mod tests {
         check_misses(0.5);
     }
 
+    /// Misses among the first residuals of so wide a scatter.
+    fn early_misses(spread: f64, by_spread: bool) -> usize {
+        let mut random = Random::seeded(5);
+        let mut tracker = QuantileTracker::new(Span { range: (-0.5, 9.0), ..SPAN }, 0.05);
+        let residuals = (0..400).map(|_| spread * random.gauss());
+        let missed = |residual: &f64| {
+            let missed = *residual > tracker.value();
+            tracker.observe(*residual, Stride { by_spread, ..EVEN });
+            missed
+        };
+        residuals.filter(missed).count()
+    }
+
+    #[test]
+    fn a_wide_scatter_is_crossed_in_longer_steps_and_a_usual_one_in_usual_steps() {
+        let (slow, fast) = (early_misses(2.0, false), early_misses(2.0, true));
+        assert!(fast <= 30 && slow >= fast + 15, "{slow} and {fast} of 400");
+        assert!(early_misses(0.2, true).abs_diff(early_misses(0.2, false)) <= 3);
+    }
+
     #[test]
     fn rarer_misses_start_further_out_and_the_median_starts_at_the_prediction() {
         let start = |alpha| QuantileTracker::new(SPAN, alpha).value();
@@ -187,9 +245,9 @@ mod tests {
     #[test]
     fn a_tracker_stays_in_its_range() {
         let mut tracker = QuantileTracker::new(SPAN, 0.05);
-        (0..1_000).for_each(|_| tracker.observe(9.0, 0.05));
+        (0..1_000).for_each(|_| tracker.observe(9.0, EVEN));
         assert!((tracker.value() - 1.5).abs() < 1e-12);
-        (0..10_000).for_each(|_| tracker.observe(-9.0, 0.05));
+        (0..10_000).for_each(|_| tracker.observe(-9.0, EVEN));
         assert!((tracker.value() + 0.5).abs() < 1e-12);
     }
 
@@ -210,7 +268,7 @@ mod tests {
         for nonsense in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             bias.learn(nonsense, 0.15, (-2.0, 3.0));
             bias.set(nonsense);
-            tracker.observe(nonsense, 0.05);
+            tracker.observe(nonsense, EVEN);
             tracker.resume(nonsense, 7);
         }
         assert_eq!((bias, tracker), before);

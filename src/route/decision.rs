@@ -47,6 +47,12 @@ impl Reason {
         Self::OnlyCandidate,
     ];
 
+    /// Whether a request is sent for it although a bound misses the promise.
+    #[must_use]
+    pub fn is_unpromised(self) -> bool {
+        matches!(self, Self::MedianWithinSlo | Self::BestEffort | Self::Sacrifice | Self::Probe)
+    }
+
     /// The name in logs and metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {

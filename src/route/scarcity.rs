@@ -3,7 +3,7 @@
 //! Without this, an overloaded fleet turns away whoever comes when nothing is free: the short requests with tight
 //! promises, while long ones with loose promises still fit and take the room of ten. Here whoever is turned away for
 //! lack of room lowers a limit on what a request may need, and every other arrival raises it again: more than about
-//! six in a hundred turned away, and the limit falls until the largest are turned away instead. In calm there is none.
+//! five in a hundred turned away, and the limit falls until the largest are turned away instead. In calm there is none.
 //!
 //! One value for all routes that share backends. Need is time of the whole fastest backend, divided by two to the power
 //! of the route's priority: a request of one priority more may take twice as much.
@@ -11,7 +11,7 @@
 use super::decision::Decision;
 
 /// A doomed request multiplies the limit by `exp(-FALL)`, any other arrival by `exp(RISE)`.
-const FALL: f64 = 0.3;
+const FALL: f64 = 0.4;
 const RISE: f64 = 0.02;
 /// How fast the largest need is forgotten: over about a thousand arrivals.
 const FORGET: f64 = 0.999;
@@ -32,6 +32,12 @@ impl Scarcity {
     #[must_use]
     pub fn admits(&self, need: f64) -> bool {
         self.limit.is_none_or(|limit| need <= limit)
+    }
+
+    /// How far the limit is down: 0 when there is room for all, towards 1 when only the smallest are served.
+    #[must_use]
+    pub fn severity(&self) -> f64 {
+        self.limit.map_or(0.0, |limit| 1.0 - limit / self.largest)
     }
 
     /// The limit in seconds; `None` when there is room for all.

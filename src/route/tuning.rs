@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use super::calibrate::Stride;
+
 /// Constants and switches of the prediction models and of the rule; see the fields.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[allow(clippy::struct_excessive_bools, reason = "each switches one independent part of the rule")]
@@ -13,6 +15,13 @@ pub struct Tuning {
     pub calibration: bool,
     /// Step of the quantile trackers in log units; longer while a tracker is young.
     pub calibration_step: f64,
+    /// Whether those steps are longer where residuals scatter wider.
+    pub steps_by_spread: bool,
+    /// Whether a route's bounds start from what all backends have shown, and each backend adds how it differs.
+    pub pooling: bool,
+    /// What the residual of a request counts that was sent although its bound missed the promise: a bound is to hold
+    /// for those that it is relied on for.
+    pub unpromised_weight: f64,
     /// Whether end-to-end bounds have a tracker of their own; without, they are the sum of the bounds of the parts.
     pub end_to_end_calibration: bool,
     /// Whether the fast log-bias corrects predictions.
@@ -57,12 +66,23 @@ pub struct Tuning {
     pub engine_correction: bool,
 }
 
+impl Tuning {
+    /// How far quantile trackers move at once.
+    #[must_use]
+    pub fn stride(&self) -> Stride {
+        Stride { step: self.calibration_step, by_spread: self.steps_by_spread }
+    }
+}
+
 impl Default for Tuning {
     fn default() -> Self {
         Self {
             alpha: None,
             calibration: true,
             calibration_step: 0.05,
+            steps_by_spread: true,
+            pooling: true,
+            unpromised_weight: 0.2,
             end_to_end_calibration: true,
             bias: true,
             bias_gain: 0.15,

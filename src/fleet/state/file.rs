@@ -13,7 +13,7 @@ use crate::route::predict::{Features, RlsLearned};
 /// How every file of ours begins.
 pub(super) const MARK: &[u8] = b"{\"headway_state\":";
 /// The version that is read and written.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// The most entries of a list that are read.
 const MOST: usize = 100_000;
 
@@ -77,6 +77,8 @@ struct RoutePart {
     output_mean: f64,
     output_upper: f64,
     answers: u64,
+    itl: TrackerPart,
+    e2e: TrackerPart,
 }
 
 /// Whether the beginning of a file is that of ours.
@@ -190,12 +192,15 @@ impl PairPart {
 }
 
 impl RoutePart {
-    fn of(name: &str, &RouteLearned { output_mean, output_upper, answers }: &RouteLearned) -> Self {
-        Self { name: name.to_owned(), output_mean, output_upper, answers }
+    fn of(name: &str, learned: &RouteLearned) -> Self {
+        let &RouteLearned { output_mean, output_upper, answers, itl, e2e } = learned;
+        let (itl, e2e) = (TrackerPart::of(&itl), TrackerPart::of(&e2e));
+        Self { name: name.to_owned(), output_mean, output_upper, answers, itl, e2e }
     }
 
     fn kept(self) -> (Arc<str>, RouteLearned) {
-        let Self { name, output_mean, output_upper, answers } = self;
-        (name.into(), RouteLearned { output_mean, output_upper, answers })
+        let Self { name, output_mean, output_upper, answers, itl, e2e } = self;
+        let (itl, e2e) = (itl.learned(), e2e.learned());
+        (name.into(), RouteLearned { output_mean, output_upper, answers, itl, e2e })
     }
 }

@@ -97,8 +97,8 @@ impl<'a> Reckoned<'a> {
             return None;
         }
         let alphas = Alphas::of(objectives, &model.tuning);
-        let pair = model.pair(asking.route).copied().unwrap_or_else(|| PairModel::new(&alphas, now));
-        let rested = now.since(model.observed);
+        let pair = model.pair(asking.route).copied().unwrap_or_else(|| PairModel::new(&alphas, &model.tuning, now));
+        let (rested, offsets) = (now.since(model.observed), model.offsets(asking));
         let bias = |factor: f64| if model.tuning.bias { factor } else { 1.0 };
         let bound = |factor: f64| if model.tuning.calibration { factor * margin.exp() } else { margin.exp() };
         Some(Self {
@@ -107,7 +107,11 @@ impl<'a> Reckoned<'a> {
             arriving,
             prefill: model.load.prefill_rate(now),
             biases: (bias(model.ttft_bias.factor(rested)), bias(model.itl_bias.factor(rested))),
-            bounds: (bound(model.ttft_bounds.factor(alphas.ttft)), bound(pair.itl.factor()), bound(pair.e2e.factor())),
+            bounds: (
+                bound(model.ttft_bounds.factor(alphas.ttft)),
+                bound(pair.itl.factor() * offsets.itl.factor),
+                bound(pair.e2e.factor() * offsets.e2e.factor),
+            ),
         })
     }
 

@@ -40,9 +40,9 @@ pub struct BackendLearned {
 /// What a backend has learned of one route.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PairLearned {
-    /// ITL tracker.
+    /// ITL tracker: by how much it differs from the route's.
     pub itl: TrackerLearned,
-    /// End-to-end tracker of streamed answers.
+    /// End-to-end tracker of streamed answers: by how much it differs from the route's.
     pub e2e: TrackerLearned,
     /// End-to-end tracker of unstreamed answers.
     pub unstreamed: TrackerLearned,
@@ -61,6 +61,10 @@ pub struct RouteLearned {
     pub output_upper: f64,
     /// Answers seen.
     pub answers: u64,
+    /// ITL tracker of all backends.
+    pub itl: TrackerLearned,
+    /// End-to-end tracker of all backends.
+    pub e2e: TrackerLearned,
 }
 
 impl TrackerLearned {

@@ -14,6 +14,7 @@ mod probing;
 mod quantiles;
 mod route;
 mod ticket;
+mod usual;
 mod view;
 
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub use learned::{BackendLearned, PairLearned, RouteLearned, TrackerLearned};
 pub use measured::Measured;
 pub use route::{Output, RouteModel, allowed_misses};
 pub use ticket::{How, Ticket};
+pub use usual::{Fall, Offsets};
 
 use self::pair::{Alphas, BIAS_RANGE, PairModel};
 use self::probing::Probing;
@@ -60,6 +62,8 @@ pub struct Asking<'a> {
     pub prefix: Prefix<'a>,
     /// Output tokens to expect: [`RouteModel::output`].
     pub output: Output,
+    /// How far answers of its route usually fall from what is expected: [`RouteModel::offsets`].
+    pub offsets: Offsets,
 }
 
 /// What this replica knows of one backend.
@@ -176,17 +180,22 @@ impl BackendModel {
         if learned.gap.is_finite() && learned.gap > 0.0 {
             self.gap = learned.gap;
         }
-        let usual = Alphas::of(&RequestFacts::default().objectives, &self.tuning);
+        let (usual, tuning) = (Alphas::of(&RequestFacts::default().objectives, &self.tuning), self.tuning);
         for (slot, pair) in learned.pairs.iter().enumerate().take(MOST_ROUTES) {
             let own = pair.as_ref().and_then(|pair| Some((pair, self.pair_mut(RouteSlot(slot), &usual, now)?)));
             if let Some((learned, own)) = own {
-                own.resume(learned);
+                own.resume(learned, &tuning);
             }
         }
     }
 
     fn moment(&self, now: Instant) -> Moment {
         Moment::of(now, self.born)
+    }
+
+    /// What is usual on the request's route, as far as it counts.
+    fn offsets(&self, asking: &Asking<'_>) -> Offsets {
+        if self.tuning.pooling { asking.offsets } else { Offsets::default() }
     }
 
     /// What is known of a route here.
@@ -200,7 +209,7 @@ impl BackendModel {
             self.pairs.resize(slot + 1, None);
         }
         let pair = self.pairs.get_mut(slot)?;
-        Some(pair.get_or_insert_with(|| PairModel::new(alphas, now)))
+        Some(pair.get_or_insert_with(|| PairModel::new(alphas, &self.tuning, now)))
     }
 }
 

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::pair::BIAS_RANGE;
 use super::view::View;
-use super::{Asking, BackendModel, How, Ticket, features};
+use super::{Asking, BackendModel, Fall, How, Ticket, features};
+use crate::route::calibrate::Stride;
 use crate::route::decision::Reason;
 use crate::route::load::Load;
 use crate::route::moment::Moment;
@@ -21,6 +22,8 @@ const SAMPLE: f64 = 16.0;
 const FEWEST_GAPS: u64 = 2;
 /// Latencies below this are measurement noise, in seconds.
 const LEAST: f64 = 1e-4;
+/// What differs from backend to backend is learned so much more slowly than what is usual on the route.
+const OWN_SHARE: f64 = 0.15;
 /// How fast the usual gap follows.
 const GAP_GAIN: f64 = 0.05;
 
@@ -34,6 +37,7 @@ impl BackendModel {
         let whole_base = self.whole_base(asking, &view, now);
         let (facts, probe) = (asking.facts, reason == Reason::Probe);
         let load = Self::load_of(asking, &view);
+        let (tuning, offsets) = (self.tuning, self.offsets(asking));
         let ttft_bias = if self.tuning.bias { self.ttft_bias.value() } else { 0.0 };
         let watch = facts.stream.then(|| (id, view.ttft * ttft_bias.exp()));
         self.load.sent(&load, view.uncached_tokens, watch, now);
@@ -45,7 +49,7 @@ impl BackendModel {
         }
         self.ttft_bounds.follow(view.alphas.ttft);
         if let Some(pair) = self.pair_mut(asking.route, &view.alphas, now) {
-            pair.follow(&view.alphas);
+            pair.follow(&view.alphas, &tuning);
             pair.arrivals.add(1.0, now);
             if facts.stream {
                 pair.promised_itl = facts.objectives.itl.map(|promise| promise.threshold.as_secs_f64());
@@ -68,6 +72,8 @@ impl BackendModel {
             ttft_bias,
             itl: view.gap.expected,
             whole_base,
+            offsets,
+            weight: if reason.is_unpromised() { self.tuning.unpromised_weight } else { 1.0 },
             first_token: false,
             sampled: false,
         }
@@ -99,7 +105,7 @@ impl BackendModel {
         self.load.first_token(ticket.id, &mut ticket.load, now);
         let actual = now.since(ticket.sent);
         let lateness = (actual.max(LEAST) / ticket.ttft).ln();
-        self.ttft_bounds.observe(lateness - ticket.ttft_bias, self.tuning.calibration_step);
+        self.ttft_bounds.observe(lateness - ticket.ttft_bias, self.stride(ticket));
         self.ttft_bias.learn(lateness, self.tuning.bias_gain, BIAS_RANGE);
         let weight = 0.01 / (ticket.ttft * ticket.ttft + 0.0025);
         self.ttft.learn(&ticket.ttft_features, actual, weight);
@@ -150,35 +156,43 @@ impl BackendModel {
         }
     }
 
-    /// The request is over; its load is taken off the books.
+    /// The request is over; its load is taken off the books. Answers what its route is to learn of it, if anything.
     #[allow(clippy::needless_pass_by_value, reason = "a ticket ends once")]
-    pub fn ended(&mut self, ticket: Ticket, how: How, now: Instant) {
+    pub fn ended(&mut self, ticket: Ticket, how: How, now: Instant) -> Option<Fall> {
         let now = self.moment(now);
-        self.end(&ticket, how, now);
+        self.end(&ticket, how, now)
     }
 
     /// The request is gone and nobody says how: as [`How::Cancelled`], without an instant.
     #[allow(clippy::needless_pass_by_value, reason = "a ticket ends once")]
     pub fn dropped(&mut self, ticket: Ticket) {
-        self.end(&ticket, How::Cancelled, ticket.sent);
+        let nothing = self.end(&ticket, How::Cancelled, ticket.sent);
+        debug_assert!(nothing.is_none(), "nobody says how it ended");
     }
 
-    fn end(&mut self, ticket: &Ticket, how: How, now: Moment) {
+    fn end(&mut self, ticket: &Ticket, how: How, now: Moment) -> Option<Fall> {
         if ticket.books != self.books {
-            return;
+            return None;
         }
         self.load.ended(ticket.id, &ticket.load, ticket.stream && ticket.first_token);
         if ticket.stream && !ticket.first_token {
             self.waited_in_vain(ticket, now);
         }
+        let mut fall = None;
         if let How::Completed { output_tokens, mean_gap, paced_by_client: false } = how {
             if ticket.stream {
-                self.streamed(ticket, output_tokens, mean_gap, now);
+                fall = self.streamed(ticket, output_tokens, mean_gap, now);
             } else {
                 self.unstreamed(ticket, output_tokens, now);
             }
         }
         self.probing.over(ticket.id);
+        fall
+    }
+
+    /// How far the bounds' trackers move by it.
+    fn stride(&self, ticket: &Ticket) -> Stride {
+        self.tuning.stride().times(ticket.weight)
     }
 
     /// A stream ended without a token. Where it had waited for longer than its bound, its first token would have come
@@ -187,39 +201,54 @@ impl BackendModel {
         let lateness = (now.since(ticket.sent).max(LEAST) / ticket.ttft).ln();
         let bound = self.ttft_bounds.factor(ticket.alphas.ttft).ln();
         if self.tuning.censored_evidence && lateness - ticket.ttft_bias > bound {
-            self.ttft_bounds.observe(lateness - ticket.ttft_bias, self.tuning.calibration_step);
+            self.ttft_bounds.observe(lateness - ticket.ttft_bias, self.stride(ticket));
             self.ttft_bias.learn(lateness, self.tuning.bias_gain, BIAS_RANGE);
             self.observed = self.observed.max(now);
         }
     }
 
-    fn streamed(&mut self, ticket: &Ticket, output_tokens: Option<u64>, mean_gap: Option<Duration>, now: Moment) {
+    fn streamed(
+        &mut self,
+        ticket: &Ticket,
+        output_tokens: Option<u64>,
+        mean_gap: Option<Duration>,
+        now: Moment,
+    ) -> Option<Fall> {
         if !ticket.first_token {
-            return;
+            return None;
         }
         let gaps = output_tokens.unwrap_or(0).saturating_sub(1);
         let gap = mean_gap.map(|gap| gap.as_secs_f64()).filter(|_| gaps >= FEWEST_GAPS);
-        let step = self.tuning.calibration_step;
+        let whole = now.since(ticket.sent).max(LEAST);
+        let fall = Fall {
+            itl: gap.map(|gap| (gap / ticket.itl).max(1e-3).ln()),
+            e2e: Some((whole / ticket.whole_base).ln()),
+            alphas: ticket.alphas,
+            stride: self.stride(ticket),
+        };
+        let own = fall.stride.times(if self.tuning.pooling { OWN_SHARE } else { 1.0 });
         if let Some(pair) = self.pair_mut(ticket.route, &ticket.alphas, now) {
-            if let Some(gap) = gap {
-                pair.itl.observe((gap / ticket.itl).max(1e-3).ln(), step);
+            if let Some(residual) = fall.itl {
+                pair.itl.observe(residual - ticket.offsets.itl.value, own);
             }
-            let whole = now.since(ticket.sent).max(LEAST);
-            pair.e2e.observe((whole / ticket.whole_base).ln(), step);
+            if let Some(residual) = fall.e2e {
+                pair.e2e.observe(residual - ticket.offsets.e2e.value, own);
+            }
         }
         if let Some(gap) = gap.filter(|_| !ticket.sampled && self.tuning.short_streams) {
             #[allow(clippy::cast_precision_loss, reason = "a handful")]
             self.learn_gap(gap, ticket.probe, (gaps as f64 / SAMPLE).min(1.0), now);
         }
+        self.tuning.pooling.then_some(fall)
     }
 
     /// Learned as a whole: how long the answer took beside what streams would make of its length.
     fn unstreamed(&mut self, ticket: &Ticket, output_tokens: Option<u64>, now: Moment) {
-        let (bias_on, gain, step) = (self.tuning.bias, self.tuning.bias_gain, self.tuning.calibration_step);
+        let (bias_on, gain, stride) = (self.tuning.bias, self.tuning.bias_gain, self.stride(ticket));
         let whole = now.since(ticket.sent).max(LEAST);
         let probe = ticket.probe;
         let Some(pair) = self.pair_mut(ticket.route, &ticket.alphas, now) else { return };
-        pair.unstreamed.observe((whole / ticket.whole_base).ln(), step);
+        pair.unstreamed.observe((whole / ticket.whole_base).ln(), stride);
         pair.unstreamed_at = pair.unstreamed_at.max(now);
         pair.unstreamed_samples = pair.unstreamed_samples.saturating_add(1);
         #[allow(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]

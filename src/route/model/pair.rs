@@ -1,6 +1,7 @@
 //! What one backend has learned of one route: bounds at the route's own quantiles, and its unstreamed answers.
 
 use super::learned::{PairLearned, TrackerLearned};
+use super::usual::follow;
 use crate::measure::objective::{Objective, Objectives};
 use crate::route::calibrate::{Bias, QuantileTracker, Span};
 use crate::route::load::Rate;
@@ -8,9 +9,11 @@ use crate::route::moment::Moment;
 use crate::route::tuning::Tuning;
 use crate::units::Quantile;
 
-/// Gaps of short answers vary the most: one long prompt next door is a large share of them.
+/// How a backend differs from what is usual on the route.
+const OWN: Span = Span { start: 0.0, range: (-3.0, 3.0) };
+/// Where nothing is known of the route: gaps of short answers vary the most.
 const ITL: Span = Span { start: 0.4, range: (-0.5, 3.0) };
-/// Whole answers are bounded from the longest of ten, so their offset starts small, and may well be negative.
+/// The same of whole answers, bounded from the longest of ten.
 const E2E: Span = Span { start: 0.25, range: (-1.5, 1.5) };
 /// An unstreamed answer starts with less known about it.
 const UNSTREAMED: Span = Span { start: 0.5, range: (-1.5, 1.5) };
@@ -53,10 +56,11 @@ pub(super) struct PairModel {
 }
 
 impl PairModel {
-    pub(super) fn new(alphas: &Alphas, now: Moment) -> Self {
+    pub(super) fn new(alphas: &Alphas, tuning: &Tuning, now: Moment) -> Self {
+        let (itl, e2e) = spans(tuning);
         Self {
-            itl: QuantileTracker::new(ITL, alphas.itl),
-            e2e: QuantileTracker::new(E2E, alphas.e2e),
+            itl: QuantileTracker::new(itl, alphas.itl),
+            e2e: QuantileTracker::new(e2e, alphas.e2e),
             unstreamed: QuantileTracker::new(UNSTREAMED, alphas.e2e),
             unstreamed_bias: Bias::default(),
             unstreamed_at: now,
@@ -77,23 +81,24 @@ impl PairModel {
     }
 
     /// Goes on with other quantiles, where the configuration has changed them.
-    pub(super) fn follow(&mut self, alphas: &Alphas) {
-        let follow = |tracker: &mut QuantileTracker, span, alpha| {
-            let wanted = QuantileTracker::new(span, alpha);
-            if (wanted.alpha() - tracker.alpha()).abs() > 1e-9 {
-                *tracker = wanted;
-            }
-        };
-        follow(&mut self.itl, ITL, alphas.itl);
-        follow(&mut self.e2e, E2E, alphas.e2e);
+    pub(super) fn follow(&mut self, alphas: &Alphas, tuning: &Tuning) {
+        let (itl, e2e) = spans(tuning);
+        follow(&mut self.itl, itl, alphas.itl);
+        follow(&mut self.e2e, e2e, alphas.e2e);
         follow(&mut self.unstreamed, UNSTREAMED, alphas.e2e);
     }
 
-    pub(super) fn resume(&mut self, learned: &PairLearned) {
-        self.itl = learned.itl.tracker(ITL);
-        self.e2e = learned.e2e.tracker(E2E);
+    pub(super) fn resume(&mut self, learned: &PairLearned, tuning: &Tuning) {
+        let (itl, e2e) = spans(tuning);
+        self.itl = learned.itl.tracker(itl);
+        self.e2e = learned.e2e.tracker(e2e);
         self.unstreamed = learned.unstreamed.tracker(UNSTREAMED);
         self.unstreamed_bias.resume(learned.unstreamed_bias, BIAS_RANGE);
         self.unstreamed_samples = learned.unstreamed_samples;
     }
+}
+
+/// Of the ITL and the end-to-end trackers.
+fn spans(tuning: &Tuning) -> (Span, Span) {
+    if tuning.pooling { (OWN, OWN) } else { (ITL, E2E) }
 }

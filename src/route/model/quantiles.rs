@@ -1,7 +1,7 @@
 //! TTFT bounds of one backend at every quantile that a route asks for: a p95 and a p99 route can share it.
 
 use super::learned::TrackerLearned;
-use crate::route::calibrate::{QuantileTracker, Span};
+use crate::route::calibrate::{QuantileTracker, Span, Stride};
 
 /// The most distinct quantiles; whoever asks for one more gets the nearest.
 const MOST: usize = 8;
@@ -34,8 +34,8 @@ impl Quantiles {
     }
 
     /// Every tracker learns from every sample, each its own quantile.
-    pub(super) fn observe(&mut self, residual: f64, step: f64) {
-        self.trackers.iter_mut().for_each(|tracker| tracker.observe(residual, step));
+    pub(super) fn observe(&mut self, residual: f64, stride: Stride) {
+        self.trackers.iter_mut().for_each(|tracker| tracker.observe(residual, stride));
     }
 
     pub(super) fn learned(&self) -> Vec<TrackerLearned> {

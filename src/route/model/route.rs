@@ -1,6 +1,7 @@
 //! What one route has learned, whatever the backend: how long its answers are, and how well it keeps its promise.
 
 use super::learned::RouteLearned;
+use super::usual::{Fall, Offsets, Usual};
 use crate::measure::objective::Objectives;
 
 /// Gain of the mean output.
@@ -42,7 +43,7 @@ impl Output {
 
 impl Default for Output {
     fn default() -> Self {
-        Self { mean: 100.0, upper: 200.0 }
+        Self { mean: 200.0, upper: 500.0 }
     }
 }
 
@@ -54,6 +55,7 @@ pub struct RouteModel {
     margin: f64,
     fast_misses: f64,
     slow_misses: f64,
+    usual: Usual,
 }
 
 impl RouteModel {
@@ -61,6 +63,17 @@ impl RouteModel {
     #[must_use]
     pub fn output(&self, max_tokens: Option<u64>) -> Output {
         self.output.at_most(max_tokens)
+    }
+
+    /// How far its answers usually fall from what models expect.
+    #[must_use]
+    pub fn offsets(&self) -> Offsets {
+        self.usual.offsets()
+    }
+
+    /// An answer fell so far from what was expected of it.
+    pub fn fell(&mut self, fall: &Fall) {
+        self.usual.fell(fall);
     }
 
     /// How much more distance than calibrated the route keeps from its objectives, in log units.
@@ -115,7 +128,9 @@ impl RouteModel {
     /// All it has learned that is worth keeping.
     #[must_use]
     pub fn learned(&self) -> RouteLearned {
-        RouteLearned { output_mean: self.output.mean, output_upper: self.output.upper, answers: self.answers }
+        let (itl, e2e) = self.usual.learned();
+        let Output { mean, upper } = self.output;
+        RouteLearned { output_mean: mean, output_upper: upper, answers: self.answers, itl, e2e }
     }
 
     /// Goes on from what was learned; what is not finite is ignored.
@@ -125,6 +140,7 @@ impl RouteModel {
             self.output = Output { mean: learned.output_mean, upper: learned.output_upper };
             self.answers = learned.answers;
         }
+        self.usual.resume((learned.itl, learned.e2e));
     }
 }
 

@@ -38,7 +38,7 @@ impl Bench {
 
     fn asking<'a>(&'a self, blocks: &'a [u64]) -> Asking<'a> {
         let prefix = Prefix { blocks, block_tokens: 100.0 };
-        Asking { facts: &self.facts, route: self.route, prefix, output: Output::default() }
+        Asking { facts: &self.facts, route: self.route, prefix, output: Output::default(), offsets: Offsets::default() }
     }
 
     fn outlook(&self) -> Outlook {
@@ -47,7 +47,13 @@ impl Bench {
 
     fn send(&mut self, reason: Reason) -> Ticket {
         let facts = self.facts;
-        let asking = Asking { facts: &facts, route: self.route, prefix: Prefix::default(), output: Output::default() };
+        let asking = Asking {
+            facts: &facts,
+            route: self.route,
+            prefix: Prefix::default(),
+            output: Output::default(),
+            offsets: Offsets::default(),
+        };
         self.model.dispatched(&asking, reason, self.now)
     }
 
@@ -269,7 +275,8 @@ fn a_prompt_that_was_sent_before_is_shorter_the_second_time() {
     check_split(&whole, (0.0, 500.0));
     let facts = bench.facts;
     let prefix = Prefix { blocks: &blocks, block_tokens: 100.0 };
-    let asking = Asking { facts: &facts, route: bench.route, prefix, output: Output::default() };
+    let asking =
+        Asking { facts: &facts, route: bench.route, prefix, output: Output::default(), offsets: Offsets::default() };
     let ticket = bench.model.dispatched(&asking, SERVED, bench.now);
     bench.model.ended(ticket, How::Cancelled, bench.now);
     let cached = bench.model.outlook(&bench.asking(&blocks), bench.now);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::pair::Alphas;
+use super::usual::Offsets;
 use crate::route::load::Load;
 use crate::route::moment::Moment;
 use crate::route::predict::Features;
@@ -33,6 +34,10 @@ pub struct Ticket {
     pub(super) itl: f64,
     /// What the bound of its whole answer was calibrated on.
     pub(super) whole_base: f64,
+    /// What was usual on its route when it was sent.
+    pub(super) offsets: Offsets,
+    /// What it counts where bounds are calibrated.
+    pub(super) weight: f64,
     pub(super) first_token: bool,
     /// Whether a full sample of its gaps was learned.
     pub(super) sampled: bool,

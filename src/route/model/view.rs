@@ -160,16 +160,18 @@ impl BackendModel {
 
     fn bounds(&self, asking: &Asking<'_>, alphas: &Alphas, now: Moment) -> Bounds {
         let Some(pair) = self.pair(asking.route) else {
-            let fresh = PairModel::new(alphas, now);
+            let fresh = PairModel::new(alphas, &self.tuning, now);
             return self.bounds_of(&fresh, asking, now);
         };
         self.bounds_of(pair, asking, now)
     }
 
     fn bounds_of(&self, pair: &PairModel, asking: &Asking<'_>, now: Moment) -> Bounds {
-        let gap = self.calibrated(pair.itl.factor());
+        let offsets = self.offsets(asking);
+        let gap = self.calibrated(pair.itl.factor() * offsets.itl.factor);
         if asking.facts.stream {
-            return Bounds { gap, whole: self.calibrated(pair.e2e.factor()), bias: 1.0 };
+            let whole = self.calibrated(pair.e2e.factor() * offsets.e2e.factor);
+            return Bounds { gap, whole, bias: 1.0 };
         }
         let bias = if self.tuning.bias { pair.unstreamed_bias.factor(now.since(pair.unstreamed_at)) } else { 1.0 };
         Bounds { gap, whole: self.calibrated(pair.unstreamed.factor()), bias }

@@ -19,6 +19,9 @@ use crate::route::snapshot::{Candidate, FleetSnapshot, Outlook, RequestFacts};
 
 /// How far a bound may miss and not be given up, where the central prediction has no say.
 const DOOM: f64 = 2.5;
+/// In scarcity a request is only tried where its central prediction is this much below the promise, at most: what
+/// misses by a little has taken the room of one that would not have.
+const CAUTION: f64 = 0.3;
 /// How long a client that is turned away is told to wait, in seconds.
 const RETRY: (f64, f64) = (1.0, 60.0);
 /// How long an overload may last at least, in seconds: to those who make room for others.
@@ -47,13 +50,17 @@ impl Policy for CheapestWithinSlo {
             return;
         }
         let picked = match cheapest(fleet, decision, random) {
-            Some(pick) => Some(with_probe(request, fleet, decision, pick)),
+            Some(pick) => Ok(with_probe(request, fleet, decision, pick)),
             None => infeasible(fleet, decision, random),
         };
-        if let Some((place, reason)) = picked {
-            decision.chosen = decision.candidates.get(place).map(|one| (one.backend, reason));
-        } else if fleet.open().next().is_some() {
-            decision.turned_away = turned_away(request, fleet, Cause::Doomed, random);
+        match picked {
+            Ok((place, reason)) => {
+                decision.chosen = decision.candidates.get(place).map(|one| (one.backend, reason));
+            }
+            Err(cause) if fleet.open().next().is_some() => {
+                decision.turned_away = turned_away(request, fleet, cause, random);
+            }
+            Err(_) => {}
         }
     }
 }
@@ -84,28 +91,34 @@ fn with_probe(request: &RequestFacts, fleet: &FleetSnapshot<'_>, decision: &Deci
     probe.map_or((pick, reason), |probe| (probe, Reason::Probe))
 }
 
-/// No bound keeps the objectives; `None` when the request is to be turned away.
-fn infeasible(fleet: &FleetSnapshot<'_>, decision: &Decision, random: &mut Random) -> Option<(usize, Reason)> {
+/// No bound keeps the objectives: where the request goes all the same, or why it is to be turned away.
+fn infeasible(fleet: &FleetSnapshot<'_>, decision: &Decision, random: &mut Random) -> Result<(usize, Reason), Cause> {
     if let Some(place) = probe::of_unknown(fleet, decision) {
-        return Some((place, Reason::Probe));
+        return Ok((place, Reason::Probe));
     }
     let median = fleet.tuning.median_fallback;
     let miss = |one: &Assessment| if median { one.central_pressure } else { one.pressure };
     let open = |one: &Assessment| one.verdict != Verdict::Full;
-    let best = least(&decision.candidates, random, |one| open(one).then(|| miss(one)), in_flight)?;
-    let least_miss = decision.candidates.get(best).map(miss)?;
+    let best = least(&decision.candidates, random, |one| open(one).then(|| miss(one)), in_flight);
+    let best = best.and_then(|place| Some((place, decision.candidates.get(place).map(miss)?)));
+    let (best, least_miss) = best.ok_or(Cause::Doomed)?;
+    let turns_away = fleet.on_overload != OnOverload::Sacrifice;
     if least_miss <= if median { 1.0 } else { DOOM } {
-        return Some((best, if median { Reason::MedianWithinSlo } else { Reason::BestEffort }));
+        let unlikely = median && least_miss > 1.0 - CAUTION * fleet.scarcity.severity();
+        if turns_away && unlikely {
+            return Err(Cause::MakesRoom);
+        }
+        return Ok((best, if median { Reason::MedianWithinSlo } else { Reason::BestEffort }));
     }
-    if fleet.on_overload != OnOverload::Sacrifice {
-        return None;
+    if turns_away {
+        return Err(Cause::Doomed);
     }
     if !fleet.tuning.sacrifice {
-        return Some((best, Reason::BestEffort));
+        return Ok((best, Reason::BestEffort));
     }
     let hopeful = |one: &Assessment| open(one) && miss(one) < fleet.tuning.sacrifice_most * least_miss;
     let cheapest = least(&decision.candidates, random, |one| hopeful(one).then(|| cost(one)), miss);
-    Some(cheapest.map_or((best, Reason::BestEffort), |place| (place, Reason::Sacrifice)))
+    Ok(cheapest.map_or((best, Reason::BestEffort), |place| (place, Reason::Sacrifice)))
 }
 
 /// What the request takes where it takes the least, weighed by its route's priority.
