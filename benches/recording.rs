@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use headway::clock::{Clock, SystemClock};
 use headway::config::{self, SystemEnvironment};
+use headway::measure::course::{Course, TryCourse};
 use headway::measure::exchange::{Attempt, ExchangeRecord, Latencies, Phases};
 use headway::measure::gaps::GapHistogram;
 use headway::measure::objective::Verdicts;
@@ -61,6 +62,7 @@ fn exchange(route: usize, backend: usize, traced: bool) -> Arc<ExchangeRecord> {
         started: SystemClock.wall(),
         request_id: "req-1".into(),
         trace_id: traced.then_some([7; 16]),
+        trace: None,
         route: Some(format!("r{route}").into()),
         api: Some(Api::Chat),
         model: Some("m".into()),
@@ -73,6 +75,7 @@ fn exchange(route: usize, backend: usize, traced: bool) -> Arc<ExchangeRecord> {
             blame: Blame::Success,
             duration: Duration::from_secs(4),
             first_token: Some(Duration::from_millis(120)),
+            course: TryCourse::default(),
         }],
         status: 200,
         outcome: Outcome::Complete,
@@ -89,7 +92,9 @@ fn exchange(route: usize, backend: usize, traced: bool) -> Arc<ExchangeRecord> {
         },
         gaps: Some(Box::new(gaps)),
         usage: Usage { input_tokens: Some(310), output_tokens: Some(201), ..Usage::default() },
+        engine: None,
         finish_reason: Some(FinishReason::Stop),
+        course: Course::default(),
         phases: Phases { overhead: Duration::from_micros(90), ..Phases::default() },
         bytes_in: 1_200,
         bytes_out: 60_000,

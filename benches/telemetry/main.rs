@@ -25,6 +25,8 @@ mod collector;
 #[allow(dead_code, reason = "shared with the comparison, which needs all of it")]
 #[path = "../compare/process.rs"]
 mod process;
+#[path = "../support/process.rs"]
+mod running;
 mod subjects;
 
 use std::time::Duration;
@@ -90,7 +92,7 @@ async fn run(plan: &Plan) {
 }
 
 async fn measure(subject: &Subject, plan: &Plan) -> Round {
-    let process = process::Running::start(subject).await.expect("headway starts");
+    let process = process::Started::start(subject).await.expect("headway starts");
     let address = subject.address;
     client::requests(address, plan.requests / 10).await;
     client::stream(address, plan.streams, 20, Duration::from_millis(5)).await;

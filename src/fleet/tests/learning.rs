@@ -73,7 +73,7 @@ fn what_exchanges_say_is_remembered_by_backend() {
     assert!(seen("a", Latency::TimeToFirstToken).bound.is_some_and(|bound| bound >= SECOND * 2));
     assert!(seen("a", Latency::EndToEnd).estimate.is_some_and(|e2e| e2e.abs_diff(SECOND) < SECOND / 50));
     assert_eq!(route.observed("none", Latency::EndToEnd, now), None);
-    assert!((route.expected_output() - 77.0).abs() < 1.0);
+    assert!((route.expected_output() - 77.0).abs() < 5.0);
 }
 
 #[test]
