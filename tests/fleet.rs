@@ -121,6 +121,8 @@ fn backend(name: &str, host: &str, port: u16) -> Backend {
         credential: Credential::None,
         health: Health { path: None, interval: Duration::from_millis(10) },
         metrics: None,
+        gpus: Vec::new(),
+        dcgm: None,
     }
 }
 

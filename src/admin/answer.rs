@@ -16,7 +16,8 @@ use serde_json::json;
 use super::decision_view::{DecisionView, ExplanationView};
 use super::endpoint::{Endpoint, LISTED, parameter, percent_decoded};
 use super::guard::{self, Refusal};
-use super::view::{self, BackendView, Probe, Requests, RouteView, WantedLevel};
+use super::moment::Moment;
+use super::view::{self, BackendView, Probe, Requests, WantedLevel};
 use super::{ReloadOutcome, Services, config_view};
 use crate::fleet::{Fleet, Request as Question};
 use crate::route::snapshot::RequestFacts;
@@ -82,15 +83,8 @@ fn show(services: &Services, endpoint: &Endpoint, query: Option<&str>) -> Answer
     match endpoint {
         Endpoint::Healthz => with_body(StatusCode::OK, PLAIN, "ok\n"),
         Endpoint::Readyz => ready(services, parameter(query, "verbose").is_some()),
-        Endpoint::Backends => {
-            let views: Vec<_> = fleet.backends().iter().map(|one| BackendView::new(one, now)).collect();
-            shown(&json!({ "backends": views }))
-        }
-        Endpoint::Routes => {
-            let figures = services.telemetry.metrics().objectives(now);
-            let view = |route: &Arc<_>| RouteView::new(route, &fleet, &figures, now);
-            shown(&json!({ "routes": fleet.routes().iter().map(view).collect::<Vec<_>>() }))
-        }
+        Endpoint::Backends => shown(&json!({ "backends": Moment::new(services, &fleet, now).backends() })),
+        Endpoint::Routes => shown(&json!({ "routes": Moment::new(services, &fleet, now).routes() })),
         Endpoint::Decisions => {
             let (route, id) = (parameter(query, "route"), parameter(query, "request_id"));
             let newest = fleet.decisions(limit, |one| {
@@ -186,7 +180,7 @@ fn drain_backend(services: &Services, name: &str, drain: bool) -> Answer {
     } else {
         backend.undrain();
     }
-    shown(&BackendView::new(backend, services.clock.now()))
+    shown(&BackendView::new(backend, &Moment::new(services, &fleet, services.clock.now())))
 }
 
 async fn log_level(request: Request<Incoming>) -> Answer {

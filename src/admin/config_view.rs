@@ -4,7 +4,10 @@
 
 use serde_json::{Value, json};
 
-use crate::config::settings::{AccessLog, Backend, ClientSlo, Commit, Credential, Level, Listener, Route, Settings};
+use crate::config::settings::{
+    AccessLog, Backend, BackendUrl, ClientSlo, Commit, Credential, GpuTelemetry, Level, Listener, NvmlLibrary, Route,
+    Settings,
+};
 use crate::measure::objective::Objective;
 use crate::route::price::Price;
 use crate::units::{format_duration, format_size};
@@ -36,6 +39,7 @@ pub(super) fn config(settings: &Settings) -> Value {
         "telemetry": {
             "access_log": settings.telemetry.access_log.as_ref().map(access_log),
             "log": { "level": level_name(settings.telemetry.level) },
+            "gpu": gpu(&settings.telemetry.gpu),
         },
         "backends": settings.backends.iter().map(|one| backend(one)).collect::<Vec<_>>(),
         "routes": settings.routes.iter().map(|one| route(one, settings)).collect::<Vec<_>>(),
@@ -50,6 +54,15 @@ fn listener(listener: &Listener) -> Value {
     json!({ "address": listener.address.to_string(), "tls": tls, "h2c": listener.h2c })
 }
 
+fn gpu(gpu: &GpuTelemetry) -> Value {
+    let nvml = match &gpu.nvml {
+        NvmlLibrary::Auto => json!("auto"),
+        NvmlLibrary::Off => json!("off"),
+        NvmlLibrary::File(path) => json!(path),
+    };
+    json!({ "nvml": nvml, "interval": format_duration(gpu.interval) })
+}
+
 fn access_log(log: &AccessLog) -> Value {
     match log {
         AccessLog::Stdout => json!({ "format": "json", "path": "stdout" }),
@@ -58,13 +71,12 @@ fn access_log(log: &AccessLog) -> Value {
 }
 
 fn backend(backend: &Backend) -> Value {
-    let scheme = if backend.url.https { "https" } else { "http" };
     let models = backend.models.as_ref().map(|models| models.iter().map(|model| &*model.0).collect::<Vec<_>>());
     let rename = backend.rename.iter().map(|(alias, name)| (alias.to_string(), Value::from(&**name)));
     let features = &backend.features;
     json!({
         "name": &*backend.name,
-        "url": format!("{scheme}://{}{}", backend.url.authority(), backend.url.base_path),
+        "url": url(&backend.url),
         "tls": {
             "ca": backend.tls.ca,
             "certificate": backend.tls.identity.as_ref().map(|(certificate, _)| certificate),
@@ -84,10 +96,18 @@ fn backend(backend: &Backend) -> Value {
         "api_key": matches!(backend.credential, Credential::ApiKey(_)).then_some(REDACTED),
         "forward_authorization": matches!(backend.credential, Credential::ForwardClient),
         "health": { "path": backend.health.path.as_deref(), "interval": format_duration(backend.health.interval) },
+        "gpus": backend.gpus.iter().map(|gpu| &*gpu.0).collect::<Vec<_>>(),
+        "dcgm": backend.dcgm.as_ref().map(|dcgm| url(&dcgm.url)),
     })
 }
 
-fn price(price: &Price) -> Value {
+fn url(url: &BackendUrl) -> String {
+    let scheme = if url.https { "https" } else { "http" };
+    format!("{scheme}://{}{}", url.authority(), url.base_path)
+}
+
+/// A price, in the words of the configuration.
+pub(super) fn price(price: &Price) -> Value {
     match *price {
         Price::PerGpuHour { per_gpu_hour, gpus } => json!({ "per_gpu_hour": per_gpu_hour, "gpus": gpus }),
         Price::PerToken { input_per_mtok, cached_input_per_mtok, output_per_mtok } => json!({

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::Services;
 use super::view::{Name, millis};
 use crate::fleet::{Decided, DecisionRecord, Explanation, Happened};
+use crate::measure::exchange::BackendLoad;
 use crate::route::decision::{Assessment, TurnedAway};
 use crate::route::snapshot::{BackendIndex, Forecast};
 use crate::telemetry::time::rfc3339;
@@ -24,6 +25,9 @@ pub(super) struct DecisionView {
     #[serde(flatten)]
     decided: DecidedView,
     candidates: Vec<CandidateView>,
+    /// How busy the chosen backend was; absent where nobody tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    load: Option<LoadView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     shadow: Option<DecidedView>,
     /// Absent while the request is under way.
@@ -81,9 +85,21 @@ struct CandidateView {
 }
 
 #[derive(Debug, Serialize)]
-struct PredictedView {
+pub(super) struct PredictedView {
     expected_ms: f64,
     bound_ms: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct LoadView {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gpu_utilization: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kv_cache_ratio: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    running: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -113,6 +129,7 @@ impl DecisionView {
             input_tokens: decision.input_tokens,
             decided: DecidedView::new(&decision.verdict, candidates),
             candidates: candidates.iter().map(CandidateView::new).collect(),
+            load: LoadView::new(decision.load),
             shadow: decision.shadow.map(|shadow| DecidedView::new(&shadow, candidates)),
             happened: decision.happened.as_ref().map(HappenedView::new),
         }
@@ -167,8 +184,17 @@ impl CandidateView {
 }
 
 impl PredictedView {
-    fn new(forecast: Forecast) -> Self {
+    pub(super) fn new(forecast: Forecast) -> Self {
         Self { expected_ms: millis(forecast.expected()), bound_ms: millis(forecast.bound()) }
+    }
+}
+
+impl LoadView {
+    fn new(load: BackendLoad) -> Option<Self> {
+        let BackendLoad { gpu_utilization, kv_cache_ratio, running, waiting } = load;
+        let share = |share: Option<f64>| share.map(rounded);
+        let (gpu_utilization, kv_cache_ratio) = (share(gpu_utilization), share(kv_cache_ratio));
+        (!load.is_unknown()).then_some(Self { gpu_utilization, kv_cache_ratio, running, waiting })
     }
 }
 

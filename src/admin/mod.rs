@@ -7,7 +7,9 @@ mod answer;
 mod config_view;
 mod decision_view;
 mod endpoint;
+mod gpu_view;
 mod guard;
+mod moment;
 mod server;
 mod view;
 

@@ -17,6 +17,7 @@ use crate::admin::{self, ReloadOutcome, Services};
 use crate::clock::{Clock, SystemClock};
 use crate::config::settings::Settings;
 use crate::config::{self, Loaded, Reloader, Report, Trigger, Watch};
+use crate::fleet::gpu::{self, OpenGpuSource};
 use crate::fleet::{Fleet, probes, state};
 use crate::proxy::{self, BindError, Connections, Lifecycle, Listeners, Proxy};
 use crate::telemetry::{Telemetry, logs};
@@ -74,6 +75,7 @@ impl Core {
         let old = self.fleet.load_full();
         let fleet = old.rebuilt(Arc::clone(settings), self.clock.now()).map_err(|error| error.to_string())?;
         // Nothing fails from here on.
+        state::restore_on_reload(&fleet, &old, &*self.clock);
         let fleet = Arc::new(fleet);
         fleet.settle();
         self.telemetry.apply(settings, prepared);
@@ -113,6 +115,18 @@ impl Server {
     /// # Errors
     /// When an address or a file cannot be used; then nothing has been started.
     pub async fn start(settings: Settings, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
+        Self::start_with(settings, clock, None).await
+    }
+
+    /// Starts it with something in place of NVIDIA's driver.
+    ///
+    /// # Errors
+    /// When an address or a file cannot be used; then nothing has been started.
+    pub async fn start_with(
+        settings: Settings,
+        clock: Arc<dyn Clock>,
+        gpus: Option<OpenGpuSource>,
+    ) -> anyhow::Result<Self> {
         let settings = Arc::new(settings);
         let fleet = Arc::new(Fleet::new(Arc::clone(&settings), clock.now())?);
         state::restore(&fleet, &*clock);
@@ -142,6 +156,8 @@ impl Server {
             Arc::clone(&core.clock),
             background.subscribe(),
         ));
+        let generations = core.generations.subscribe();
+        tokio::spawn(gpu::run(generations, gpus, Arc::clone(&core.clock), background.subscribe()));
         let proxy = Proxy::new(
             Arc::clone(&core.fleet),
             Arc::clone(&core.telemetry),

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::settings::{
-    AccessLog, Admin, Backend, BackendUrl, ClientSlo, Commit, Credential, Features, Level, Limits, Listener, Retry,
-    Route, Settings, Telemetry, Timeouts,
+    AccessLog, Admin, Backend, BackendUrl, ClientSlo, Commit, Credential, Features, Level, Limits, Listener,
+    NvmlLibrary, Retry, Route, Settings, Telemetry, Timeouts,
 };
 use crate::route::admission::OnOverload;
 use crate::route::policy::PolicyKind;
@@ -92,6 +92,14 @@ fn telemetry(telemetry: &Telemetry) -> Value {
     json!({
         "access_log": path.map(|path| json!({ "format": "json", "path": path })),
         "log": { "level": level },
+        "gpu": {
+            "nvml": match &telemetry.gpu.nvml {
+                NvmlLibrary::Auto => json!("auto"),
+                NvmlLibrary::Off => json!("off"),
+                NvmlLibrary::File(path) => json!(path),
+            },
+            "interval": duration(telemetry.gpu.interval),
+        },
     })
 }
 
@@ -123,6 +131,8 @@ fn backend(backend: &Backend) -> Value {
             "path": &*metrics.path,
             "interval": duration(metrics.interval),
         })),
+        "gpus": backend.gpus.iter().map(|gpu| &*gpu.0).collect::<Vec<_>>(),
+        "dcgm": backend.dcgm.as_ref().map(|dcgm| url(&dcgm.url)),
     })
 }
 

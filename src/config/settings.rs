@@ -130,6 +130,40 @@ pub struct Telemetry {
     pub access_log: Option<AccessLog>,
     /// Level of headway's own log.
     pub level: Level,
+    /// How the GPUs of this host are asked.
+    pub gpu: GpuTelemetry,
+}
+
+/// How the GPUs of this host are asked, where backends name some.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GpuTelemetry {
+    /// The driver's library.
+    pub nvml: NvmlLibrary,
+    /// Time between two questions.
+    pub interval: Duration,
+}
+
+impl GpuTelemetry {
+    /// The bounds of the interval: NVML's own counters move no faster than once a second, and what is older than a
+    /// minute says nothing of a request.
+    pub const INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+}
+
+impl Default for GpuTelemetry {
+    fn default() -> Self {
+        Self { nvml: NvmlLibrary::Auto, interval: Self::INTERVALS.0 }
+    }
+}
+
+/// Where NVIDIA's management library is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NvmlLibrary {
+    /// Where the system's loader finds it.
+    Auto,
+    /// It is not loaded.
+    Off,
+    /// In this file.
+    File(PathBuf),
 }
 
 /// Where access-log lines go.
@@ -202,6 +236,54 @@ pub struct Backend {
     pub health: Health,
     /// Where the engine tells how busy it is; `None` does not ask.
     pub metrics: Option<EngineMetrics>,
+    /// The GPUs it runs on: of this host, or of those that `dcgm` shows; empty where they are not watched, or all that
+    /// `dcgm` shows are its own.
+    pub gpus: Vec<GpuId>,
+    /// The DCGM exporter of the host it runs on.
+    pub dcgm: Option<DcgmExporter>,
+}
+
+/// A GPU, or a part of one, as the configuration names it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct GpuId(pub Arc<str>);
+
+impl GpuId {
+    /// What the name means; `None` where it means nothing.
+    #[must_use]
+    pub fn named(&self) -> Option<NamedGpu<'_>> {
+        let text = &*self.0;
+        let number = |text: &str| text.parse::<u32>().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
+        if text.starts_with("GPU-") || text.starts_with("MIG-") {
+            return Some(NamedGpu::Uuid(text));
+        }
+        match text.split_once('/') {
+            None => number(text).map(NamedGpu::Index),
+            Some((gpu, instance)) => Some(NamedGpu::Instance { gpu: number(gpu)?, instance: number(instance)? }),
+        }
+    }
+}
+
+/// What a GPU's name means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NamedGpu<'a> {
+    /// The driver's number of it.
+    Index(u32),
+    /// `GPU-…` or `MIG-…`.
+    Uuid(&'a str),
+    /// A GPU instance (MIG) of a numbered GPU, as DCGM counts them.
+    Instance {
+        /// The GPU's number.
+        gpu: u32,
+        /// The instance's number.
+        instance: u32,
+    },
+}
+
+/// Where a host tells of its GPUs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DcgmExporter {
+    /// Its address; the base path is the whole path of the page.
+    pub url: BackendUrl,
 }
 
 /// A backend's address.

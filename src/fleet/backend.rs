@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Notify;
 
 use super::buffering::Buffering;
 use super::endpoint::Endpoint;
 use super::engine_metrics::Reported;
+use super::gpu::GpuReport;
 use super::models::{Discovered, Serves};
 use super::tls::TlsMaterial;
 use crate::config::baselines::Baseline;
@@ -154,6 +155,8 @@ pub(super) struct Shared {
     pub(super) buffering: Buffering,
     /// What its engines last said, where they are asked.
     engine: Mutex<Option<Reported>>,
+    /// What was last heard of its GPUs, where they are watched.
+    pub(super) gpus: ArcSwapOption<GpuReport>,
     /// The other members of each route's pool.
     pools: ArcSwap<Vec<Vec<Weak<Shared>>>>,
     /// Held while a backend is taken out of its pools, so that two at once cannot empty one.
@@ -318,6 +321,7 @@ impl Shared {
             model: Mutex::new(BackendModel::new(Tuning::default(), now)),
             buffering: Buffering::default(),
             engine: Mutex::new(None),
+            gpus: ArcSwapOption::empty(),
             pools: ArcSwap::default(),
             ejecting,
         }

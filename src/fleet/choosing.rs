@@ -7,7 +7,7 @@ use super::Fleet;
 use super::decisions::Decided;
 use super::dispatch::{NoCandidate, Request};
 use super::route::LiveRoute;
-use crate::measure::exchange::DecisionSummary;
+use crate::measure::exchange::{BackendLoad, DecisionSummary};
 use crate::route::decision::{Assessment, Decision};
 use crate::route::model::Asking;
 use crate::route::policy::{PolicyKind, PolicyState};
@@ -109,11 +109,11 @@ fn decide(
 }
 
 /// The decision as the exchange's record has it.
-pub(super) fn summarise(decision: &Decision, number: u64) -> DecisionSummary {
+pub(super) fn summarise(decision: &Decision, number: u64, load: BackendLoad) -> DecisionSummary {
     let reason = decision.chosen.map_or("", |(_, reason)| reason.as_str());
     let feasible = decision.is_feasible();
     let Some(chosen) = decision.of_chosen() else {
-        return DecisionSummary { number, reason, feasible, ..DecisionSummary::default() };
+        return DecisionSummary { number, reason, feasible, load, ..DecisionSummary::default() };
     };
     let split = |one: Option<Forecast>| (one.map(|one| one.expected()), one.map(|one| one.bound()));
     let ((predicted_ttft, bound_ttft), (predicted_itl, bound_itl)) = (split(chosen.ttft), split(chosen.itl));
@@ -130,5 +130,6 @@ pub(super) fn summarise(decision: &Decision, number: u64) -> DecisionSummary {
         bound_e2e,
         price: chosen.price,
         prefix_tokens: chosen.prefix_tokens,
+        load,
     }
 }

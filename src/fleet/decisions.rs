@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::measure::exchange::{Attempt, ExchangeRecord};
+use crate::measure::exchange::{Attempt, BackendLoad, ExchangeRecord};
 use crate::measure::objective::Latency;
 use crate::measure::outcome::Outcome;
 use crate::route::decision::{Assessment, Decision, Reason, TurnedAway};
@@ -30,6 +30,8 @@ pub struct DecisionRecord {
     pub verdict: Decided,
     /// What it was chosen from, in the order of the configuration.
     pub candidates: Vec<(Arc<str>, Assessment)>,
+    /// How busy the chosen backend was.
+    pub load: BackendLoad,
     /// What the route's shadow would have decided.
     pub shadow: Option<Decided>,
     /// What happened then; `None` while it has not ended.
@@ -86,6 +88,7 @@ pub(super) struct Circumstances<'a> {
     pub(super) route: &'a Arc<str>,
     pub(super) request_id: Option<&'a Arc<str>>,
     pub(super) input_tokens: u64,
+    pub(super) load: BackendLoad,
     pub(super) shadow: Option<Decided>,
     pub(super) now: Instant,
 }
@@ -116,6 +119,7 @@ impl DecisionLog {
             input_tokens: of.input_tokens,
             verdict: Decided::of(decision),
             candidates: Vec::new(),
+            load: of.load,
             shadow: of.shadow,
             happened: None,
         };

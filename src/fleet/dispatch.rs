@@ -157,7 +157,9 @@ impl Fleet {
         let shadow = self.shadow(route, &request.facts, (candidates, *scarcity), (decision, shadow));
         let names = |one: BackendIndex| self.backends().get(one.0).map(|backend| Arc::clone(backend.name()));
         let input_tokens = request.facts.input_tokens;
-        let of = Circumstances { route: route.name(), request_id: request.request_id, input_tokens, shadow, now };
+        let of_chosen = decision.chosen.and_then(|(one, _)| self.backends().get(one.0));
+        let load = of_chosen.map(|backend| backend.shared.load(now)).unwrap_or_default();
+        let of = Circumstances { route: route.name(), request_id: request.request_id, input_tokens, load, shadow, now };
         let number = log.add(&of, decision, names);
         if let Some(TurnedAway::Shed { retry_after, .. } | TurnedAway::Wait { retry_after, .. }) = decision.turned_away
         {
@@ -168,7 +170,7 @@ impl Fleet {
         let given = decision.chosen.zip(chosen);
         let given = given.and_then(|((_, reason), one)| self.count_in(route, (request, &asking), (one, reason), now));
         let mut dispatched = given.ok_or_else(|| passed_over.reason())?;
-        dispatched.summary = summarise(decision, number);
+        dispatched.summary = summarise(decision, number, load);
         Ok(dispatched)
     }
 

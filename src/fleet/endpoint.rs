@@ -11,7 +11,7 @@ use pingora_core::protocols::TcpKeepalive;
 use pingora_core::upstreams::peer::{ALPN, HttpPeer};
 
 use super::tls::TlsMaterial;
-use crate::config::settings::Backend;
+use crate::config::settings::{Backend, BackendUrl};
 
 /// How long an idle connection is kept: below uvicorn's keep-alive of 5 s, so that a pooled one is rarely one that the
 /// server is closing.
@@ -61,6 +61,17 @@ impl Endpoint {
     pub(super) fn set_healthy(&self, healthy: bool) {
         self.healthy.store(healthy, Ordering::Relaxed);
     }
+}
+
+/// How to connect to something that is no backend: an exporter of a backend's host.
+pub(super) fn plain_peer(address: SocketAddr, url: &BackendUrl, connect: Duration) -> HttpPeer {
+    let mut peer = HttpPeer::new(address, url.https, url.host.to_string());
+    let options = &mut peer.options;
+    options.connection_timeout = Some(connect);
+    options.total_connection_timeout = Some(connect);
+    options.idle_timeout = Some(KEPT_IDLE);
+    options.alpn = ALPN::H1;
+    peer
 }
 
 fn peer(address: SocketAddr, backend: &Backend, tls: &TlsMaterial, connect: Duration) -> HttpPeer {

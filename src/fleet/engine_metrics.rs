@@ -35,8 +35,7 @@ pub(super) struct Reported {
 impl LiveBackend {
     /// What its engine says of its load; `None` where it is not asked, and when it has not answered lately.
     pub fn engine(&self, now: Instant) -> Option<EngineLoad> {
-        let reported = (*self.shared.engine())?;
-        (now.saturating_duration_since(reported.at) <= FRESH).then_some(reported.load)
+        self.shared.engine_load(now)
     }
 }
 
@@ -90,6 +89,12 @@ async fn ask(shared: &Shared, connector: &Connector, endpoint: &Endpoint, path: 
 }
 
 impl Shared {
+    /// What its engines said, as long as that is news.
+    pub(super) fn engine_load(&self, now: Instant) -> Option<EngineLoad> {
+        let reported = (*self.engine())?;
+        (now.saturating_duration_since(reported.at) <= FRESH).then_some(reported.load)
+    }
+
     /// Learns what its engines say.
     fn reported(&self, load: EngineLoad, now: Instant) {
         *self.engine() = Some(Reported { load, at: now });

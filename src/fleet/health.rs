@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::Method;
 use pingora_core::connectors::http::Connector;
 use pingora_core::protocols::http::client::HttpSession;
+use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 use secrecy::ExposeSecret;
 use tokio::time::timeout;
@@ -18,7 +19,7 @@ use tokio::time::timeout;
 use super::backend::{CheckOutcome, Shared};
 use super::endpoint::Endpoint;
 use super::models::Discovered;
-use crate::config::settings::{Backend, Credential};
+use crate::config::settings::{Backend, BackendUrl, Credential};
 
 /// Longest wait for a whole answer, connecting included.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -62,6 +63,13 @@ pub(super) async fn discover(connector: &Connector, shared: &Shared, endpoint: &
     Discovered::parse(&answer.body).filter(|_| (200..300).contains(&answer.status))
 }
 
+/// The page that a URL names; nothing of a backend's credential goes there.
+pub(super) async fn page_of(connector: &Connector, peer: &HttpPeer, url: &BackendUrl) -> Option<Vec<u8>> {
+    let question = question(&url.authority(), &url.base_path).ok()?;
+    let answer = timeout(TIMEOUT, Box::pin(exchange(connector, peer, &question))).await.ok()??;
+    ((200..300).contains(&answer.status) && answer.body.len() < MOST_BYTES).then_some(answer.body)
+}
+
 /// A whole page that is no answer about health; `None` when there is none, or it is too long to be one.
 pub(super) async fn page(
     connector: &Connector,
@@ -87,7 +95,8 @@ async fn ask(
     settings: &Arc<Backend>,
     path: &str,
 ) -> Result<Answer, CheckOutcome> {
-    let whole = Box::pin(exchange(connector, endpoint, settings, path));
+    let question = backend_question(settings, path).map_err(|_| CheckOutcome::Unreachable)?;
+    let whole = Box::pin(exchange(connector, endpoint.peer(), &question));
     match timeout(TIMEOUT, whole).await {
         Ok(Some(answer)) => Ok(answer),
         Ok(None) => Err(CheckOutcome::Unreachable),
@@ -96,16 +105,14 @@ async fn ask(
 }
 
 /// A pooled connection may have been closed by the server a moment ago: then a fresh one is tried.
-async fn exchange(connector: &Connector, endpoint: &Endpoint, settings: &Backend, path: &str) -> Option<Answer> {
+async fn exchange(connector: &Connector, peer: &HttpPeer, question: &RequestHeader) -> Option<Answer> {
     loop {
-        let (mut session, reused) = connector.get_http_session(endpoint.peer()).await.ok()?;
-        let answer = converse(&mut session, settings, path).await;
+        let (mut session, reused) = connector.get_http_session(peer).await.ok()?;
+        let answer = converse(&mut session, question).await;
         match answer {
             Some(answer) => {
                 if session.response_done() {
-                    connector
-                        .release_http_session(session, endpoint.peer(), endpoint.peer().options.idle_timeout)
-                        .await;
+                    connector.release_http_session(session, peer, peer.options.idle_timeout).await;
                 }
                 return Some(answer);
             }
@@ -115,8 +122,8 @@ async fn exchange(connector: &Connector, endpoint: &Endpoint, settings: &Backend
     }
 }
 
-async fn converse(session: &mut HttpSession, settings: &Backend, path: &str) -> Option<Answer> {
-    session.write_request_header(Box::new(question(settings, path)?)).await.ok()?;
+async fn converse(session: &mut HttpSession, question: &RequestHeader) -> Option<Answer> {
+    session.write_request_header(Box::new(question.clone())).await.ok()?;
     session.finish_request_body().await.ok()?;
     let mut status = 100;
     while (100..200).contains(&status) {
@@ -131,14 +138,18 @@ async fn converse(session: &mut HttpSession, settings: &Backend, path: &str) -> 
     Some(Answer { status, body })
 }
 
-fn question(settings: &Backend, path: &str) -> Option<RequestHeader> {
-    let path = format!("{}{path}", settings.url.base_path);
-    let mut question = RequestHeader::build(Method::GET, path.as_bytes(), None).ok()?;
-    question.insert_header("host", settings.url.authority()).ok()?;
-    question.insert_header("user-agent", concat!("headway/", env!("CARGO_PKG_VERSION"))).ok()?;
-    question.insert_header("accept", "application/json, text/plain;q=0.5").ok()?;
+fn backend_question(settings: &Backend, path: &str) -> pingora_core::Result<RequestHeader> {
+    let mut question = question(&settings.url.authority(), &format!("{}{path}", settings.url.base_path))?;
     if let Credential::ApiKey(key) = &settings.credential {
-        question.insert_header("authorization", format!("Bearer {}", key.expose_secret())).ok()?;
+        question.insert_header("authorization", format!("Bearer {}", key.expose_secret()))?;
     }
-    Some(question)
+    Ok(question)
+}
+
+fn question(authority: &str, path: &str) -> pingora_core::Result<RequestHeader> {
+    let mut question = RequestHeader::build(Method::GET, path.as_bytes(), None)?;
+    question.insert_header("host", authority)?;
+    question.insert_header("user-agent", concat!("headway/", env!("CARGO_PKG_VERSION")))?;
+    question.insert_header("accept", "application/json, text/plain;q=0.5")?;
+    Ok(question)
 }

@@ -11,6 +11,7 @@ pub mod decisions;
 mod demand;
 pub mod dispatch;
 pub mod endpoint;
+pub mod gpu;
 pub mod in_flight;
 pub mod line;
 pub mod matching;

@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::backend::{CheckOutcome, Shared};
 use super::resolve::{Names, keep_resolved};
-use super::{Fleet, engine_metrics, health};
+use super::{Fleet, engine_metrics, gpu, health};
 use crate::clock::Clock;
 
 /// Between two looks of the progress watchdog.
@@ -88,6 +88,11 @@ fn watch(shared: &Arc<Shared>, tools: &Tools) -> Watched {
     tasks.spawn(async move { keep_checked(&own, &own_tools).await });
     let (own, own_tools) = (Arc::clone(shared), tools.clone());
     tasks.spawn(async move { engine_metrics::keep_asking(&own, &own_tools.connector, &*own_tools.clock).await });
+    let (own, own_tools) = (Arc::clone(shared), tools.clone());
+    tasks.spawn(async move {
+        let Tools { connector, names, clock } = own_tools;
+        gpu::dcgm::keep_asking(&own, &connector, &names, &*clock).await;
+    });
     Watched { shared: Arc::clone(shared), _tasks: tasks }
 }
 

@@ -36,7 +36,12 @@ impl Names {
     }
 
     /// The addresses of a name, sorted, and how long they may be used; `None` when there are none.
-    async fn look_up(&self, host: &str, port: u16, clock: &dyn Clock) -> Option<(Vec<SocketAddr>, Duration)> {
+    pub(super) async fn look_up(
+        &self,
+        host: &str,
+        port: u16,
+        clock: &dyn Clock,
+    ) -> Option<(Vec<SocketAddr>, Duration)> {
         let (found, lifetime): (Vec<IpAddr>, _) = if let Some(resolver) = &self.0 {
             let answer = resolver.lookup_ip(host).await.ok()?;
             (answer.iter().collect(), answer.valid_until().saturating_duration_since(clock.now()))

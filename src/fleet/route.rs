@@ -15,7 +15,6 @@ use crate::route::admission::OnOverload;
 use crate::route::model::RouteModel;
 use crate::route::policy::{PolicyKind, PolicyState};
 use crate::route::snapshot::{Observed, RequestFacts, RouteSlot};
-use crate::units::Quantile;
 
 /// Prompt tokens of a usual request, before any was seen.
 const USUAL_INPUT: f64 = 500.0;
@@ -114,11 +113,6 @@ impl LiveRoute {
     pub fn observed(&self, backend: &str, latency: Latency, now: Instant) -> Option<Observed> {
         let pair = self.pair(backend)?;
         Some(pair.windows().observed(latency, &self.settings.objectives, now))
-    }
-
-    /// What the rolling window of a backend (by its name) says about a latency at a quantile now.
-    pub fn observed_at(&self, backend: &str, latency: Latency, quantile: Quantile, now: Instant) -> Option<Observed> {
-        Some(self.pair(backend)?.windows().at(latency, quantile, now))
     }
 
     /// Output tokens of an answer, on average.

@@ -158,6 +158,30 @@ pub struct DecisionSummary {
     pub price: Option<f64>,
     /// Estimated prompt tokens that the backend's prefix cache held.
     pub prefix_tokens: f64,
+    /// How busy the backend was.
+    pub load: BackendLoad,
+}
+
+/// How busy a backend was when a request was sent there, by what its engine and its GPUs had last said of themselves:
+/// to tell a slow route from a busy backend. What is not known, or too old to be believed, is absent.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct BackendLoad {
+    /// Share of time in which its GPUs were at work, over all of them.
+    pub gpu_utilization: Option<f64>,
+    /// Share of the engine's key/value cache in use.
+    pub kv_cache_ratio: Option<f64>,
+    /// Requests in the engine's batch, whoever sent them.
+    pub running: Option<f64>,
+    /// Requests in the engine's queue, whoever sent them.
+    pub waiting: Option<f64>,
+}
+
+impl BackendLoad {
+    /// Whether nothing is known.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl DecisionSummary {

@@ -8,6 +8,7 @@ pub mod objective;
 pub mod outcome;
 pub mod reader;
 pub mod sieve;
+pub mod spread;
 pub mod sse;
 pub mod timeline;
 pub mod window;

@@ -228,6 +228,8 @@ mod tests {
             credential,
             health: Health::default(),
             metrics: None,
+            gpus: Vec::new(),
+            dcgm: None,
         }
     }
 

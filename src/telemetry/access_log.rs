@@ -148,6 +148,10 @@ fn write_decision(decision: &DecisionSummary, object: &mut Json<'_>) {
     object.maybe_millis("bound_e2e_ms", decision.bound_e2e);
     object.maybe_float("price", decision.price);
     object.maybe_number("prefix_tokens", Some(whole(decision.prefix_tokens)).filter(|tokens| *tokens > 0));
+    object.maybe_float("gpu_utilization", decision.load.gpu_utilization);
+    object.maybe_float("kv_cache_ratio", decision.load.kv_cache_ratio);
+    object.maybe_number("running", decision.load.running.map(whole));
+    object.maybe_number("waiting", decision.load.waiting.map(whole));
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, and far below 2^52")]

@@ -172,6 +172,7 @@ impl Page {
                 self.gauge(&families::BACKEND_DEMAND, &[&backend.name, profile], demand);
             }
             self.engine(backend);
+            self.gpus(backend);
             for state in BACKEND_STATES {
                 let is = f64::from(u8::from(state == backend.state));
                 self.gauge(&families::BACKEND_STATE, &[&backend.name, state], is);
@@ -182,9 +183,12 @@ impl Page {
         }
         for objective in &live.objectives {
             let (route, latency) = (&*objective.route, objective.latency);
-            if let Some((share, seconds)) = objective.promise {
+            if let Some((share, seconds)) = objective.target.zip(objective.threshold) {
                 self.gauge(&families::SLO_TARGET, &[route, latency], share);
                 self.gauge(&families::SLO_THRESHOLD, &[route, latency], seconds);
+            }
+            if let Some(left) = objective.budget_left {
+                self.gauge(&families::SLO_BUDGET_LEFT, &[route, latency], left);
             }
             if let Some(attainment) = objective.attainment {
                 self.gauge(&families::SLO_ATTAINMENT, &[route, latency], attainment);
@@ -202,6 +206,26 @@ impl Page {
         self.gauge(&families::ENGINE_WAITING, &[&backend.name], engine.waiting);
         if let Some(ratio) = engine.kv_cache_ratio {
             self.gauge(&families::ENGINE_KV_CACHE, &[&backend.name], ratio);
+        }
+    }
+
+    /// Absent where nobody tells.
+    fn gpus(&mut self, backend: &BackendFigures) {
+        for (gpu, reading) in &backend.gpus {
+            let figures = [
+                (&families::GPU_UTILIZATION, reading.utilization),
+                (&families::GPU_MEMORY_USED, reading.memory_used.map(float)),
+                (&families::GPU_MEMORY_TOTAL, reading.memory_total.map(float)),
+                (&families::GPU_POWER, reading.power_watts),
+                (&families::GPU_TEMPERATURE, reading.temperature_celsius),
+                (&families::GPU_CLOCK, reading.clock_hertz),
+                (&families::GPU_THROTTLED, reading.throttled().map(|throttled| f64::from(u8::from(throttled)))),
+            ];
+            for (family, value) in figures {
+                if let Some(value) = value {
+                    self.gauge(family, &[gpu, &backend.name], value);
+                }
+            }
         }
     }
 

@@ -93,6 +93,8 @@ families! {
         "The latency that the objective promises to that share.";
     SLO_ATTAINMENT = Gauge "headway_slo_attainment_ratio" ["route", "latency"]
         "Share of good exchanges in the route's window.";
+    SLO_BUDGET_LEFT = Gauge "headway_slo_budget_left_ratio" ["route", "latency"]
+        "Share of the error budget of the route's budget period that is left; below 0 when overspent.";
     SLO_BURN_RATE = Gauge "headway_slo_burn_rate" ["route", "latency", "window"]
         "How fast the error budget is used: 1 uses it up exactly by the end of the budget period.";
     DECISIONS = Counter "headway_decisions_total" ["route", "backend", "reason"]
@@ -129,6 +131,20 @@ families! {
         "Requests in the engine's queue, whoever sent them, by its own metrics.";
     ENGINE_KV_CACHE = Gauge "headway_engine_kv_cache_ratio" ["backend"]
         "Share of the engine's key/value cache in use, by its own metrics.";
+    GPU_UTILIZATION = Gauge "headway_gpu_utilization_ratio" ["gpu", "backend"]
+        "Share of time in which something ran on the GPU: how busy it is, not how full.";
+    GPU_MEMORY_USED = Gauge "headway_gpu_memory_used_bytes" ["gpu", "backend"]
+        "GPU memory that is allocated.";
+    GPU_MEMORY_TOTAL = Gauge "headway_gpu_memory_total_bytes" ["gpu", "backend"]
+        "GPU memory that there is.";
+    GPU_POWER = Gauge "headway_gpu_power_watts" ["gpu", "backend"]
+        "What the GPU draws.";
+    GPU_TEMPERATURE = Gauge "headway_gpu_temperature_celsius" ["gpu", "backend"]
+        "How hot the GPU is.";
+    GPU_CLOCK = Gauge "headway_gpu_clock_hertz" ["gpu", "backend"]
+        "The clock of the GPU's multiprocessors.";
+    GPU_THROTTLED = Gauge "headway_gpu_throttled" ["gpu", "backend"]
+        "Whether heat or hardware slows the GPU; its power cap alone does not count.";
     BACKEND_STATE = Gauge "headway_backend_state" ["backend", "state"]
         "1 for the state the backend is in, 0 for the others.";
     RELOAD_SUCCESSFUL = Gauge "headway_config_last_reload_successful" []

@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use crate::wire::gpu::GpuReading;
+
 /// Every state a backend can be in, as the `state` label and the API write it.
 pub const BACKEND_STATES: [&str; 7] = ["ready", "warming", "down", "ejected", "probing", "draining", "unknown"];
 
@@ -46,6 +48,19 @@ pub struct PairFigure {
     pub value: f64,
 }
 
+/// What was counted of one route at one backend since the start.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PairTotals {
+    /// The route's name.
+    pub route: Arc<str>,
+    /// The backend's name; `none` for what reached none.
+    pub backend: Arc<str>,
+    /// Exchanges that ended there.
+    pub requests: u64,
+    /// What their answers cost, in the configuration's currency.
+    pub cost: f64,
+}
+
 /// What a shadow policy would have sent to one backend of a route so far.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ShadowFigure {
@@ -81,6 +96,8 @@ pub struct BackendFigures {
     pub buffered_streams: u64,
     /// What its engine says, where it is asked and answers.
     pub engine: Option<EngineFigures>,
+    /// Its GPUs, by the names the configuration gives them, as far as they tell something.
+    pub gpus: Vec<(Arc<str>, GpuReading)>,
 }
 
 /// What an engine says of itself.
@@ -101,10 +118,19 @@ pub struct ObjectiveFigures {
     pub route: Arc<str>,
     /// `ttft`, `itl`, `e2e` or `joint`.
     pub latency: &'static str,
-    /// The share of exchanges it is promised to, and the latency in seconds; the joint one has none of its own.
-    pub promise: Option<(f64, f64)>,
+    /// The share of exchanges that it is promised to; the joint promise has none of its own.
+    pub target: Option<f64>,
+    /// The latency that is promised to them, in seconds.
+    pub threshold: Option<f64>,
+    /// Exchanges in the route's window that kept it.
+    pub good: u64,
+    /// Exchanges in the route's window that it judged.
+    pub judged: u64,
     /// Share of good exchanges in the route's window; `None` while it holds none.
     pub attainment: Option<f64>,
+    /// The share of the error budget that is left of the route's budget period, below 0 when overspent; `None` while
+    /// nothing was judged, and where there is no target.
+    pub budget_left: Option<f64>,
     /// Burn rate by the name of its window, such as `5m`.
     pub burn: Vec<(&'static str, f64)>,
 }

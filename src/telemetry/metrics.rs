@@ -16,7 +16,7 @@ use prometheus::{Registry, TextEncoder};
 use super::export::{Page, float};
 use super::families::{self, FAMILIES};
 use super::histogram::Grids;
-use super::live::{LiveFigures, ObjectiveFigures, PairFigure};
+use super::live::{LiveFigures, ObjectiveFigures, PairFigure, PairTotals};
 use super::logs;
 use super::openmetrics;
 use super::process::ProcessFigures;
@@ -92,6 +92,12 @@ impl Metrics {
     #[must_use]
     pub fn missed(&self, now: Instant) -> Vec<PairFigure> {
         self.counters.table.load().missed(now)
+    }
+
+    /// What was counted of every route at every backend since the start.
+    #[must_use]
+    pub fn totals(&self) -> Vec<PairTotals> {
+        self.counters.table.load().totals()
     }
 
     /// The configuration was read with success, at first or again.
@@ -189,6 +195,7 @@ mod tests {
     use super::*;
     use crate::clock::{Clock, SystemClock};
     use crate::measure::outcome::{Outcome, ShedReason};
+    use crate::wire::gpu::{GpuReading, Slowdowns};
 
     fn now() -> Instant {
         SystemClock.now()
@@ -196,6 +203,18 @@ mod tests {
 
     fn pair(latency: &'static str, value: f64) -> PairFigure {
         PairFigure { route: "chat".into(), backend: "cheap".into(), latency, value }
+    }
+
+    fn gpu() -> GpuReading {
+        GpuReading {
+            utilization: Some(0.875),
+            memory_used: Some(70 << 30),
+            memory_total: Some(80 << 30),
+            power_watts: Some(512.5),
+            temperature_celsius: Some(61.0),
+            clock_hertz: Some(1.98e9),
+            slowdowns: Some(Slowdowns(0x40)),
+        }
     }
 
     fn live() -> LiveFigures {
@@ -210,13 +229,18 @@ mod tests {
                 buffering: false,
                 buffered_streams: 4,
                 engine: Some(EngineFigures { running: 7.0, waiting: 2.0, kv_cache_ratio: Some(0.25) }),
+                gpus: vec![("GPU-1".into(), gpu()), ("1".into(), GpuReading::default())],
             }],
             routes: vec![RouteFigures { name: "chat".into(), unplaced: 6 }],
             objectives: vec![ObjectiveFigures {
                 route: "chat".into(),
                 latency: "ttft",
-                promise: Some((0.95, 0.137)),
+                target: Some(0.95),
+                threshold: Some(0.137),
+                good: 39,
+                judged: 40,
                 attainment: Some(0.975),
+                budget_left: Some(0.5),
                 burn: vec![("5m", 0.5)],
             }],
             predicted: vec![pair("ttft", 0.125), pair("itl", 0.02)],
@@ -441,6 +465,10 @@ mod tests {
         let of = |latency| figures.iter().find(|of| &*of.route == "chat" && of.latency == latency).unwrap();
         assert_eq!((of("ttft").attainment, of("itl").attainment), (Some(0.75), Some(1.0)));
         assert_eq!(of("joint").attainment, Some(0.75));
+        let ttft = of("ttft");
+        assert_eq!((ttft.good, ttft.judged, ttft.target, of("joint").budget_left), (3, 4, Some(0.95), None));
+        // Two of five missed, of a twentieth that may.
+        assert_eq!(ttft.budget_left.map(f64::round), Some(-7.0));
         // One of four missed of a twentieth that may: five times too fast; two of five in the hour: eight times.
         let rounded: Vec<_> = of("ttft").burn.iter().map(|(name, rate)| (*name, rate.round())).collect();
         assert_eq!(rounded, [("5m", 5.0), ("1h", 8.0), ("6h", 8.0), ("3d", 8.0)]);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::attained::{Attained, BURN_WINDOWS};
 use super::histogram::{Grids, Histogram};
-use super::live::{ObjectiveFigures, PairFigure};
+use super::live::{ObjectiveFigures, PairFigure, PairTotals};
 use super::predicted::Bounds;
 use crate::config::settings::{Route, Settings};
 use crate::measure::exchange::ExchangeRecord;
@@ -206,6 +206,8 @@ pub(super) struct RouteSeries {
     objectives: Objectives,
     /// Over which attainment is shown.
     window: Duration,
+    /// Over which the error budget is spent.
+    budget_period: Duration,
     pub(super) totals: Arc<RouteTotals>,
     /// The route's backends, and [`NONE`] and [`OTHER`].
     pub(super) cells: HashMap<Arc<str>, Arc<Cell>>,
@@ -217,7 +219,7 @@ pub(super) struct RouteSeries {
 impl RouteSeries {
     fn new<'a>(
         name: Arc<str>,
-        promise: (Objectives, Duration),
+        promise: (Objectives, Duration, Duration),
         backends: impl Iterator<Item = &'a Arc<str>>,
         old: Option<&Self>,
         (grids, room, dropped): (&Grids, &mut usize, &Arc<AtomicU64>),
@@ -246,6 +248,7 @@ impl RouteSeries {
             name,
             objectives: promise.0,
             window: promise.1,
+            budget_period: promise.2,
             totals: old.map_or_else(new_totals, |old| Arc::clone(&old.totals)),
             cells,
             none: none_cell,
@@ -285,14 +288,33 @@ impl RouteSeries {
                 let rate = |(name, window)| Some((name, attained.over(place, window, now).burn_rate(target)?));
                 BURN_WINDOWS.into_iter().filter_map(rate).collect()
             };
+            let lately = attained.over(place, self.window, now);
+            let budget = |target: Objective| attained.over(place, self.budget_period, now).budget_left(target.quantile);
             ObjectiveFigures {
                 route: Arc::clone(&self.name),
                 latency,
-                promise: target.map(|target| (target.quantile.share(), target.threshold.as_secs_f64())),
+                target: target.map(|target| target.quantile.share()),
+                threshold: target.map(|target| target.threshold.as_secs_f64()),
+                good: lately.good,
+                judged: lately.total,
+                attainment: lately.share(),
+                budget_left: target.and_then(budget),
                 burn: target.map(burn).unwrap_or_default(),
-                attainment: attained.over(place, self.window, now).share(),
             }
         })
+    }
+
+    /// What was counted, by backend.
+    fn totals(&self) -> Vec<PairTotals> {
+        let mut cells: Vec<_> = self.cells.iter().collect();
+        cells.sort_unstable_by_key(|(name, _)| *name);
+        let totals = |(backend, cell): (&Arc<str>, &Arc<Cell>)| PairTotals {
+            route: Arc::clone(&self.name),
+            backend: Arc::clone(backend),
+            requests: cell.requests.iter().flat_map(Row::values).sum(),
+            cost: cell.cost.value(),
+        };
+        cells.into_iter().map(totals).collect()
     }
 
     /// How often bounds were missed lately, by backend.
@@ -367,7 +389,8 @@ impl Table {
         let of_route = |route: &Arc<Route>| {
             let names = route.backends.iter().filter_map(|&(index, _)| settings.backends.get(index));
             let names = names.map(|backend| &backend.name);
-            let (old, promise) = (kept(&route.name), (route.objectives, route.window));
+            let old = kept(&route.name);
+            let promise = (route.objectives, route.window, route.budget_period);
             Arc::new(RouteSeries::new(Arc::clone(&route.name), promise, names, old, (grids, &mut room, &dropped)))
         };
         let mut routes: Vec<_> = settings.routes.iter().take(MOST_ROUTES).map(of_route).collect();
@@ -390,6 +413,11 @@ impl Table {
     /// How often bounds were missed lately.
     pub(super) fn missed(&self, now: Instant) -> Vec<PairFigure> {
         self.routes.iter().flat_map(|route| route.missed(now)).collect()
+    }
+
+    /// What was counted by route and backend.
+    pub(super) fn totals(&self) -> Vec<PairTotals> {
+        self.routes.iter().flat_map(|route| route.totals()).collect()
     }
 
     /// How well every promise is kept.

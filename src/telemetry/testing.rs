@@ -7,7 +7,7 @@ use crate::config::settings::{
     Admin, Backend, BackendTls, BackendUrl, ClientSlo, Commit, Credential, Features, Health, Limits, PrefixAffinity,
     Retry, Route, RouteMatch, Settings, Shutdown, Telemetry, Timeouts,
 };
-use crate::measure::exchange::{Attempt, DecisionSummary, ExchangeRecord, Latencies, Phases};
+use crate::measure::exchange::{Attempt, BackendLoad, DecisionSummary, ExchangeRecord, Latencies, Phases};
 use crate::measure::objective::{Latency, Objective, Objectives, Verdicts};
 use crate::measure::outcome::{Blame, Outcome};
 use crate::route::admission::OnOverload;
@@ -63,6 +63,8 @@ pub(super) fn backend(name: &str) -> Arc<Backend> {
         credential: Credential::None,
         health: Health::default(),
         metrics: None,
+        gpus: Vec::new(),
+        dcgm: None,
     })
 }
 
@@ -173,11 +175,16 @@ pub(super) fn complete() -> ExchangeRecord {
             bound_e2e: None,
             price: Some(0.00125),
             prefix_tokens: 256.0,
+            load: busy(),
         }),
         cost: Some(0.0011),
         shed: None,
         verdicts: Verdicts { ttft: Some(true), itl: Some(true), e2e: None },
     }
+}
+
+fn busy() -> BackendLoad {
+    BackendLoad { gpu_utilization: Some(0.87), kv_cache_ratio: Some(0.25), running: Some(7.0), waiting: Some(2.0) }
 }
 
 /// A request that matched nothing.

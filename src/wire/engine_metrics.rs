@@ -4,6 +4,8 @@
 //! and NIM 2 mixes spellings on one page. A figure is taken from the first spelling that is there; samples of one
 //! spelling are added over their labels, since an engine may run in several parts.
 
+use super::exposition::{MOST, Sample};
+
 /// An engine's load.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EngineLoad {
@@ -53,8 +55,6 @@ const CACHE_INFO: &[&str] = &["vllm:cache_config_info", "sglang:cache_config_inf
 /// The label that says it outright, and pairs that say it by their product.
 const CACHE_TOKENS: &str = "kv_cache_size_tokens";
 const CACHE_PARTS: &[(&str, &str)] = &[("block_size", "num_gpu_blocks"), ("page_size", "num_pages")];
-/// No engine counts further; what does is no count.
-const MOST: f64 = 1e12;
 
 impl EngineLoad {
     /// Reads a page; `None` when it does not say how many requests run. Lines that make no sense are skipped.
@@ -68,7 +68,7 @@ impl EngineLoad {
             for figure in [&mut running, &mut waiting, &mut kv_ratio, &mut blocks, &mut block_tokens] {
                 figure.see(&sample);
             }
-            if let Some(tokens) = sample.cache_tokens() {
+            if let Some(tokens) = cache_tokens(&sample) {
                 capacity = Some(capacity.unwrap_or(0.0) + tokens);
             }
         }
@@ -129,78 +129,14 @@ impl Figure {
     }
 }
 
-/// One line of a page: a name, labels as written, a count.
-#[derive(Debug, PartialEq)]
-struct Sample<'a> {
-    name: &'a str,
-    labels: &'a str,
-    value: f64,
-}
-
-impl<'a> Sample<'a> {
-    /// `name{label="value",…} 1.0`, a time stamp allowed; `None` for comments, and for values below 0 or not finite.
-    fn parse(line: &'a str) -> Option<Self> {
-        let line = line.trim();
-        let (name, rest) = line.split_at(line.find(|c: char| c == '{' || c.is_whitespace())?);
-        if name.is_empty() || name.starts_with('#') {
-            return None;
-        }
-        let (labels, rest) = match rest.strip_prefix('{') {
-            Some(rest) => rest.split_at(end_of_labels(rest)?),
-            None => ("", rest),
-        };
-        let value = rest.trim_start_matches('}').split_whitespace().next()?.parse().ok()?;
-        (0.0..=MOST).contains(&value).then_some(Self { name, labels, value })
+/// Tokens in the cache, where a sample's labels say so.
+fn cache_tokens(sample: &Sample<'_>) -> Option<f64> {
+    if !CACHE_INFO.contains(&sample.name) {
+        return None;
     }
-
-    /// A label's value; values with escapes are never those that are asked for.
-    fn label(&self, key: &str) -> Option<&'a str> {
-        let mut rest = self.labels;
-        loop {
-            let (name, after) = rest.split_once("=\"")?;
-            let (value, next) = after.split_at(end_of_value(after)?);
-            if name.trim_matches([',', ' ']) == key {
-                return Some(value);
-            }
-            rest = next.get(1..)?;
-        }
-    }
-
-    /// Tokens in the cache, where this sample's labels say so.
-    fn cache_tokens(&self) -> Option<f64> {
-        if !CACHE_INFO.contains(&self.name) {
-            return None;
-        }
-        let number = |key: &str| self.label(key)?.parse::<f64>().ok().filter(|number| (1.0..MOST).contains(number));
-        let product = |(one, other): &(&str, &str)| Some(number(one)? * number(other)?);
-        number(CACHE_TOKENS).or_else(|| CACHE_PARTS.iter().find_map(product))
-    }
-}
-
-/// Where the labels' closing brace is: not within quotes.
-fn end_of_labels(text: &str) -> Option<usize> {
-    let (mut quoted, mut escaped) = (false, false);
-    for (at, character) in text.char_indices() {
-        match character {
-            _ if escaped => escaped = false,
-            '\\' if quoted => escaped = true,
-            '"' => quoted = !quoted,
-            '}' if !quoted => return Some(at),
-            _ => {}
-        }
-    }
-    None
-}
-
-/// Where a quoted value ends.
-fn end_of_value(text: &str) -> Option<usize> {
-    let mut escaped = false;
-    let ends = |(_, character): &(usize, char)| {
-        let end = *character == '"' && !escaped;
-        escaped = *character == '\\' && !escaped;
-        end
-    };
-    text.char_indices().find(ends).map(|(at, _)| at)
+    let number = |key: &str| sample.label(key)?.parse::<f64>().ok().filter(|number| (1.0..MOST).contains(number));
+    let product = |(one, other): &(&str, &str)| Some(number(one)? * number(other)?);
+    number(CACHE_TOKENS).or_else(|| CACHE_PARTS.iter().find_map(product))
 }
 
 #[cfg(test)]

@@ -5,9 +5,12 @@
 
 pub mod answer;
 pub mod chunk;
+pub mod dcgm;
 pub mod engine_metrics;
 pub mod error;
+mod exposition;
 mod finish;
+pub mod gpu;
 pub mod json;
 mod messages;
 pub mod request;

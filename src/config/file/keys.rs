@@ -78,12 +78,21 @@ const TELEMETRY: Shape = Shape::Map(&[
     Key::optional("access_log", ACCESS_LOG, "One line per exchange. Default: off."),
     Key::optional("log", LOG, "Headway's own log, on standard error."),
     Key::not_built("otlp"),
-    Key::not_built("gpu"),
+    Key::optional("gpu", GPU, "How the GPUs of this host are asked, where backends name some under `gpus`."),
 ]);
 
 const ACCESS_LOG: Shape = Shape::Map(&[
     Key::one("format", Kind::Choice(|| vec!["json"]), "Default: json."),
     Key::one("path", Kind::File, "`stdout`, or a file that is appended to. Default: stdout."),
+]);
+
+const GPU: Shape = Shape::Map(&[
+    Key::one(
+        "nvml",
+        Kind::File,
+        "NVIDIA's management library: `auto` loads the system's, `off` none; or a file. Default: auto.",
+    ),
+    Key::one("interval", Kind::Duration, "Time between two questions, from 1s to 1m. Default: 1s."),
 ]);
 
 const LOG: Shape = Shape::Map(&[Key::one(
@@ -153,8 +162,13 @@ const BACKEND: Shape = Shape::Map(&[
         METRICS,
         "The engine's own view of its load, where others use it too. Default: not asked.",
     ),
-    Key::not_built("dcgm"),
-    Key::not_built("gpus"),
+    Key::optional(
+        "gpus",
+        Shape::List(&Shape::One(Kind::Gpu)),
+        "The GPUs it runs on, by index or UUID (a MIG instance by its own UUID, or as GPU/INSTANCE with `dcgm`): of \
+         this host, or with `dcgm` of that one. Default: none, with `dcgm` all.",
+    ),
+    Key::one("dcgm", Kind::Url, "The page of the DCGM exporter on its host, such as http://10.0.0.11:9400/metrics."),
 ]);
 
 const BACKEND_TLS: Shape = Shape::Map(&[

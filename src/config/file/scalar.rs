@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use super::suggest::nearest;
 use crate::config::network::Network;
-use crate::config::settings::BackendUrl;
+use crate::config::settings::{BackendUrl, GpuId};
 use crate::units::{self, ParseError, Quantile};
 
 /// Longest text anywhere in the configuration.
 const MAX_TEXT: usize = 4_096;
+/// The longest name of a GPU: `MIG-GPU-`, a UUID and two numbers are 50 bytes.
+const LONGEST_GPU: usize = 96;
 
 /// Why a text is not what it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -249,6 +251,17 @@ pub(super) fn url(text: &str) -> Result<BackendUrl, Wrong> {
     refuse_link_local(&host)?;
     let port = port.unwrap_or(if https { 443 } else { 80 });
     Ok(BackendUrl { https, host: host.into(), port, base_path: path.trim_end_matches('/').into() })
+}
+
+/// `0`, `GPU-…`, `MIG-…` or `0/7`.
+pub(super) fn gpu(text: &str) -> Result<GpuId, Wrong> {
+    let id = GpuId(text.into());
+    let plain = |character: char| character.is_ascii_alphanumeric() || matches!(character, '-' | '/');
+    if id.named().is_none() || text.len() > LONGEST_GPU || !text.chars().all(plain) {
+        let hint = "write an index such as `0`, or a UUID such as `GPU-…` or `MIG-…`, as `nvidia-smi -L` shows them";
+        return Err(Wrong::new(format!("`{text}` names no GPU"), hint));
+    }
+    Ok(id)
 }
 
 /// The text without what may be a password.

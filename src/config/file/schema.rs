@@ -76,6 +76,9 @@ fn of_kind(kind: Kind) -> Value {
         Kind::Url => text("^https?://"),
         Kind::UrlPath => text("^/"),
         Kind::Date => text("^[0-9]{4}-[0-9]{2}-[0-9]{2}"),
+        Kind::Gpu => {
+            json!({ "anyOf": [text("^([0-9]+(/[0-9]+)?|(GPU|MIG)-.+)$"), { "type": "integer", "minimum": 0 }] })
+        }
         Kind::Name => text("^[A-Za-z0-9._-]{1,64}$"),
         Kind::Threads => {
             json!({ "anyOf": [{ "enum": ["auto"] }, or_variable(json!({ "type": "integer", "minimum": 1, "maximum": 1024 }))] })

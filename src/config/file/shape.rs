@@ -84,6 +84,8 @@ pub(super) enum Kind {
     Quantile,
     /// `2026-01-31`, or an instant of that day.
     Date,
+    /// A GPU: `0`, `GPU-…`, `MIG-…` or `0/7`.
+    Gpu,
 }
 
 impl Key {
@@ -161,6 +163,7 @@ impl Kind {
             Self::Threads => "a number of threads or `auto`",
             Self::Quantile => "a quantile",
             Self::Date => "a date",
+            Self::Gpu => "a GPU",
         }
     }
 
@@ -185,6 +188,7 @@ impl Kind {
             Self::Threads => "`auto` or `4`".to_owned(),
             Self::Quantile => "`p95`".to_owned(),
             Self::Date => "`2026-01-31`".to_owned(),
+            Self::Gpu => "`0`, `GPU-8f6a2c1e-…`, `MIG-5c89852c-…` or `0/7`".to_owned(),
         }
     }
 
@@ -210,6 +214,7 @@ impl Kind {
             Self::Threads => scalar::threads(text).map(drop),
             Self::Quantile => scalar::quantile(text).map(drop),
             Self::Date => scalar::date(text).map(drop),
+            Self::Gpu => scalar::gpu(text).map(drop),
         }
     }
 

@@ -25,6 +25,7 @@ admin: { address: 127.0.0.1:9191, token: { file: token }, open_metrics: false }
 telemetry:
   access_log: { format: json, path: access.log }
   log: { level: debug }
+  gpu: { nvml: libnvidia-ml.so.1, interval: 5s }
 state: { path: state.json, interval: 9s }
 baselines: baselines.yaml
 defaults:
@@ -45,6 +46,8 @@ backends:
     api_key: { file: nim }
     health: { path: /ready, interval: 9s }
     metrics: { path: /v1/metrics, interval: 3s }
+    gpus: [0, MIG-5c89852c-d268-c3f3-1b07-005d5ae1dc3f, 1/2]
+    dcgm: http://a.internal:9400/metrics
   - name: b
     url: http://b
     price: { input_per_mtok: 1, cached_input_per_mtok: 0.5, output_per_mtok: 2 }

@@ -117,6 +117,12 @@ impl BackendModel {
         &self.load
     }
 
+    /// Whether no request was ever sent there: what it knows, if anything, was given to it.
+    #[must_use]
+    pub fn is_unused(&self) -> bool {
+        self.requests == 0
+    }
+
     /// The backend was taken out of service: its books and its prefix index are void, what was learned stays.
     pub fn ejected(&mut self) {
         self.books += 1;

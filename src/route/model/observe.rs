@@ -37,6 +37,9 @@ impl BackendModel {
         let ttft_bias = if self.tuning.bias { self.ttft_bias.value() } else { 0.0 };
         let watch = facts.stream.then(|| (id, view.ttft * ttft_bias.exp()));
         self.load.sent(&load, view.uncached_tokens, watch, now);
+        if !facts.stream && self.pair(asking.route).is_some_and(|pair| pair.unstreamed_samples > 0) {
+            self.load.answer_expected(id, whole_base, now);
+        }
         if self.tuning.prefix {
             self.prefix.insert(asking.prefix.blocks);
         }

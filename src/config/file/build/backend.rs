@@ -8,7 +8,8 @@ use crate::config::diagnostic::Code;
 use crate::config::file::scalar;
 use crate::config::file::view::View;
 use crate::config::settings::{
-    Backend, BackendTls, BackendUrl, Credential, EngineMetrics, Features, Health, ModelPattern,
+    Backend, BackendTls, BackendUrl, Credential, DcgmExporter, EngineMetrics, Features, GpuId, Health, ModelPattern,
+    NamedGpu,
 };
 use crate::route::price::Price;
 use crate::units::format_duration;
@@ -44,7 +45,35 @@ fn backend(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Option<Backend
         credential,
         health,
         metrics,
+        gpus: gpus(&view.key("gpus"), builder),
+        dcgm: dcgm(view, builder),
     })
+}
+
+/// Indices and UUIDs, each once.
+fn gpus(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Vec<GpuId> {
+    builder.require_items(view, "GPU");
+    builder.unique(view.items(), "GPU");
+    view.items().filter_map(|item| item.read(scalar::gpu)).collect()
+}
+
+fn dcgm(backend: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Option<DcgmExporter> {
+    let view = backend.key("dcgm");
+    let url = view.read(scalar::url);
+    if let Some(url) = &url
+        && url.base_path.is_empty()
+    {
+        let hint = "an exporter's page is usually `/metrics`";
+        builder.error(&view, Code::InvalidValue, "this URL names no page", hint);
+    }
+    for (item, gpu) in backend.key("gpus").items().filter_map(|item| Some((item.read(scalar::gpu)?, item))) {
+        let instance = matches!(item.named(), Some(NamedGpu::Instance { .. }));
+        if instance && !view.is_set() {
+            let message = "only a DCGM exporter knows a MIG instance by its number";
+            builder.error(&gpu, Code::Conflict, message, "give its UUID, as `nvidia-smi -L` shows it");
+        }
+    }
+    url.map(|url| DcgmExporter { url })
 }
 
 fn number(view: &View<'_>) -> Option<u64> {

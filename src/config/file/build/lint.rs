@@ -3,7 +3,7 @@
 use super::{Builder, collide};
 use crate::config::diagnostic::Code;
 use crate::config::file::view::View;
-use crate::config::settings::{AccessLog, ModelPattern, RouteMatch, Settings};
+use crate::config::settings::{AccessLog, ModelPattern, NvmlLibrary, RouteMatch, Settings};
 
 pub(super) fn settings(settings: &Settings, root: &View<'_>, builder: &mut Builder<'_, '_, '_>) {
     admin_address(settings, root, builder);
@@ -11,6 +11,20 @@ pub(super) fn settings(settings: &Settings, root: &View<'_>, builder: &mut Build
     unreachable_routes(settings, root, builder);
     unused_backends(settings, root, builder);
     unknown_measured(settings, root, builder);
+    unseen_gpus(settings, root, builder);
+}
+
+/// GPUs of this host that nobody asks about.
+fn unseen_gpus(settings: &Settings, root: &View<'_>, builder: &mut Builder<'_, '_, '_>) {
+    if settings.telemetry.gpu.nvml != NvmlLibrary::Off {
+        return;
+    }
+    for (backend, view) in settings.backends.iter().zip(root.key("backends").items()) {
+        if !backend.gpus.is_empty() && backend.dcgm.is_none() {
+            let message = "`telemetry.gpu.nvml` is off, so nothing is known of these GPUs";
+            builder.warning(&view.key("gpus"), Code::Unused, message, "remove them, or turn `nvml` on");
+        }
+    }
 }
 
 fn admin_address(settings: &Settings, root: &View<'_>, builder: &mut Builder<'_, '_, '_>) {

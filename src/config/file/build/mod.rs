@@ -22,9 +22,10 @@ use crate::config::diagnostic::Code;
 use crate::config::environment::Environment;
 use crate::config::file;
 use crate::config::settings::{
-    AccessLog, Admin, Level, Limits, Listener, ListenerTls, Retry, RetryCause, Settings, Shutdown, StateFile,
-    Telemetry, Timeouts,
+    AccessLog, Admin, GpuTelemetry, Level, Limits, Listener, ListenerTls, NvmlLibrary, Retry, RetryCause, Settings,
+    Shutdown, StateFile, Telemetry, Timeouts,
 };
+use crate::units::format_duration;
 
 /// Where the admin listener is unless the file says otherwise.
 const ADMIN_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
@@ -190,7 +191,7 @@ fn admin(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Admin {
     }
 }
 
-fn telemetry(view: &View<'_>, builder: &Builder<'_, '_, '_>) -> Telemetry {
+fn telemetry(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Telemetry {
     let log = view.key("access_log");
     let access_log = log.is_set().then(|| match log.key("path").text() {
         None | Some("stdout") => AccessLog::Stdout,
@@ -203,7 +204,25 @@ fn telemetry(view: &View<'_>, builder: &Builder<'_, '_, '_>) -> Telemetry {
         Some("trace") => Level::Trace,
         _ => Level::Info,
     };
-    Telemetry { access_log, level }
+    Telemetry { access_log, level, gpu: gpu(&view.key("gpu"), builder) }
+}
+
+fn gpu(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> GpuTelemetry {
+    let default = GpuTelemetry::default();
+    let at = view.key("interval");
+    let interval = at.read(scalar::duration).unwrap_or(default.interval);
+    let (shortest, longest) = GpuTelemetry::INTERVALS;
+    if !(shortest..=longest).contains(&interval) {
+        let (shortest, longest) = (format_duration(shortest), format_duration(longest));
+        let message = format!("GPUs are asked every {shortest} to {longest}");
+        builder.error(&at, Code::InvalidValue, message, "write `1s`");
+    }
+    let nvml = match view.key("nvml").text() {
+        None | Some("auto") => NvmlLibrary::Auto,
+        Some("off") => NvmlLibrary::Off,
+        Some(path) => NvmlLibrary::File(builder.base.join(path)),
+    };
+    GpuTelemetry { nvml, interval }
 }
 
 fn state(view: &View<'_>, builder: &Builder<'_, '_, '_>) -> Option<StateFile> {
