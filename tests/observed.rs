@@ -29,15 +29,7 @@ const CONTRACT: &str = "headway_requests_total headway_request_duration_seconds 
     process_resident_memory_bytes";
 
 /// Families that come with parts that are not built into this version.
-const ANNOUNCED: [(&str, &[&str]); 7] = [
-    ("headway_gpu_utilization_ratio", &["gpu", "backend"]),
-    ("headway_gpu_memory_used_bytes", &["gpu", "backend"]),
-    ("headway_gpu_power_watts", &["gpu", "backend"]),
-    ("headway_gpu_temperature_celsius", &["gpu", "backend"]),
-    ("headway_gpu_clock_hertz", &["gpu", "backend"]),
-    ("headway_gpu_throttled", &["gpu", "backend"]),
-    ("headway_spans_dropped_total", &["reason"]),
-];
+const ANNOUNCED: [(&str, &[&str]); 1] = [("headway_spans_dropped_total", &["reason"])];
 
 /// Labels that a scrape adds.
 const ADDED: [&str; 2] = ["job", "instance"];

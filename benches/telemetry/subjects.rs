@@ -27,7 +27,7 @@ pub(crate) async fn all(folder: &Path, backends: &[SocketAddr; 2]) -> Vec<Subjec
         ("100 %, 1 byte/s", Some((troubled[2], "100%"))),
     ];
     let headway = std::env::var("HEADWAY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_headway").to_owned());
-    let subject = |(number, (name, otlp)): (usize, (&'static str, Option<(SocketAddr, &str)>))| {
+    let subject = |(number, (name, otlp)): (usize, Way)| {
         let (address, admin) = (free_port(), free_port());
         let file = folder.join(format!("headway-{number}.yaml"));
         fs::write(&file, configuration(folder, number, (address, admin), backends, otlp))
@@ -37,6 +37,9 @@ pub(crate) async fn all(folder: &Path, backends: &[SocketAddr; 2]) -> Vec<Subjec
     };
     ways.into_iter().enumerate().map(subject).collect()
 }
+
+/// What a subject is called, and its collector and sample ratio.
+type Way = (&'static str, Option<(SocketAddr, &'static str)>);
 
 fn free_port() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")

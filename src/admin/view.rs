@@ -113,6 +113,9 @@ pub(super) struct BackendView {
     max_in_flight: Option<u32>,
     waiting_tokens: u64,
     output_tokens: u64,
+    /// What is asked of it over what it can serve with its promises kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    demand: Option<f64>,
     /// Whether something on the way holds its tokens back.
     buffering: bool,
     buffered_streams: u64,
@@ -181,6 +184,7 @@ impl BackendView {
             max_in_flight: settings.max_in_flight,
             waiting_tokens: backend.waiting_tokens(),
             output_tokens: backend.output_tokens(),
+            demand: moment.fleet.demand(backend, now),
             buffering: backend.is_buffering(),
             buffered_streams: backend.buffered_streams(),
             consecutive_faults: backend.ejection().1,
@@ -357,7 +361,7 @@ impl ObjectiveView {
             judged: figures.judged,
             good: figures.good,
             attainment: figures.attainment,
-            met: figures.attainment.zip(figures.promise).map(|(share, (target, _))| share >= target),
+            met: figures.attainment.zip(figures.target).map(|(share, target)| share >= target),
             budget_left: figures.budget_left,
             burn_rate: figures.burn.iter().map(|(window, rate)| ((*window).to_owned(), (*rate).into())).collect(),
         }

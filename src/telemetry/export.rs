@@ -183,9 +183,12 @@ impl Page {
         }
         for objective in &live.objectives {
             let (route, latency) = (&*objective.route, objective.latency);
-            if let Some((share, seconds)) = objective.promise {
+            if let Some((share, seconds)) = objective.target.zip(objective.threshold) {
                 self.gauge(&families::SLO_TARGET, &[route, latency], share);
                 self.gauge(&families::SLO_THRESHOLD, &[route, latency], seconds);
+            }
+            if let Some(left) = objective.budget_left {
+                self.gauge(&families::SLO_BUDGET_LEFT, &[route, latency], left);
             }
             if let Some(attainment) = objective.attainment {
                 self.gauge(&families::SLO_ATTAINMENT, &[route, latency], attainment);

@@ -93,6 +93,8 @@ families! {
         "The latency that the objective promises to that share.";
     SLO_ATTAINMENT = Gauge "headway_slo_attainment_ratio" ["route", "latency"]
         "Share of good exchanges in the route's window.";
+    SLO_BUDGET_LEFT = Gauge "headway_slo_budget_left_ratio" ["route", "latency"]
+        "Share of the error budget of the route's budget period that is left; below 0 when overspent.";
     SLO_BURN_RATE = Gauge "headway_slo_burn_rate" ["route", "latency", "window"]
         "How fast the error budget is used: 1 uses it up exactly by the end of the budget period.";
     DECISIONS = Counter "headway_decisions_total" ["route", "backend", "reason"]

@@ -77,24 +77,8 @@ async fn a_canary_is_found_nowhere() {
     for record in &records {
         shown.push(("a record", format!("{record:?}")));
     }
-    for path in [
-        "/metrics",
-        "/api/v1/requests",
-        "/api/v1/backends",
-        "/api/v1/routes",
-        "/api/v1/decisions",
-        "/api/v1/config",
-        "/api/v1/version",
-        "/readyz?verbose",
-        "/",
-    ] {
-        let mut client = Client::connect(headway.server.admin_address()).await;
-        client
-            .send(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {ADMIN_TOKEN}\r\n\r\n"))
-            .await;
-        let reply = client.reply().await;
-        assert_eq!(reply.status, 200, "{path}: {}", reply.text());
-        shown.push(("the admin listener", reply.text()));
+    for page in pages(headway.server.admin_address()).await {
+        shown.push(("the admin listener", page));
     }
     shown.push(("the dashboard's events", first_event(headway.server.admin_address()).await));
     headway.server.shutdown(std::time::Duration::from_secs(5)).await;
@@ -107,6 +91,31 @@ async fn a_canary_is_found_nowhere() {
     for (place, text) in shown {
         assert!(!text.contains("canary"), "{place}: {text}");
     }
+}
+
+/// What the admin listener shows.
+async fn pages(admin: std::net::SocketAddr) -> Vec<String> {
+    let mut pages = Vec::new();
+    for path in [
+        "/metrics",
+        "/api/v1/requests",
+        "/api/v1/backends",
+        "/api/v1/routes",
+        "/api/v1/decisions",
+        "/api/v1/config",
+        "/api/v1/version",
+        "/readyz?verbose",
+        "/",
+    ] {
+        let mut client = Client::connect(admin).await;
+        client
+            .send(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {ADMIN_TOKEN}\r\n\r\n"))
+            .await;
+        let reply = client.reply().await;
+        assert_eq!(reply.status, 200, "{path}: {}", reply.text());
+        pages.push(reply.text());
+    }
+    pages
 }
 
 /// The first of the dashboard's events, which holds everything.

@@ -214,3 +214,80 @@ fn what_was_learned_survives_a_reload_and_goes_with_a_backend_that_is_another() 
     assert_eq!((new_samples[0], new_samples[1]), (old[0], 0));
     assert!(old[0] >= 20);
 }
+
+#[test]
+fn what_found_no_place_is_asked_of_every_backend() {
+    let promise = |millis| {
+        let threshold = Duration::from_millis(millis);
+        let ttft = Objective { latency: Latency::TimeToFirstToken, quantile: Quantile::P95, threshold };
+        Objectives { ttft: Some(ttft), ..Objectives::default() }
+    };
+    let start = now();
+    let fleet = routed(|route| (route.objectives, route.on_overload) = (promise(2_000), OnOverload::Shed), start);
+    let (mut at, mut busy) = (start + SECOND * 100, Vec::new());
+    let demand = |at| fleet.demand(&fleet.backends()[1], at).unwrap();
+    assert!(demand(at).abs() < 1e-9, "nothing arrived for a minute");
+    for _ in 0..40 {
+        at += SECOND / 4;
+        let mut given = fleet.dispatch(0, &promising(promise(2_000)), &[], at).unwrap();
+        given.in_flight.first_token(at + SECOND / 5);
+        busy.push(given);
+        if busy.len() > 4 {
+            busy.remove(0);
+        }
+    }
+    let (placed, before) = (demand(at), fleet.routes()[0].unplaced());
+    assert!(placed > 0.0 && placed < 1.0, "{placed}");
+    // About as many as were placed find no place (one may be a probe): about twice as much is asked for.
+    let refused = (0..40).filter(|_| fleet.dispatch(0, &promising(hopeless()), &[], at).is_err()).count();
+    assert!(refused >= 36 && fleet.routes()[0].unplaced() - before == refused as u64, "{refused}");
+    let asked = demand(at) / placed;
+    assert!((1.7..2.2).contains(&asked), "{asked}");
+    assert!(demand(at + SECOND * 90).abs() < 1e-9, "nothing has come since");
+    fleet.backends()[1].drain();
+    assert_eq!(fleet.demand(&fleet.backends()[1], at), None, "it is out of service");
+}
+
+#[test]
+fn more_backends_do_not_help_where_even_an_idle_one_is_too_slow() {
+    let start = now();
+    let fleet = routed(|route| route.objectives = hopeless(), start);
+    fleet.dispatch(0, &promising(hopeless()), &[], start).unwrap();
+    assert_eq!(fleet.demand(&fleet.backends()[0], start), None);
+}
+
+#[test]
+fn streams_that_were_held_back_teach_no_latency() {
+    use crate::measure::bursts::Delivery;
+    let (at, fleet) = (now(), routed(|_| {}, now()));
+    let held = |fleet: &Fleet, times| {
+        for _ in 0..times {
+            let given = fleet.dispatch(0, &request("m"), &[BackendIndex(1)], at).unwrap();
+            assert!(given.in_flight.held_back(Some(Delivery::HeldBack)));
+        }
+    };
+    held(&fleet, 5);
+    assert!(!fleet.backends()[0].is_buffering());
+    held(&fleet, 1);
+    assert!(fleet.backends()[0].is_buffering() && !fleet.backends()[1].is_buffering());
+    let expected = || {
+        let explanation = fleet.explain("r", &request("m"), at + SECOND * 20).unwrap();
+        let (_, of_a) = explanation.candidates.into_iter().find(|(name, _)| &**name == "a").unwrap();
+        (of_a.ttft.unwrap().central, of_a.itl.unwrap().central)
+    };
+    let before = expected();
+    for _ in 0..20 {
+        let mut given = fleet.dispatch(0, &request("m"), &[BackendIndex(1)], at).unwrap();
+        given.in_flight.first_token(at + SECOND * 9);
+        given.in_flight.tokens(200, at + SECOND * 19);
+        let held_back = given.in_flight.held_back(None);
+        assert!(held_back, "too short to tell, from a backend that is known to be held back");
+        let served = Served { output_tokens: Some(200), mean_gap: Some(SECOND / 20), held_back };
+        given.in_flight.served(&served, at + SECOND * 19);
+    }
+    let after = expected();
+    // What is left of the prompts' own load apart.
+    let same = |before: f64, after: f64| (after / before - 1.0).abs() < 0.01;
+    assert!(same(before.0, after.0) && same(before.1, after.1), "{before:?} {after:?}");
+    check_idle(&fleet);
+}
