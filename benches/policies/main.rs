@@ -79,6 +79,21 @@ async fn compare(plan: &Plan) -> Vec<Column> {
     if let Some((at, sent)) = last {
         take(plan, &stages[at], sent, &mut columns[at]).await;
     }
+    undisturbed(columns)
+}
+
+/// Leaves rounds out in which the machine disturbed a run, and says so.
+fn undisturbed(mut columns: Vec<Column>) -> Vec<Column> {
+    let rounds = columns.iter().map(|column| column.runs.len()).min().unwrap_or(0);
+    let disturbed = |round: &usize| columns.iter().any(|column| column.runs[*round].is_disturbed());
+    let disturbed: Vec<usize> = (0..rounds).filter(disturbed).collect();
+    for round in disturbed.iter().rev() {
+        println!("round {round} is left out: the machine delayed requests by more than the path ever does");
+        for column in &mut columns {
+            column.runs.remove(*round);
+        }
+    }
+    assert!(disturbed.len() < rounds.max(1), "every round was disturbed: the machine is too busy to measure on");
     columns
 }
 

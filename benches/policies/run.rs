@@ -19,6 +19,10 @@ use crate::scene::{BACKENDS, ROUTES};
 /// Shares of backends are looked at second by second.
 const BUCKET: Duration = Duration::from_secs(1);
 
+/// Beyond this a run is held for disturbed: added to half of the first tokens, and any send's delay.
+const MOST_ADDED_MS: f64 = 25.0;
+const LATEST_MS: f64 = 250.0;
+
 /// One counted request.
 pub(crate) struct Sample {
     pub(crate) route: usize,
@@ -148,6 +152,12 @@ impl Run {
 
     pub(crate) fn latest(&self) -> f64 {
         self.samples.iter().map(|sample| sample.lag).max().unwrap_or_default().as_secs_f64() * 1e3
+    }
+
+    /// Whether the machine, and not the rule, was measured: what the path adds is milliseconds else, and nothing is sent
+    /// late.
+    pub(crate) fn is_disturbed(&self) -> bool {
+        self.percentile(50.0, |_| true, |sample| sample.added_ms) > MOST_ADDED_MS || self.latest() > LATEST_MS
     }
 
     /// A percentile of what requests of a route have, in the order of [`percentiles`].
