@@ -115,6 +115,9 @@ pub(super) struct BackendView {
     output_tokens: u64,
     /// Whether something on the way holds its tokens back.
     buffering: bool,
+    /// What is asked of it over what it can carry with its routes' promises kept; absent where that cannot be said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    demand: Option<f64>,
     buffered_streams: u64,
     consecutive_faults: u32,
     addresses: Vec<String>,
@@ -182,6 +185,7 @@ impl BackendView {
             waiting_tokens: backend.waiting_tokens(),
             output_tokens: backend.output_tokens(),
             buffering: backend.is_buffering(),
+            demand: moment.fleet.demand(backend, now),
             buffered_streams: backend.buffered_streams(),
             consecutive_faults: backend.ejection().1,
             addresses: backend.endpoints().iter().map(|endpoint| endpoint.address().to_string()).collect(),

@@ -171,11 +171,10 @@ pub(super) fn complete() -> ExchangeRecord {
             bound_ttft: Some(millis(131)),
             predicted_itl: Some(millis(19)),
             bound_itl: Some(Duration::from_micros(22_500)),
-            predicted_e2e: None,
-            bound_e2e: None,
             price: Some(0.00125),
             prefix_tokens: 256.0,
             load: busy(),
+            ..DecisionSummary::default()
         }),
         cost: Some(0.0011),
         shed: None,

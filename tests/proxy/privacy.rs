@@ -86,7 +86,6 @@ async fn a_canary_is_found_nowhere() {
         "/api/v1/config",
         "/api/v1/version",
         "/readyz?verbose",
-        "/",
     ] {
         let mut client = Client::connect(headway.server.admin_address()).await;
         client
