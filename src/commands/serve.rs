@@ -174,6 +174,7 @@ impl Server {
             reload: Mutex::new(None),
             drain: Notify::new(),
         });
+        core.telemetry.metrics().reload_succeeded(core.clock.wall());
         let background = watch::channel(false).0;
         admin::spawn(admin_listener, services(&core), background.subscribe())?;
         let connector = proxy::connector();
@@ -315,7 +316,6 @@ async fn serve(args: &ServeArgs, loaded: Loaded) -> anyhow::Result<ExitCode> {
             return Ok(super::failure(&error));
         }
     };
-    server.core.telemetry.metrics().reload_succeeded(server.core.clock.wall());
     let reloader = reloader(args, loaded, &server.core);
     let _watch = Watch::start(Arc::clone(&reloader))
         .inspect_err(|error| tracing::warn!(%error, "the configuration file is not watched; SIGHUP still reloads it"));
