@@ -118,6 +118,9 @@ pub(super) struct BackendView {
     demand: Option<f64>,
     /// Whether something on the way holds its tokens back.
     buffering: bool,
+    /// What is asked of it over what it can carry with its routes' promises kept; absent where that cannot be said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    demand: Option<f64>,
     buffered_streams: u64,
     consecutive_faults: u32,
     addresses: Vec<String>,
@@ -186,6 +189,7 @@ impl BackendView {
             output_tokens: backend.output_tokens(),
             demand: moment.fleet.demand(backend, now),
             buffering: backend.is_buffering(),
+            demand: moment.fleet.demand(backend, now),
             buffered_streams: backend.buffered_streams(),
             consecutive_faults: backend.ejection().1,
             addresses: backend.endpoints().iter().map(|endpoint| endpoint.address().to_string()).collect(),

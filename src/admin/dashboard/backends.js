@@ -53,13 +53,20 @@ function state(one) {
   const check = one.last_check;
   const faults = one.consecutive_faults > 0 && ` · ${format.count(one.consecutive_faults)} faults in a row`;
   const reason = check ? `${check.result}, ${format.age(check.seconds_ago)} ago` : "no check yet";
-  return [h("span", { class: `state ${kind}` }, mark(kind), word), h("small", null, reason, faults)];
+  return [
+    h("span", { class: `state ${kind}` }, mark(kind), word),
+    h("small", null, reason, faults),
+    one.buffering && h("small", { class: "warn", title: "Its tokens come in bursts: TTFT is late by what holds them, ITL flatters. What such streams take is not learned." }, mark("warn"), " tokens held back on their way"),
+  ];
 }
 
 function load(one) {
   const limit = one.max_in_flight;
   const share = limit ? `${Math.min(100, (one.in_flight / limit) * 100)}%` : "0%";
-  return h("span", { class: "bar", vars: { share } }, h("span", { "data-figure": "in-flight" }, format.count(one.in_flight)), limit === undefined ? ", no limit" : ` of ${format.count(limit)}`);
+  return [
+    h("span", { class: "bar", vars: { share } }, h("span", { "data-figure": "in-flight" }, format.count(one.in_flight)), limit === undefined ? ", no limit" : ` of ${format.count(limit)}`),
+    one.demand !== undefined && h("small", { class: one.demand > 1 ? "over" : null, title: "What is asked of it over what it can carry with its routes' promises kept" }, `demand ${format.percent(one.demand)}`),
+  ];
 }
 
 function waiting(one) {
