@@ -177,7 +177,7 @@ fn gpus(backend: &Backend) -> Option<String> {
     let one = |gpu: &super::shown::Gpu| {
         let heat = gpu.temperature_celsius.map(|celsius| format!(" {celsius:.0} °C")).unwrap_or_default();
         let slowed = if gpu.slowdowns.is_empty() { String::new() } else { format!(" ({})", gpu.slowdowns.join(", ")) };
-        Some(format!("{}: {}{heat}{slowed}", gpu.gpu, whole(gpu.utilization?)))
+        Some(format!("{}: {}{heat}{slowed}", gpu.id, whole(gpu.utilization?)))
     };
     let told: Vec<_> = backend.gpus.iter().filter_map(one).collect();
     (!told.is_empty()).then(|| told.join(", "))
@@ -330,7 +330,9 @@ mod tests {
     fn the_present_reads_like_this() {
         let mut value = decided();
         let fields = value.as_object_mut().expect("an object");
-        ["at", "request_id", "happened", "load"].iter().for_each(|name| drop(fields.remove(*name)));
+        for name in ["at", "request_id", "happened", "load"] {
+            fields.remove(name);
+        }
         fields["candidates"][1]["headroom"] = (-0.25).into();
         fields["candidates"][0]["headroom"] = (-5.2).into();
         fields["candidates"][1]["prefix_tokens"] = 1_024.0.into();

@@ -109,7 +109,8 @@ pub(super) struct Backend {
 
 #[derive(Deserialize)]
 pub(super) struct Gpu {
-    pub(super) gpu: String,
+    #[serde(rename = "gpu")]
+    pub(super) id: String,
     pub(super) utilization: Option<f64>,
     #[serde(default)]
     pub(super) slowdowns: Vec<String>,
