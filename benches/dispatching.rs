@@ -1,13 +1,16 @@
 //! What choosing and dispatching costs in the proxy's own fleet: locks, books, the record of the decision, and the guard
 //! that takes it all back; alone, and with threads that contend for it.
 //!
-//! Beside it stands what the same threads get when each has a fleet of its own: what they share is the difference.
+//! Beside it stands what the same threads get when each has a fleet of its own: what they share is the difference. Three
+//! kinds of work: a decision that is taken back at once; one with its first token and its end, which the models learn
+//! from; and the same where some requests cannot be served in time, so that scarcity turns requests away.
 
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::panic,
+    clippy::cast_precision_loss,
     reason = "a benchmark reports to whoever runs it, and may panic"
 )]
 
@@ -19,18 +22,25 @@ use headway::clock::{Clock, SystemClock};
 use headway::config::{self, SystemEnvironment};
 use headway::fleet::backend::CheckOutcome;
 use headway::fleet::{Fleet, Request, Served};
+use headway::measure::objective::Objective;
 use headway::random::Random;
 use headway::route::prefix::Prefix;
 use headway::route::snapshot::RequestFacts;
 
-const CALLS: u32 = 20_000;
+/// Of all threads together.
+const CALLS: u32 = 16_000;
 const ROUNDS: usize = 15;
+/// Between two requests as the fleet is told the time: busy, and far from what would be too much.
+const PACE: Duration = Duration::from_millis(50);
+/// Where room is scarce, one request in so many asks for more than any backend can do.
+const DOOMED_EVERY: u64 = 16;
 /// Blocks of the prompts: 16 KiB of text.
 const BLOCKS: usize = 8;
 /// Distinct prompts.
 const PROMPTS: u64 = 64;
 
-fn fleet(backends: usize) -> Fleet {
+fn fleet(backends: usize, work: Work) -> Fleet {
+    let on_overload = if matches!(work, Work::Scarce) { "shed" } else { "sacrifice" };
     let one = |number: usize| {
         let price = 1.0 + f64::from(u32::try_from(number % 5).unwrap());
         format!(
@@ -41,7 +51,7 @@ fn fleet(backends: usize) -> Fleet {
     let names: Vec<_> = (0..backends).map(|number| format!("b{number}")).collect();
     let text = format!(
         "listeners:\n  - {{ address: \"127.0.0.1:0\" }}\nbackends:\n{}routes:\n  - {{ name: r, backends: [{}], \
-         slo: {{ ttft: {{ p95: 300ms }}, itl: {{ p95: 40ms }} }} }}\n",
+         on_overload: {on_overload}, slo: {{ ttft: {{ p95: 300ms }}, itl: {{ p95: 40ms }} }} }}\n",
         (0..backends).map(one).collect::<String>(),
         names.join(", ")
     );
@@ -50,7 +60,7 @@ fn fleet(backends: usize) -> Fleet {
     let fleet = Fleet::new(Arc::new(loaded.settings), now).unwrap();
     fleet.backends().iter().for_each(|backend| backend.checked(CheckOutcome::Passed, now));
     (0..200 * backends).for_each(|round| {
-        serve(&fleet, now + Duration::from_millis(round as u64), round as u64);
+        Work::Whole.once(&fleet, now + PACE * u32::try_from(round).unwrap(), round as u64);
     });
     fleet
 }
@@ -61,59 +71,106 @@ fn prompt(turn: u64) -> [u64; BLOCKS] {
     std::array::from_fn(|_| random.bits())
 }
 
-/// From the choice to the guard's release, with the first token between.
-fn serve(fleet: &Fleet, now: Instant, turn: u64) {
-    let blocks = prompt(turn);
-    let objectives = fleet.routes()[0].settings().objectives;
-    let facts = RequestFacts { input_tokens: 4_100, stream: true, objectives, ..RequestFacts::default() };
-    let prefix = Prefix { blocks: &blocks, block_tokens: 512.0 };
-    let asked = Request { model: "m", facts, prefix, ..Request::default() };
-    let mut given = fleet.dispatch(0, &asked, &[], now).unwrap();
-    given.in_flight.first_token(now + Duration::from_millis(120));
-    let served = Served { output_tokens: Some(17), mean_gap: Some(Duration::from_millis(20)) };
-    given.in_flight.served(black_box(&served), now + Duration::from_millis(450));
+/// What is repeated.
+#[derive(Debug, Clone, Copy)]
+enum Work {
+    /// Choosing, counting in, and out again.
+    Decision,
+    /// With a first token and an end between, which teach.
+    Whole,
+    /// The same, where some requests cannot be served in time.
+    Scarce,
 }
 
-/// Nanoseconds of wall clock per request of one thread, while so many do the same; the median of the rounds.
-fn contended(fleets: &[Arc<Fleet>], threads: usize) -> f64 {
+impl Work {
+    /// One request; whether it was turned away.
+    fn once(self, fleet: &Fleet, now: Instant, turn: u64) -> bool {
+        let blocks = prompt(turn);
+        let mut objectives = fleet.routes()[0].settings().objectives;
+        let (mut input_tokens, scarce) = (4_100, matches!(self, Self::Scarce));
+        if scarce {
+            input_tokens = 500 + 100 * (turn % 64);
+        }
+        if scarce && turn.is_multiple_of(DOOMED_EVERY) {
+            objectives.ttft = objectives.ttft.map(|ttft| Objective { threshold: Duration::from_nanos(1), ..ttft });
+        }
+        let facts = RequestFacts { input_tokens, stream: true, objectives, ..RequestFacts::default() };
+        let prefix = Prefix { blocks: &blocks, block_tokens: 512.0 };
+        let asked = Request { model: "m", facts, prefix, ..Request::default() };
+        let Ok(mut given) = fleet.dispatch(0, &asked, &[], now) else { return true };
+        if !matches!(self, Self::Decision) {
+            given.in_flight.first_token(now + Duration::from_millis(120));
+            let served =
+                Served { output_tokens: Some(17), mean_gap: Some(Duration::from_millis(20)), held_back: false };
+            given.in_flight.served(black_box(&served), now + Duration::from_millis(450));
+        }
+        false
+    }
+}
+
+/// What one thread or several get.
+#[derive(Debug, Clone, Copy)]
+struct Measured {
+    /// Nanoseconds of wall clock per request over all threads; the median of the rounds.
+    nanos: f64,
+    /// Share turned away.
+    turned_away: f64,
+}
+
+fn contended(work: Work, fleets: &[Arc<Fleet>], threads: usize) -> Measured {
+    let calls = CALLS / u32::try_from(threads).unwrap();
+    let mut turned_away = 0;
     let mut rounds: Vec<f64> = (0..ROUNDS)
         .map(|_| {
             let start = Arc::new(Barrier::new(threads + 1));
-            let work = |thread: usize| {
+            let run = |thread: usize| {
                 let (fleet, start) = (Arc::clone(&fleets[thread % fleets.len()]), Arc::clone(&start));
                 std::thread::spawn(move || {
                     start.wait();
                     let base = SystemClock.now();
-                    for call in 0..CALLS {
-                        serve(&fleet, base + Duration::from_micros(call.into()), u64::from(call));
-                    }
+                    let once = |call: &u32| work.once(&fleet, base + PACE * *call, (*call).into());
+                    (0..calls).filter(once).count()
                 })
             };
-            let running: Vec<_> = (0..threads).map(work).collect();
+            let running: Vec<_> = (0..threads).map(run).collect();
             start.wait();
             let began = SystemClock.now();
-            for thread in running {
-                thread.join().unwrap();
-            }
-            let took = SystemClock.now().saturating_duration_since(began).as_secs_f64();
-            took * 1e9 / f64::from(CALLS) / f64::from(u32::try_from(threads).unwrap())
+            turned_away += running.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>();
+            SystemClock.now().saturating_duration_since(began).as_secs_f64() * 1e9 / (f64::from(calls) * threads as f64)
         })
         .collect();
     rounds.sort_by(f64::total_cmp);
-    rounds[ROUNDS / 2]
+    let all = f64::from(calls) * threads as f64 * ROUNDS as f64;
+    Measured { nanos: rounds[ROUNDS / 2], turned_away: turned_away as f64 / all }
 }
 
 fn main() {
+    if std::env::args().any(|arg| arg == "--test") {
+        return;
+    }
+    println!("ns of wall clock per request over all threads, median of {ROUNDS} rounds; x: times one thread's\n");
     println!(
-        "choose, dispatch, first token, end; ns of wall clock per request over all threads, median of {ROUNDS} rounds"
+        "{:>8} {:>9} {:>8} {:>22} {:>22} {:>12}",
+        "backends", "work", "threads", "one fleet", "a fleet each", "turned away"
     );
-    println!("{:>8} {:>8} {:>12} {:>14}", "backends", "threads", "one fleet", "a fleet each");
     for backends in [2, 8, 64] {
-        for threads in [1, 2, 16] {
-            let shared = [Arc::new(fleet(backends))];
-            let own: Vec<_> = (0..threads).map(|_| Arc::new(fleet(backends))).collect();
-            let (one, each) = (contended(&shared, threads), contended(&own, threads));
-            println!("{backends:>8} {threads:>8} {one:>12.0} {each:>14.0}");
+        for work in [Work::Decision, Work::Whole, Work::Scarce] {
+            let mut alone: Option<(f64, f64)> = None;
+            for threads in [1, 2, 16] {
+                let shared = [Arc::new(fleet(backends, work))];
+                let own: Vec<_> = (0..threads).map(|_| Arc::new(fleet(backends, work))).collect();
+                let (one, each) = (contended(work, &shared, threads), contended(work, &own, threads));
+                let (base_one, base_each) = *alone.get_or_insert((one.nanos, each.nanos));
+                println!(
+                    "{backends:>8} {:>9} {threads:>8} {:>12.0} {:>7.2} x {:>12.0} {:>7.2} x {:>10.1} %",
+                    format!("{work:?}").to_lowercase(),
+                    one.nanos,
+                    one.nanos / base_one,
+                    each.nanos,
+                    each.nanos / base_each,
+                    one.turned_away * 100.0
+                );
+            }
         }
     }
 }

@@ -366,3 +366,39 @@ fn routes_show_their_promises_and_backends() {
     );
     assert_eq!(route["backends"][0]["backend"], "h100");
 }
+
+#[test]
+fn figures_are_of_what_ended_and_absent_before_anything_did() {
+    let running = start(settings(None, true));
+    let of = |running: &Running, what: &str| running.get(&format!("/api/v1/{what}")).json()[what][0].clone();
+    let (route, backend) = (of(&running, "routes"), of(&running, "backends"));
+    let objective = &route["objectives"][0];
+    assert_eq!((&objective["judged"], objective.get("attainment"), objective.get("met")), (&0.into(), None, None));
+    assert_eq!(objective.get("budget_left"), None);
+    for one in [&route, &backend] {
+        assert_eq!((&one["last_minute"]["requests"], one["last_minute"].get("ttft")), (&0.into(), None), "{one}");
+        assert_eq!((&one["requests"], &one["cost"]), (&0.into(), &0.0.into()), "{one}");
+    }
+    let mut late = exchange("late");
+    (late.verdicts.ttft, late.cost) = (Some(false), Some(0.5));
+    late.attempts[0].reason = Some("probe");
+    running.telemetry.record(Arc::new(late), SystemClock.now());
+    running.telemetry.record(Arc::new(exchange("in time")), SystemClock.now());
+    let (route, backend) = (of(&running, "routes"), of(&running, "backends"));
+    let objective = &route["objectives"][0];
+    assert_eq!((&objective["good"], &objective["judged"], &objective["met"]), (&1.into(), &2.into(), &false.into()));
+    // Half missed of a twentieth that may: ten times too fast, nine budgets overspent.
+    let nearly = |value: &serde_json::Value, expected: f64| (value.as_f64().unwrap() - expected).abs() < 1e-6;
+    assert!(nearly(&objective["burn_rate"]["5m"], 10.0) && nearly(&objective["budget_left"], -9.0), "{objective}");
+    let minute = &route["last_minute"];
+    assert_eq!(minute["outcomes"], serde_json::json!({ "complete": 2 }));
+    let tries = |reason: serde_json::Value| serde_json::json!({ "backend": "h100", "reason": reason, "tries": 1 });
+    assert_eq!(minute["sent"], serde_json::json!([tries("probe".into()), tries(serde_json::Value::Null)]));
+    assert_eq!(minute["ttft"]["samples"], 2);
+    assert!((minute["ttft"]["p95_ms"].as_f64().unwrap() - 123.0).abs() < 1.3, "{minute}");
+    // The backend's own, from the beginning of the try.
+    assert!((backend["last_minute"]["ttft"]["p50_ms"].as_f64().unwrap() - 120.0).abs() < 1.3, "{backend}");
+    assert_eq!((&route["cost"], &backend["cost"], &backend["routes"][0]), (&0.5.into(), &0.5.into(), &"chat".into()));
+    assert!(backend["requests_per_second"].as_f64().unwrap() > 0.0);
+    assert_eq!(route["backends"][0]["requests"], 2);
+}

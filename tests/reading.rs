@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use headway::clock::{Clock, ManualClock};
+use headway::measure::bursts::Delivery;
 use headway::measure::outcome::Outcome;
 use headway::measure::reader::StreamReader;
 use headway::measure::sieve::UsageSieve;
@@ -119,6 +120,44 @@ fn every_constructed_stream_gives_its_expectation() {
             assert_eq!(describe(&name, reader), expected, "{how}");
         });
     }
+}
+
+/// Reads a body event by event, at a pace, and several events at once each time, as engines that guess ahead send them.
+fn paced(api: Api, body: &[u8], pace: Duration, at_once: usize) -> StreamReader {
+    let start = ManualClock::new().now();
+    let (mut reader, mut now) = (StreamReader::new(api, start), start + Duration::from_secs(2));
+    let text = String::from_utf8_lossy(body);
+    let events: Vec<&str> = text.split_inclusive("\n\n").collect();
+    for together in events.chunks(at_once) {
+        reader.observe(together.concat().as_bytes(), now);
+        now += pace;
+    }
+    reader.finish(true, now);
+    reader
+}
+
+#[test]
+fn no_stream_at_an_engines_pace_looks_held_back() {
+    let mut told = 0;
+    for path in fixtures("streams", "sse").into_iter().chain(fixtures("recorded", "sse")) {
+        let (name, body) = (path.file_stem().expect("a name").to_string_lossy(), fs::read(&path).expect("a body"));
+        let apis = [
+            ("completions", Api::Completions),
+            ("responses", Api::Responses),
+            ("messages", Api::Messages),
+            ("triton", Api::GenerateStream),
+        ];
+        let api = apis.into_iter().find(|(word, _)| name.contains(word)).map_or(Api::Chat, |(_, api)| api);
+        for pace in [1, 2, 20, 60, 180, 1_000] {
+            for at_once in 1..=3 {
+                let reader = paced(api, &body, Duration::from_millis(pace), at_once);
+                let delivery = reader.delivery(ManualClock::new().now());
+                assert_ne!(delivery, Some(Delivery::HeldBack), "{name}, {at_once} every {pace} ms");
+                told += u32::from(delivery.is_some());
+            }
+        }
+    }
+    assert!(told > 40, "most are too short to tell, but not all: {told}");
 }
 
 /// One row of the table in the recordings' README.

@@ -17,6 +17,8 @@
 mod backend;
 mod client;
 mod process;
+#[path = "../support/process.rs"]
+mod running;
 mod subjects;
 
 use std::time::Duration;
@@ -86,7 +88,7 @@ async fn run(plan: &Plan) {
 }
 
 async fn measure(subject: &Subject, plan: &Plan) -> Option<Round> {
-    let Some(process) = process::Running::start(subject).await else {
+    let Some(process) = process::Started::start(subject).await else {
         println!("{} is not installed or does not start: left out", subject.name);
         return None;
     };

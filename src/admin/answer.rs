@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, WWW_AUTHENTICATE};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, VARY, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use serde::Serialize;
@@ -16,11 +16,12 @@ use serde_json::json;
 use super::decision_view::{DecisionView, ExplanationView};
 use super::endpoint::{Endpoint, LISTED, parameter, percent_decoded};
 use super::guard::{self, Refusal};
-use super::view::{self, BackendView, Probe, Requests, RouteView, WantedLevel};
+use super::moment::Moment;
+use super::view::{self, BackendView, Probe, Requests, WantedLevel};
 use super::{ReloadOutcome, Services, config_view};
 use crate::fleet::{Fleet, Request as Question};
 use crate::route::snapshot::RequestFacts;
-use crate::telemetry::logs;
+use crate::telemetry::{logs, openmetrics};
 
 /// Largest request body.
 const BODY_BYTES: usize = 4 << 10;
@@ -55,8 +56,23 @@ pub(super) async fn answer(services: &Services, local: SocketAddr, request: Requ
         Endpoint::DrainBackend(name) => drain_backend(services, &name, true),
         Endpoint::UndrainBackend(name) => drain_backend(services, &name, false),
         Endpoint::LogLevel => log_level(request).await,
+        Endpoint::Metrics => metrics(services, request.headers()),
         shown => show(services, &shown, request.uri().query()),
     }
+}
+
+/// The metrics page, in the format that the scraper prefers.
+fn metrics(services: &Services, headers: &HeaderMap) -> Answer {
+    let figures = view::live_figures(services, &(services.fleet)());
+    let wishes: Vec<_> = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let metrics = services.telemetry.metrics();
+    let mut answer = if openmetrics::is_preferred(&wishes.join(",")) {
+        with_body(StatusCode::OK, openmetrics::CONTENT_TYPE, metrics.render_open(&figures))
+    } else {
+        with_body(StatusCode::OK, PROMETHEUS_TEXT, metrics.render(&figures))
+    };
+    answer.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+    answer
 }
 
 /// What is only looked at.
@@ -65,21 +81,10 @@ fn show(services: &Services, endpoint: &Endpoint, query: Option<&str>) -> Answer
     let now = services.clock.now();
     let limit = parameter(query, "limit").and_then(|limit| limit.parse().ok()).unwrap_or(LIST);
     match endpoint {
-        Endpoint::Metrics => {
-            let page = services.telemetry.metrics().render(&view::live_figures(services, &fleet));
-            with_body(StatusCode::OK, PROMETHEUS_TEXT, page)
-        }
         Endpoint::Healthz => with_body(StatusCode::OK, PLAIN, "ok\n"),
         Endpoint::Readyz => ready(services, parameter(query, "verbose").is_some()),
-        Endpoint::Backends => {
-            let views: Vec<_> = fleet.backends().iter().map(|one| BackendView::new(one, now)).collect();
-            shown(&json!({ "backends": views }))
-        }
-        Endpoint::Routes => {
-            let figures = services.telemetry.metrics().objectives(now);
-            let view = |route: &Arc<_>| RouteView::new(route, &fleet, &figures, now);
-            shown(&json!({ "routes": fleet.routes().iter().map(view).collect::<Vec<_>>() }))
-        }
+        Endpoint::Backends => shown(&json!({ "backends": Moment::new(services, &fleet, now).backends() })),
+        Endpoint::Routes => shown(&json!({ "routes": Moment::new(services, &fleet, now).routes() })),
         Endpoint::Decisions => {
             let (route, id) = (parameter(query, "route"), parameter(query, "request_id"));
             let newest = fleet.decisions(limit, |one| {
@@ -175,7 +180,7 @@ fn drain_backend(services: &Services, name: &str, drain: bool) -> Answer {
     } else {
         backend.undrain();
     }
-    shown(&BackendView::new(backend, services.clock.now()))
+    shown(&BackendView::new(backend, &Moment::new(services, &fleet, services.clock.now())))
 }
 
 async fn log_level(request: Request<Incoming>) -> Answer {

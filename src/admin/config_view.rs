@@ -106,7 +106,8 @@ fn url(url: &BackendUrl) -> String {
     format!("{scheme}://{}{}", url.authority(), url.base_path)
 }
 
-fn price(price: &Price) -> Value {
+/// A price, in the words of the configuration.
+pub(super) fn price(price: &Price) -> Value {
     match *price {
         Price::PerGpuHour { per_gpu_hour, gpus } => json!({ "per_gpu_hour": per_gpu_hour, "gpus": gpus }),
         Price::PerToken { input_per_mtok, cached_input_per_mtok, output_per_mtok } => json!({

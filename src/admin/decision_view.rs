@@ -86,7 +86,7 @@ struct CandidateView {
 }
 
 #[derive(Debug, Serialize)]
-struct PredictedView {
+pub(super) struct PredictedView {
     expected_ms: f64,
     bound_ms: f64,
 }
@@ -186,7 +186,7 @@ impl CandidateView {
 }
 
 impl PredictedView {
-    fn new(forecast: Forecast) -> Self {
+    pub(super) fn new(forecast: Forecast) -> Self {
         Self { expected_ms: millis(forecast.expected()), bound_ms: millis(forecast.bound()) }
     }
 }

@@ -9,6 +9,7 @@ mod decision_view;
 mod endpoint;
 mod gpu_view;
 mod guard;
+mod moment;
 mod server;
 mod view;
 

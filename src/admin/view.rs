@@ -8,15 +8,19 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::Services;
+use super::decision_view::PredictedView;
 use super::gpu_view::{self, GpusView};
+use super::moment::{self, LastMinuteView, Moment};
+use super::{Services, config_view};
 use crate::fleet::{BackendState, Fleet, LiveBackend, LiveRoute, Request, ShadowFigures};
 use crate::measure::exchange::ExchangeRecord;
 use crate::measure::objective::Latency;
 use crate::route::decision::Assessment;
 use crate::route::snapshot::Observed;
 use crate::telemetry::access_log;
-use crate::telemetry::live::{BackendFigures, EngineFigures, LiveFigures, ObjectiveFigures, PairFigure, ShadowFigure};
+use crate::telemetry::live::{
+    BackendFigures, EngineFigures, LiveFigures, ObjectiveFigures, PairFigure, RouteFigures, ShadowFigure,
+};
 
 /// The figures of the metrics page that only the fleet knows.
 pub(super) fn live_figures(services: &Services, fleet: &Fleet) -> LiveFigures {
@@ -26,6 +30,10 @@ pub(super) fn live_figures(services: &Services, fleet: &Fleet) -> LiveFigures {
         in_flight: backend.in_flight().into(),
         waiting_tokens: backend.waiting_tokens(),
         state: backend.state().as_str(),
+        profile: backend.settings().profile.clone(),
+        demand: fleet.demand(backend, now),
+        buffering: backend.is_buffering(),
+        buffered_streams: backend.buffered_streams(),
         engine: backend.engine(now).map(|engine| EngineFigures {
             running: engine.running,
             waiting: engine.waiting,
@@ -35,6 +43,11 @@ pub(super) fn live_figures(services: &Services, fleet: &Fleet) -> LiveFigures {
     };
     LiveFigures {
         backends: fleet.backends().iter().map(figures).collect(),
+        routes: fleet
+            .routes()
+            .iter()
+            .map(|route| RouteFigures { name: Arc::clone(route.name()), unplaced: route.unplaced() })
+            .collect(),
         objectives: services.telemetry.metrics().objectives(now),
         predicted: fleet.routes().iter().flat_map(|route| predicted(fleet, route, now)).collect(),
         missed: services.telemetry.metrics().missed(now),
@@ -100,6 +113,9 @@ pub(super) struct BackendView {
     max_in_flight: Option<u32>,
     waiting_tokens: u64,
     output_tokens: u64,
+    /// Whether something on the way holds its tokens back.
+    buffering: bool,
+    buffered_streams: u64,
     consecutive_faults: u32,
     addresses: Vec<String>,
     /// As discovered.
@@ -109,6 +125,17 @@ pub(super) struct BackendView {
     /// What the engine says of itself, where it is asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     engine: Option<EngineView>,
+    /// The names of the routes it serves.
+    routes: Vec<Name>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    price: Option<serde_json::Value>,
+    /// Since the start.
+    requests: u64,
+    cost: f64,
+    /// Tries that ended, over the last ten to fifteen seconds.
+    requests_per_second: f64,
+    /// Its tries, each latency from the try's beginning, as predictions mean it.
+    last_minute: LastMinuteView,
     #[serde(flatten)]
     gpus: GpusView,
 }
@@ -135,7 +162,10 @@ struct CheckView {
 }
 
 impl BackendView {
-    pub(super) fn new(backend: &LiveBackend, now: Instant) -> Self {
+    pub(super) fn new(backend: &LiveBackend, moment: &Moment<'_>) -> Self {
+        let now = moment.now;
+        let minute = moment.services.telemetry.history().backend(backend.name(), now);
+        let (requests, cost) = moment.sum(|one| one.backend == *backend.name());
         let settings = backend.settings();
         let scheme = if settings.url.https { "https" } else { "http" };
         let discovered = backend.discovered();
@@ -151,6 +181,8 @@ impl BackendView {
             max_in_flight: settings.max_in_flight,
             waiting_tokens: backend.waiting_tokens(),
             output_tokens: backend.output_tokens(),
+            buffering: backend.is_buffering(),
+            buffered_streams: backend.buffered_streams(),
             consecutive_faults: backend.ejection().1,
             addresses: backend.endpoints().iter().map(|endpoint| endpoint.address().to_string()).collect(),
             models: models
@@ -165,6 +197,12 @@ impl BackendView {
                 waiting: engine.waiting,
                 kv_cache_ratio: engine.kv_ratio,
             }),
+            routes: moment::routes_of(moment.fleet, backend.index().0).iter().map(Name::new).collect(),
+            price: settings.price.as_ref().map(config_view::price),
+            requests,
+            cost,
+            requests_per_second: minute.per_second,
+            last_minute: LastMinuteView::new(&minute),
             gpus: GpusView::new(backend, now),
         }
     }
@@ -177,6 +215,14 @@ pub(super) struct RouteView {
     policy: &'static str,
     active: u32,
     window_s: f64,
+    budget_period_s: f64,
+    /// Since the start.
+    requests: u64,
+    cost: f64,
+    /// Exchanges that ended, over the last ten to fifteen seconds.
+    requests_per_second: f64,
+    /// Its exchanges, as the clients felt them.
+    last_minute: LastMinuteView,
     /// By latency, and `joint`.
     objectives: Vec<ObjectiveView>,
     backends: Vec<MemberView>,
@@ -189,8 +235,17 @@ struct ObjectiveView {
     quantile: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     threshold_ms: Option<f64>,
+    /// Exchanges in the window that it judged, and how many of them kept it.
+    judged: u64,
+    good: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     attainment: Option<f64>,
+    /// Whether as many kept it as are promised to; absent while nothing was judged, and for `joint`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    met: Option<bool>,
+    /// Of the budget period's; below 0 when overspent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    budget_left: Option<f64>,
     /// By the length of the window.
     burn_rate: serde_json::Map<String, serde_json::Value>,
 }
@@ -211,6 +266,23 @@ struct MemberView {
     chunk_gap: Option<ObservedView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     e2e: Option<ObservedView>,
+    /// What a usual request of the route would get now; absent while it would not be considered at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    predicted: Option<PredictionsView>,
+    /// Shares of the requests of the last five minutes that took longer than the bound that was predicted, by latency.
+    missed: serde_json::Map<String, serde_json::Value>,
+    /// Since the start.
+    requests: u64,
+    cost: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct PredictionsView {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttft: Option<PredictedView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    itl: Option<PredictedView>,
+    e2e: PredictedView,
 }
 
 /// What a rolling window says at the objective's quantile.
@@ -224,31 +296,53 @@ struct ObservedView {
 }
 
 impl RouteView {
-    pub(super) fn new(route: &LiveRoute, fleet: &Fleet, figures: &[ObjectiveFigures], now: Instant) -> Self {
+    pub(super) fn new(route: &LiveRoute, moment: &Moment<'_>) -> Self {
         let settings = route.settings();
-        let own = figures.iter().filter(|figures| figures.route == settings.name);
-        let member = |&(index, weight): &(usize, u32)| {
-            let backend = fleet.backends().get(index)?;
-            let observed = |latency| route.observed(backend.name(), latency, now).map(ObservedView::new);
-            Some(MemberView {
-                backend: Name::new(backend.name()),
-                weight,
-                state: backend.state().as_str(),
-                ttft: observed(Latency::TimeToFirstToken),
-                ttfo: observed(Latency::TimeToFirstOutputToken),
-                itl: observed(Latency::InterToken),
-                chunk_gap: observed(Latency::InterChunk),
-                e2e: observed(Latency::EndToEnd),
-            })
-        };
+        let minute = moment.services.telemetry.history().route(&settings.name, moment.now);
+        let (requests, cost) = moment.sum(|one| one.route == settings.name);
+        let own = moment.objectives.iter().filter(|figures| figures.route == settings.name);
+        let members = settings.backends.iter();
         Self {
             name: Name::new(route.name()),
             policy: settings.policy.as_str(),
             active: route.active(),
             window_s: settings.window.as_secs_f64(),
+            budget_period_s: settings.budget_period.as_secs_f64(),
+            requests,
+            cost,
+            requests_per_second: minute.per_second,
+            last_minute: LastMinuteView::new(&minute),
             objectives: own.map(|figures| ObjectiveView::new(figures, route)).collect(),
-            backends: settings.backends.iter().filter_map(member).collect(),
+            backends: members.filter_map(|member| MemberView::new(route, member, moment)).collect(),
         }
+    }
+}
+
+impl MemberView {
+    fn new(route: &LiveRoute, &(index, weight): &(usize, u32), moment: &Moment<'_>) -> Option<Self> {
+        let backend = moment.fleet.backends().get(index)?;
+        let (name, now) = (backend.name(), moment.now);
+        let observed = |latency| route.observed(name, latency, now).map(ObservedView::new);
+        let usual = moment.usual(route.name(), name);
+        let (requests, cost) = moment.sum(|one| one.route == *route.name() && one.backend == *name);
+        Some(Self {
+            backend: Name::new(name),
+            weight,
+            state: backend.state().as_str(),
+            ttft: observed(Latency::TimeToFirstToken),
+            ttfo: observed(Latency::TimeToFirstOutputToken),
+            itl: observed(Latency::InterToken),
+            chunk_gap: observed(Latency::InterChunk),
+            e2e: observed(Latency::EndToEnd),
+            predicted: usual.map(|one| PredictionsView {
+                ttft: one.ttft.map(PredictedView::new),
+                itl: one.itl.map(PredictedView::new),
+                e2e: PredictedView::new(one.e2e),
+            }),
+            missed: moment.missed(route.name(), name),
+            requests,
+            cost,
+        })
     }
 }
 
@@ -260,7 +354,11 @@ impl ObjectiveView {
             latency: figures.latency,
             quantile: objective.map(|objective| objective.quantile.share()),
             threshold_ms: objective.map(|objective| millis(objective.threshold)),
+            judged: figures.judged,
+            good: figures.good,
             attainment: figures.attainment,
+            met: figures.attainment.zip(figures.target).map(|(share, target)| share >= target),
+            budget_left: figures.budget_left,
             burn_rate: figures.burn.iter().map(|(window, rate)| ((*window).to_owned(), (*rate).into())).collect(),
         }
     }

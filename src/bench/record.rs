@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::measure::exchange::Latencies;
 use crate::measure::gaps::GapHistogram;
+use crate::measure::objective::{Ended, Objectives, Verdicts};
+use crate::measure::outcome::Outcome;
 use crate::wire::{FinishReason, Usage};
 
 /// Which part of a run a request belongs to.
@@ -185,6 +187,19 @@ impl RequestRecord {
             Metric::OutputSequenceLength => self.usage.output_tokens.map(|tokens| tokens as f64),
             Metric::InputSequenceLength => Some(self.input_tokens() as f64),
         }
+    }
+
+    /// How objectives judge a request whose answer was to be streamed: the rule of the proxy, on what the client felt. A
+    /// failure is bad.
+    #[must_use]
+    pub fn verdicts(&self, objectives: &Objectives) -> Verdicts {
+        objectives.judge(&Ended {
+            outcome: if self.is_valid() { Outcome::Complete } else { Outcome::UpstreamError },
+            stream: true,
+            choices: 1,
+            latencies: &self.latencies,
+            output_tokens: self.usage.output_tokens,
+        })
     }
 
     /// Prompt tokens as the server counted them, else as they were meant.

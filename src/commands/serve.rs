@@ -75,6 +75,7 @@ impl Core {
         let old = self.fleet.load_full();
         let fleet = old.rebuilt(Arc::clone(settings), self.clock.now()).map_err(|error| error.to_string())?;
         // Nothing fails from here on.
+        state::restore_on_reload(&fleet, &old, &*self.clock);
         let fleet = Arc::new(fleet);
         fleet.settle();
         self.telemetry.apply(settings, prepared);

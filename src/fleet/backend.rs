@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Notify;
 
+use super::buffering::Buffering;
 use super::endpoint::Endpoint;
 use super::engine_metrics::Reported;
 use super::gpu::GpuReport;
@@ -150,6 +151,8 @@ pub(super) struct Shared {
     pub(super) discovered: ArcSwap<Discovered>,
     judged: Mutex<Judged>,
     model: Mutex<BackendModel>,
+    /// Whether its tokens are held back on their way.
+    pub(super) buffering: Buffering,
     /// What its engines last said, where they are asked.
     engine: Mutex<Option<Reported>>,
     /// What was last heard of its GPUs, where they are watched.
@@ -217,6 +220,16 @@ impl LiveBackend {
     /// Output tokens reported through in-flight guards since the start.
     pub fn output_tokens(&self) -> u64 {
         self.shared.output_tokens.load(Ordering::Relaxed)
+    }
+
+    /// Whether something on the way holds its tokens back, by its latest streams.
+    pub fn is_buffering(&self) -> bool {
+        self.shared.buffering.is_confirmed()
+    }
+
+    /// Streams whose tokens were held back, since the start.
+    pub fn buffered_streams(&self) -> u64 {
+        self.shared.buffering.streams()
     }
 
     /// What it is good for now.
@@ -306,6 +319,7 @@ impl Shared {
             discovered: ArcSwap::default(),
             judged: Mutex::new(judged),
             model: Mutex::new(BackendModel::new(Tuning::default(), now)),
+            buffering: Buffering::default(),
             engine: Mutex::new(None),
             gpus: ArcSwapOption::empty(),
             pools: ArcSwap::default(),

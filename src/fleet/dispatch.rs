@@ -144,6 +144,7 @@ impl Fleet {
         choose(route, &request.facts, (candidates, *scarcity), decision);
         if !request.again && exclude.is_empty() {
             scarcity.decided(decision);
+            route.counts.placing.decided(decision.is_doomed(), now);
         }
         if decision.turned_away.is_none() && decision.chosen.is_none() {
             return Err(passed_over.reason());

@@ -10,6 +10,7 @@ use super::backend::LiveBackend;
 use super::line::Line;
 use super::pace::Pace;
 use super::route::RouteCounts;
+use crate::measure::bursts::Delivery;
 use crate::measure::outcome::Blame;
 use crate::route::model::{How, Ticket};
 use crate::route::price::{Price, Work};
@@ -41,6 +42,8 @@ pub struct Served {
     pub output_tokens: Option<u64>,
     /// Mean gap between the tokens of a stream.
     pub mean_gap: Option<Duration>,
+    /// Whether its tokens were held back on their way: then it teaches nothing about latency.
+    pub held_back: bool,
 }
 
 impl InFlight {
@@ -73,7 +76,12 @@ impl InFlight {
     /// The first token of a stream came.
     pub fn first_token(&mut self, now: Instant) {
         if let Some(ticket) = &mut self.ticket {
-            self.backend.shared.model().first_token(ticket, now);
+            let shared = &self.backend.shared;
+            if shared.buffering.is_confirmed() {
+                shared.model().first_token_held_back(ticket, now);
+            } else {
+                shared.model().first_token(ticket, now);
+            }
         }
         self.pace.begin(now);
         self.line.call();
@@ -89,7 +97,7 @@ impl InFlight {
         shared.token_seen(now);
         let (Some(sample), Some(ticket)) = (self.pace.add(count, now), &mut self.ticket) else { return };
         shared.output_tokens.fetch_add(sample.tokens.into(), Ordering::Relaxed);
-        match sample.mean_gap {
+        match sample.mean_gap.filter(|_| !shared.buffering.is_confirmed()) {
             Some(gap) => shared.model().tokens(ticket, sample.tokens, gap, now),
             None => shared.model().counted(ticket, sample.tokens, now),
         }
@@ -112,10 +120,17 @@ impl InFlight {
         self.price.map(|price| price.of(&Work { uncached_tokens, cached_tokens, output_tokens, ..self.work }))
     }
 
+    /// Whether its tokens were held back on their way, by how they came; to be asked once, at the end.
+    #[must_use]
+    pub fn held_back(&self, delivery: Option<Delivery>) -> bool {
+        self.stream && self.backend.shared.buffering.judge(self.backend.name(), delivery)
+    }
+
     /// The answer is whole, and everything about it is learned.
     pub fn served(mut self, served: &Served, now: Instant) {
-        let Served { output_tokens, mean_gap } = *served;
-        self.end(How::Completed { output_tokens, mean_gap, paced_by_client: self.pace.is_set_by_client() }, now);
+        let Served { output_tokens, mean_gap, held_back } = *served;
+        let paced_by_client = self.pace.is_set_by_client() || held_back;
+        self.end(How::Completed { output_tokens, mean_gap, paced_by_client }, now);
         self.judge(Blame::Success, now);
     }
 

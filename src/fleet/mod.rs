@@ -5,8 +5,10 @@
 //! once and keeps it for its life.
 
 pub mod backend;
+mod buffering;
 pub mod choosing;
 pub mod decisions;
+mod demand;
 pub mod dispatch;
 pub mod endpoint;
 pub mod gpu;

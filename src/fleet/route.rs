@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use super::demand::Placing;
 use super::shadow::ShadowCounts;
 use super::windows::Windows;
 use crate::config::settings::{PrefixAffinity, Route};
@@ -14,7 +15,6 @@ use crate::route::admission::OnOverload;
 use crate::route::model::RouteModel;
 use crate::route::policy::{PolicyKind, PolicyState};
 use crate::route::snapshot::{Observed, RequestFacts, RouteSlot};
-use crate::units::Quantile;
 
 /// Prompt tokens of a usual request, before any was seen.
 const USUAL_INPUT: f64 = 500.0;
@@ -41,6 +41,8 @@ pub(super) struct RouteCounts {
     pub(super) shadow_policy: Mutex<PolicyState>,
     /// What a shadow would have turned away.
     pub(super) shadow: ShadowCounts,
+    /// Whether requests find a place.
+    pub(super) placing: Placing,
     /// Prompt tokens of a usual request, as bits; written under the desk's lock only.
     usual_input: AtomicU64,
 }
@@ -55,6 +57,7 @@ impl RouteCounts {
             policy: Mutex::new(PolicyState::seeded(seed)),
             shadow_policy: Mutex::new(PolicyState::seeded(!seed)),
             shadow: ShadowCounts::default(),
+            placing: Placing::default(),
             usual_input: AtomicU64::new(USUAL_INPUT.to_bits()),
         }
     }
@@ -112,11 +115,6 @@ impl LiveRoute {
         Some(pair.windows().observed(latency, &self.settings.objectives, now))
     }
 
-    /// What the rolling window of a backend (by its name) says about a latency at a quantile now.
-    pub fn observed_at(&self, backend: &str, latency: Latency, quantile: Quantile, now: Instant) -> Option<Observed> {
-        Some(self.pair(backend)?.windows().at(latency, quantile, now))
-    }
-
     /// Output tokens of an answer, on average.
     pub fn expected_output(&self) -> f64 {
         self.counts.model().output(None).mean
@@ -151,11 +149,11 @@ impl LiveRoute {
     pub(super) fn record(&self, record: &ExchangeRecord, now: Instant) {
         for attempt in &record.attempts {
             if let Some(pair) = self.pair(&attempt.backend) {
-                pair.attempted(attempt, record.stream, now);
+                pair.attempted(attempt, record.stream && !record.phases.held_back, now);
             }
         }
         self.learn(record);
-        if !record.measured() {
+        if !record.measured() || record.phases.held_back {
             return;
         }
         if let Some(pair) = record.backend().and_then(|name| self.pair(name)) {
@@ -171,7 +169,9 @@ impl LiveRoute {
         if let Some(tokens) = record.usage.output_tokens.filter(|_| record.measured()) {
             model.answered(tokens);
         }
-        if let Some(good) = record.verdicts.joint().filter(|_| record.outcome != Outcome::Shed) {
+        // What is held back on its way is late for reasons that no distance from the objectives helps against.
+        let said = record.outcome != Outcome::Shed && !record.phases.held_back;
+        if let Some(good) = record.verdicts.joint().filter(|_| said) {
             model.judged(good, decision.feasible, &self.settings.objectives);
         }
     }

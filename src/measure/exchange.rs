@@ -122,8 +122,15 @@ pub struct Phases {
     pub hash: Duration,
     /// Choosing the backend.
     pub decide: Duration,
+    /// From the read that held the first token to the client's connection having taken it; `None` where the client's
+    /// pace had a part in it, or nothing was streamed.
+    pub relay_first: Option<Duration>,
+    /// The same of later tokens: the mean of one write in sixteen.
+    pub relay: Option<Duration>,
     /// Whether the client's pace disturbed the gaps, so that they are not learned from.
     pub backpressured: bool,
+    /// Whether tokens were held back on their way and came in bursts, so that no latency is learned from.
+    pub held_back: bool,
 }
 
 /// Why a backend was chosen, as the log shows it.
@@ -206,7 +213,7 @@ impl ExchangeRecord {
     /// What the backend that answered really took, each from where the prediction of it started: the try's beginning.
     #[must_use]
     pub fn taken(&self, latency: Latency) -> Option<Duration> {
-        let last = self.last_attempt().filter(|_| self.measured())?;
+        let last = self.last_attempt().filter(|_| self.measured() && !self.phases.held_back)?;
         let streamed = |value: Option<Duration>| value.filter(|_| self.stream && !self.phases.backpressured);
         match latency {
             Latency::TimeToFirstToken => last.first_token.filter(|_| self.stream),

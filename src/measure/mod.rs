@@ -1,12 +1,14 @@
 //! Turns bytes and instants into latencies. Pure: no IO, no clock, no locks.
 
 pub mod attainment;
+pub mod bursts;
 pub mod exchange;
 pub mod gaps;
 pub mod objective;
 pub mod outcome;
 pub mod reader;
 pub mod sieve;
+pub mod spread;
 pub mod sse;
 pub mod timeline;
 pub mod window;

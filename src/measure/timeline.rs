@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::bursts::{Bursts, Delivery};
 use super::exchange::Latencies;
 use super::gaps::GapHistogram;
 use crate::wire::FinishReason;
@@ -57,6 +58,7 @@ pub struct Timeline {
     /// Allocated at the first gap.
     gaps: Option<Box<GapHistogram>>,
     longest: Option<Duration>,
+    bursts: Bursts,
     suspended: bool,
 }
 
@@ -76,6 +78,7 @@ impl Timeline {
             choices: Vec::new(),
             gaps: None,
             longest: None,
+            bursts: Bursts::default(),
             suspended: false,
         }
     }
@@ -126,6 +129,12 @@ impl Timeline {
         self.gaps
     }
 
+    /// How the tokens came, of a try that began then; `None` when they were too few to tell.
+    #[must_use]
+    pub fn delivery(&self, began: Instant) -> Option<Delivery> {
+        self.bursts.delivery(self.first_token?.at.saturating_duration_since(began))
+    }
+
     /// The latencies; ITL from the output tokens stated.
     ///
     /// `first_event_tokens` are the tokens that the first content response carried, where stated: with them ITL is
@@ -162,6 +171,7 @@ impl Timeline {
             let gap = stamp.at.saturating_duration_since(before.at);
             self.gaps.get_or_insert_default().record(gap);
             self.longest = self.longest.max(Some(gap));
+            self.bursts.gap(gap);
         }
     }
 

@@ -295,3 +295,6 @@ impl<D: Decide> Rule for Routed<D> {
         model.engine_reported(report, self.base + now);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,10 +11,13 @@ use super::fate::{End, Fate, Run};
 use super::scene::{Change, Scene, Spec};
 use super::workload::Arrival;
 use crate::measure::objective::{Latency, Objective};
+use crate::measure::spread::{Restlessness, Spread};
 use crate::route::price::Price;
 
 /// Length of the windows that shares of backends are counted in.
 pub const SHARE_WINDOW: Duration = Duration::from_secs(10);
+/// Length of the buckets between which shares are held against independent draws.
+const RESTLESS_BUCKET: Duration = Duration::from_secs(1);
 /// Length of the windows in which a route keeps its promise or not.
 const PROMISE_WINDOW: Duration = Duration::from_secs(60);
 /// Requests that arrive so soon after the start of an incident are looked at apart.
@@ -33,6 +36,8 @@ pub struct Score {
     pub reasons: BTreeMap<&'static str, u64>,
     /// Requests sent to each backend, per [`SHARE_WINDOW`] of arrival.
     pub shares: Vec<Vec<u32>>,
+    /// How much the choices move from second to second.
+    pub restlessness: Restlessness,
     /// Events that were simulated.
     pub events: u64,
 }
@@ -144,7 +149,16 @@ impl Score {
             *reasons.entry(fate.reason).or_default() += 1;
         }
         let cost = run.cost + hourly(scene);
-        Self { routes, duration: scene.duration, cost, reasons, shares: shares(scene, run), events: run.events }
+        let choices = choices(scene, run);
+        Self {
+            routes,
+            duration: scene.duration,
+            cost,
+            reasons,
+            shares: Spread::of(&choices, scene.backends.len(), SHARE_WINDOW).counts,
+            restlessness: Spread::of(&choices, scene.backends.len(), RESTLESS_BUCKET).restlessness,
+            events: run.events,
+        }
     }
 
     /// Good requests of all routes.
@@ -220,19 +234,10 @@ fn hourly(scene: &Scene) -> f64 {
     scene.backends.iter().map(|machine| per_hour(machine.price)).sum::<f64>() * scene.duration / 3600.0
 }
 
-fn shares(scene: &Scene, run: &Run) -> Vec<Vec<u32>> {
-    let mut shares: Vec<Vec<u32>> = Vec::new();
-    for (arrival, fate) in scene.workload.arrivals.iter().zip(&run.fates) {
-        let Some(choice) = fate.choice else { continue };
-        let window = window_of(arrival.at, SHARE_WINDOW);
-        if shares.len() <= window {
-            shares.resize(window + 1, vec![0; scene.backends.len()]);
-        }
-        if let Some(count) = shares.get_mut(window).and_then(|counts| counts.get_mut(choice.backend)) {
-            *count += 1;
-        }
-    }
-    shares
+/// When each request came, and where it went.
+fn choices(scene: &Scene, run: &Run) -> Vec<(Duration, usize)> {
+    let both = scene.workload.arrivals.iter().zip(&run.fates);
+    both.filter_map(|(arrival, fate)| Some((arrival.at, fate.choice?.backend))).collect()
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "runs are hours long at most")]

@@ -24,6 +24,12 @@ pub struct Summary {
     pub all_reached: usize,
     /// Mean of how much backends' shares move between windows of 10 s.
     pub movement: f64,
+    /// Mean of how much shares vary from second to second ÷ how much independent draws do.
+    pub dispersion: Option<f64>,
+    /// Mean of the correlation of a share with that of the next second.
+    pub autocorrelation: Option<f64>,
+    /// Mean of the longest run to one backend ÷ that of independent draws.
+    pub run_ratio: Option<f64>,
 }
 
 /// One route on several configurations.
@@ -80,8 +86,17 @@ impl Summary {
             cost_per_kgood: over(Score::cost_per_kgood),
             all_reached: scores.iter().filter(|score| score.all_reached()).count(),
             movement: over(Score::movement),
+            dispersion: defined(scores, |score| score.restlessness.dispersion),
+            autocorrelation: defined(scores, |score| score.restlessness.autocorrelation),
+            run_ratio: defined(scores, |score| score.restlessness.run_ratio()),
         }
     }
+}
+
+/// The mean of those that have it.
+fn defined(scores: &[&Score], value: fn(&Score) -> Option<f64>) -> Option<f64> {
+    let values: Vec<f64> = scores.iter().filter_map(|score| value(score)).collect();
+    (!values.is_empty()).then(|| mean(values.into_iter()))
 }
 
 impl RouteSummary {

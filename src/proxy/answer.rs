@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::headers::BodyKind;
 use super::upstream::Upstream;
+use crate::measure::bursts::Delivery;
 use crate::measure::exchange::{ExchangeRecord, Latencies};
 use crate::measure::outcome::Outcome;
 use crate::measure::reader::StreamReader;
@@ -205,6 +206,14 @@ impl Reading {
     pub(super) fn first_token_at(&self) -> Option<Instant> {
         match self {
             Self::Stream { reader, .. } => reader.first_token_at(),
+            Self::Whole(_) | Self::Opaque { .. } => None,
+        }
+    }
+
+    /// How the tokens came, of a try that began then, where that can be told.
+    pub(super) fn delivery(&self, began: Instant) -> Option<Delivery> {
+        match self {
+            Self::Stream { reader, .. } => reader.delivery(began),
             Self::Whole(_) | Self::Opaque { .. } => None,
         }
     }

@@ -149,13 +149,15 @@ async fn settle(proxy: &Arc<Proxy>, mut exchange: Exchange, won: Won, forwarded:
         answer.reading.report(record, started);
         usage = record.usage;
         record.cost = in_flight.cost(usage.input_tokens, usage.cached_tokens, output_tokens(&answer.reading, usage));
-        let learned = Served { output_tokens: usage.output_tokens, mean_gap: record.latencies.inter_token };
+        let held_back = in_flight.held_back(answer.reading.delivery(answer.began));
+        let learned = Served { output_tokens: usage.output_tokens, mean_gap: record.latencies.inter_token, held_back };
         served = Some(learned).filter(|_| forwarded.outcome == Outcome::Complete);
         record.bytes_out = forwarded.bytes_out;
         record.phases.connect = answer.connect;
         record.phases.backend_wait = answer.backend_wait;
         record.phases.backpressure = forwarded.backpressure;
-        record.phases.backpressured = forwarded.backpressured;
+        (record.phases.backpressured, record.phases.held_back) = (forwarded.backpressured, held_back);
+        (record.phases.relay_first, record.phases.relay) = (forwarded.relayed.first, forwarded.relayed.mean());
         record.attempts.push(Attempt {
             backend,
             profile,

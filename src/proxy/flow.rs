@@ -42,6 +42,28 @@ pub(super) struct Forwarded {
     pub(super) whole: bool,
     /// Whether the last byte sent ends an event.
     pub(super) at_event_boundary: bool,
+    pub(super) relayed: Relayed,
+}
+
+/// How long headway itself took from reading to having written, while the client kept up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Relayed {
+    /// Of the first token.
+    pub(super) first: Option<Duration>,
+    /// Of one write in [`RELAY_SAMPLE`].
+    sum: Duration,
+    count: u32,
+    writes: u32,
+}
+
+/// A clock is read for one write in so many: what is measured must not become what is felt.
+const RELAY_SAMPLE: u32 = 16;
+
+impl Relayed {
+    /// The mean of the later tokens that were looked at.
+    pub(super) fn mean(&self) -> Option<Duration> {
+        self.sum.checked_div(self.count)
+    }
 }
 
 impl Forwarded {
@@ -56,6 +78,7 @@ impl Forwarded {
             clean: false,
             whole: false,
             at_event_boundary: false,
+            relayed: Relayed::default(),
         }
     }
 }
@@ -97,6 +120,7 @@ pub(super) struct Flow {
     mid_write: bool,
     /// Since when a write is pending, and whether the backend was not listened to meanwhile.
     blocked: Option<(Instant, bool)>,
+    relayed: Relayed,
 }
 
 impl Flow {
@@ -115,6 +139,7 @@ impl Flow {
             backpressured: false,
             mid_write: false,
             blocked: None,
+            relayed: Relayed::default(),
         }
     }
 
@@ -189,6 +214,21 @@ impl Flow {
     pub(super) fn wrote(&mut self, length: usize) {
         self.mid_write = false;
         self.bytes_out += length as u64;
+        self.look_at_relay();
+    }
+
+    /// Reads the clock after the first token's write, and after one in so many.
+    fn look_at_relay(&mut self) {
+        let client_kept_up = self.blocked.is_none() && self.backpressure.is_zero();
+        let Some(first) = self.won.answer.reading.first_token_at().filter(|_| client_kept_up) else { return };
+        let Relayed { writes, sum, count, first: of_first } = &mut self.relayed;
+        *writes = writes.wrapping_add(1);
+        if *writes == 1 {
+            *of_first = Some(self.terms.clock.now().saturating_duration_since(first));
+        } else if writes.is_multiple_of(RELAY_SAMPLE) {
+            *sum += self.terms.clock.now().saturating_duration_since(self.latest);
+            *count += 1;
+        }
     }
 
     /// A write has to wait for the client. Answers whether the backend may still be listened to.
@@ -305,6 +345,7 @@ impl Flow {
             clean: answer.ended == Some(true),
             whole: stop.is_none() && answer.ended == Some(true) && answer.reading.whole_to_client(),
             at_event_boundary: self.all_written() && answer.reading.at_event_boundary(),
+            relayed: self.relayed,
         }
     }
 }

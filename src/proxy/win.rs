@@ -87,7 +87,7 @@ async fn try_backend(
     dispatched: Dispatched,
     total_deadline: Instant,
 ) -> Result<Result<Won, Failure>, Turned> {
-    let Dispatched { backend, endpoint, mut in_flight, summary, model_name, .. } = dispatched;
+    let Dispatched { backend, endpoint, in_flight, summary, model_name, .. } = dispatched;
     let started = exchange.started;
     exchange.note(|record| record.decision = Some(summary));
     let (name, profile) = (Arc::clone(backend.name()), backend.settings().profile.clone());
@@ -100,6 +100,22 @@ async fn try_backend(
     };
     let head = headers::upstream_head(&request.client, backend.settings(), body.len(), &added)
         .map_err(|_| Refusal::internal())?;
+    let began = proxy.clock.now();
+    exchange.note(|record| {
+        if record.attempts.is_empty() {
+            let before = began.saturating_duration_since(started);
+            record.phases.overhead = before.saturating_sub(record.phases.queue);
+        }
+    });
+    in_flight.sent(began);
+    let mut pending = PendingAttempt {
+        exchange,
+        backend: Arc::clone(&name),
+        profile: profile.clone(),
+        began,
+        proxy,
+        in_flight: Some(in_flight),
+    };
     let call = Call {
         proxy,
         route,
@@ -110,23 +126,13 @@ async fn try_backend(
         stream: request.reading.stream,
         asked_for_usage: request.asked_for_usage,
         started,
-        progressed: &|now| in_flight.progressed(now),
+        progressed: &|now| pending.progressed(now),
     };
-    let began = proxy.clock.now();
-    exchange.note(|record| {
-        if record.attempts.is_empty() {
-            let before = began.saturating_duration_since(started);
-            record.phases.overhead = before.saturating_sub(record.phases.queue);
-        }
-    });
-    in_flight.sent(began);
-    let mut pending =
-        PendingAttempt { exchange, backend: Arc::clone(&name), profile: profile.clone(), began, proxy, done: false };
     let result = attempt(call, total_deadline).await;
     let now = proxy.clock.now();
     match result {
         Ok(answer) => {
-            pending.done = true;
+            let Some(mut in_flight) = pending.in_flight.take() else { return Err(Refusal::internal().into()) };
             if let Some(at) = answer.reading.first_token_at() {
                 in_flight.first_token(at);
             }
@@ -137,25 +143,33 @@ async fn try_backend(
         }
         Err(failure) => {
             pending.ended(failure.outcome, failure.blame, now);
-            in_flight.ended(failure.blame, now);
             Ok(Err(failure))
         }
     }
 }
 
-/// Notes a try in the record even when its task is dropped in the middle: the client left.
+/// Tells the record and the backend's guard of the end of a try, even when its task is dropped in the middle: then the
+/// client left, and how long it had waited may say something about the backend.
 struct PendingAttempt<'a> {
     exchange: &'a mut Exchange,
     backend: Arc<str>,
     profile: Option<Arc<str>>,
     began: Instant,
     proxy: &'a Arc<Proxy>,
-    done: bool,
+    /// Taken when the try is over.
+    in_flight: Option<InFlight>,
 }
 
 impl PendingAttempt<'_> {
+    fn progressed(&self, now: Instant) {
+        if let Some(in_flight) = &self.in_flight {
+            in_flight.progressed(now);
+        }
+    }
+
     fn ended(&mut self, outcome: Outcome, blame: Blame, now: Instant) {
-        self.done = true;
+        let Some(in_flight) = self.in_flight.take() else { return };
+        in_flight.ended(blame, now);
         self.exchange.attempted(Attempt {
             backend: Arc::clone(&self.backend),
             profile: self.profile.clone(),
@@ -171,9 +185,7 @@ impl PendingAttempt<'_> {
 
 impl Drop for PendingAttempt<'_> {
     fn drop(&mut self) {
-        if !self.done {
-            self.ended(Outcome::ClientCancelled, Blame::Neutral, self.proxy.clock.now());
-        }
+        self.ended(Outcome::ClientCancelled, Blame::Neutral, self.proxy.clock.now());
     }
 }
 

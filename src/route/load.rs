@@ -115,6 +115,8 @@ pub struct BackendLoad {
     /// Streams of which a token has come.
     decoding: u32,
     awaited: VecDeque<Awaited>,
+    /// Unstreamed answers of which it is known how long they may take.
+    answers: VecDeque<Awaited>,
     prefill: Rate,
     last_token: Moment,
     others: OtherLoad,
@@ -134,6 +136,7 @@ impl BackendLoad {
             in_flight: 0,
             decoding: 0,
             awaited: VecDeque::new(),
+            answers: VecDeque::new(),
             prefill: Rate::new(now),
             last_token: now,
             others: OtherLoad::default(),
@@ -187,6 +190,18 @@ impl BackendLoad {
         self.awaited.front().map(|one| now.since(one.sent) / one.expected.max(0.01))
     }
 
+    /// The longest wait for a first token that was expected of any stream that still waits for one, in seconds.
+    #[must_use]
+    pub fn longest_first_token(&self) -> Option<f64> {
+        longest(&self.awaited)
+    }
+
+    /// The longest wait that was expected of any unstreamed answer in flight, in seconds; `None` where nothing is known.
+    #[must_use]
+    pub fn longest_answer(&self) -> Option<f64> {
+        longest(&self.answers)
+    }
+
     /// For how long no stream has brought a token, in seconds; `None` when none of ours is decoding.
     #[must_use]
     pub fn standing(&self, now: Moment) -> Option<f64> {
@@ -203,6 +218,13 @@ impl BackendLoad {
         self.usual.1 += GAIN * (load.kv_tokens - self.usual.1);
         if let Some((id, expected)) = watch.filter(|_| self.awaited.len() < WATCHED) {
             self.awaited.push_back(Awaited { id, sent: now, expected });
+        }
+    }
+
+    /// The request of that number, which is not streamed and was [sent](Self::sent), may take so many seconds.
+    pub fn answer_expected(&mut self, id: u64, expected: f64, now: Moment) {
+        if self.answers.len() < WATCHED {
+            self.answers.push_back(Awaited { id, sent: now, expected });
         }
     }
 
@@ -240,6 +262,7 @@ impl BackendLoad {
     pub fn clear(&mut self) {
         (self.own, self.in_flight, self.decoding) = (Load::default(), 0, 0);
         self.awaited.clear();
+        self.answers.clear();
         (self.hidden, self.reported) = (Load::default(), None);
     }
 
@@ -272,10 +295,16 @@ impl BackendLoad {
     }
 
     fn unwatch(&mut self, id: u64) {
-        if let Ok(place) = self.awaited.binary_search_by_key(&id, |one| one.id) {
-            self.awaited.remove(place);
+        for watched in [&mut self.awaited, &mut self.answers] {
+            if let Ok(place) = watched.binary_search_by_key(&id, |one| one.id) {
+                watched.remove(place);
+            }
         }
     }
+}
+
+fn longest(watched: &VecDeque<Awaited>) -> Option<f64> {
+    watched.iter().map(|one| one.expected).reduce(f64::max)
 }
 
 impl Load {
@@ -361,6 +390,24 @@ mod tests {
         assert_eq!(books.overdue(now + SECOND), Some(0.5));
         books.ended(2, &prompt(1.0), false);
         assert_eq!(books.overdue(now + SECOND), None);
+    }
+
+    #[test]
+    fn the_longest_wait_in_flight_is_known_apart_for_streams_and_whole_answers() {
+        let now = Moment::START;
+        let mut books = BackendLoad::new(now);
+        assert_eq!((books.longest_first_token(), books.longest_answer()), (None, None));
+        for (id, expected) in [(1, 10.0), (2, 5.0), (3, 3.0)] {
+            books.sent(&prompt(1.0), 1.0, Some((id, expected)), now);
+        }
+        books.answer_expected(4, 70.0, now);
+        books.answer_expected(5, 60.0, now);
+        assert_eq!((books.longest_first_token(), books.longest_answer()), (Some(10.0), Some(70.0)));
+        books.first_token(1, &mut prompt(1.0), now);
+        books.ended(4, &prompt(1.0), false);
+        assert_eq!((books.longest_first_token(), books.longest_answer()), (Some(5.0), Some(60.0)));
+        books.clear();
+        assert_eq!((books.longest_first_token(), books.longest_answer()), (None, None));
     }
 
     #[test]

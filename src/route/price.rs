@@ -58,6 +58,16 @@ impl Price {
             }
         }
     }
+
+    /// What tokens cost that were all computed, where there is a price by the token.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
+    pub fn by_the_token(&self, input: u64, output: u64) -> Option<f64> {
+        let (uncached_tokens, output_tokens) = (input as f64, output as f64);
+        let work =
+            Work { uncached_tokens, cached_tokens: 0.0, output_tokens, prefill_seconds: None, decode_seconds: None };
+        matches!(self, Self::PerToken { .. }).then(|| self.of(&work))
+    }
 }
 
 #[cfg(test)]
@@ -87,6 +97,12 @@ mod tests {
     fn tokens_cost_what_they_are_priced_at_and_cached_ones_less() {
         check(TOKENS, &WORK, 0.5);
         check(TOKENS, &Work { uncached_tokens: 4e5, cached_tokens: 6e5, ..WORK }, 0.44);
+    }
+
+    #[test]
+    fn tokens_are_priced_by_the_token_only() {
+        assert_eq!(TOKENS.by_the_token(1_000_000, 500_000), Some(0.5));
+        assert_eq!(hourly(6.0, 2).by_the_token(1, 1), None);
     }
 
     #[test]

@@ -83,6 +83,9 @@ pub struct Outlook {
     pub resident_itl: Option<f64>,
     /// Streams of this replica there that await their first token.
     pub awaiting: u32,
+    /// Requests there that await their first token, whoever sent them: ours, other replicas', and those that only its
+    /// engine tells of.
+    pub queue: f64,
     /// Whether so little was observed there that its model is still its prior.
     pub unproven: bool,
     /// Whether a probe is under way there.

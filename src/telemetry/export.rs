@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily};
 
+use super::exemplar::Exemplar;
 use super::families::{self, Family};
 use super::histogram::Histogram;
 use super::live::{BACKEND_STATES, BackendFigures, LiveFigures};
@@ -16,12 +17,25 @@ use crate::wire::Api;
 
 /// The samples collected so far, by family.
 #[derive(Debug, Default)]
-pub(super) struct Page(BTreeMap<&'static str, MetricFamily>);
+pub(super) struct Page(BTreeMap<&'static str, Samples>);
+
+/// The samples of one family.
+#[derive(Debug)]
+pub(super) struct Samples {
+    pub(super) family: MetricFamily,
+    /// By the place of the sample: the exemplars of its buckets. Empty where there are none.
+    pub(super) exemplars: Vec<Vec<Option<Exemplar>>>,
+}
 
 impl Page {
     /// The families that have samples; those without are absent from the page.
     pub(super) fn into_families(self) -> Vec<MetricFamily> {
-        self.0.into_values().collect()
+        self.0.into_values().map(|samples| samples.family).collect()
+    }
+
+    /// The same with exemplars, by name.
+    pub(super) fn samples(&self) -> impl Iterator<Item = &Samples> {
+        self.0.values()
     }
 
     pub(super) fn counter(&mut self, family: &Family, labels: &[&str], value: f64) {
@@ -39,6 +53,10 @@ impl Page {
     fn histogram(&mut self, family: &Family, labels: &[&str], histogram: &Histogram) {
         if !histogram.is_empty() {
             self.add(family, labels, |metric| metric.set_histogram(histogram.export()));
+            if let Some(samples) = self.0.get_mut(family.name) {
+                samples.exemplars.resize_with(samples.family.get_metric().len().saturating_sub(1), Vec::new);
+                samples.exemplars.push(histogram.exemplars());
+            }
         }
     }
 
@@ -68,9 +86,9 @@ impl Page {
             entry.set_name(family.name.to_owned());
             entry.set_help(family.help.to_owned());
             entry.set_field_type(family.kind.field_type());
-            entry
+            Samples { family: entry, exemplars: Vec::new() }
         });
-        entry.mut_metric().push(metric);
+        entry.family.mut_metric().push(metric);
     }
 
     /// The counters of a configuration.
@@ -147,12 +165,21 @@ impl Page {
         for backend in &live.backends {
             self.gauge(&families::BACKEND_IN_FLIGHT, &[&backend.name], float(backend.in_flight));
             self.gauge(&families::BACKEND_WAITING_TOKENS, &[&backend.name], float(backend.waiting_tokens));
+            self.gauge(&families::BACKEND_BUFFERING, &[&backend.name], f64::from(u8::from(backend.buffering)));
+            self.counter(&families::BUFFERED_STREAMS, &[&backend.name], float(backend.buffered_streams));
+            if let Some(demand) = backend.demand {
+                let profile = backend.profile.as_deref().unwrap_or(NONE);
+                self.gauge(&families::BACKEND_DEMAND, &[&backend.name, profile], demand);
+            }
             self.engine(backend);
             self.gpus(backend);
             for state in BACKEND_STATES {
                 let is = f64::from(u8::from(state == backend.state));
                 self.gauge(&families::BACKEND_STATE, &[&backend.name, state], is);
             }
+        }
+        for route in &live.routes {
+            self.counter(&families::UNPLACED, &[&route.name], float(route.unplaced));
         }
         for objective in &live.objectives {
             let (route, latency) = (&*objective.route, objective.latency);

@@ -76,7 +76,7 @@ families! {
     FIRST_BYTE = Histogram "headway_time_to_first_byte_seconds" ["route", "backend"]
         "From the complete request to the first byte of the answer's body; completed exchanges.";
     OVERHEAD = Histogram "headway_overhead_seconds" ["route", "phase"]
-        "What headway itself added, waiting apart; phase request: before the request left for the backend, of which hash: naming the prompt's blocks, and decide: choosing the backend.";
+        "What headway itself added to latencies; phase request: before the request left for the backend, waiting apart, of which hash: naming the prompt's blocks, and decide: choosing the backend; first_token and token: from reading a token to having written it.";
     QUEUE = Histogram "headway_queue_seconds" ["route"]
         "How long requests waited for a place, of those that had to.";
     INPUT_TOKENS = Counter "headway_input_tokens_total" ["route", "backend"]
@@ -111,6 +111,14 @@ families! {
         "Requests in flight on the backend.";
     BACKEND_WAITING_TOKENS = Gauge "headway_backend_waiting_tokens" ["backend"]
         "Estimated prompt tokens of the backend's requests that await their first token.";
+    BACKEND_DEMAND = Gauge "headway_backend_demand_ratio" ["backend", "profile"]
+        "The load that is asked of the backend over the most it could carry with its routes' promises kept, as predicted: above 1, more of its kind are needed. Absent while it is out of service, and where it could not keep them even when idle.";
+    UNPLACED = Counter "headway_unplaced_requests_total" ["route"]
+        "Requests for which no backend was expected to keep the promise when they were first decided on, whatever became of them.";
+    BACKEND_BUFFERING = Gauge "headway_backend_buffering" ["backend"]
+        "1 while something between the engine and headway holds the backend's tokens back: most of its latest streams came in bursts.";
+    BUFFERED_STREAMS = Counter "headway_buffered_streams_total" ["backend"]
+        "Completed streams whose tokens were held back and came in bursts; their latencies are not learned.";
     ENGINE_RUNNING = Gauge "headway_engine_running" ["backend"]
         "Requests in the engine's batch, whoever sent them, by its own metrics; where they are asked for.";
     ENGINE_WAITING = Gauge "headway_engine_waiting" ["backend"]
@@ -139,6 +147,8 @@ families! {
         "When the configuration was last read with success.";
     PARSE_SKIPPED = Counter "headway_parse_skipped_total" []
         "Parts of answers that were forwarded without being read, because of their size or form.";
+    SERIES_DROPPED = Counter "headway_series_dropped_total" []
+        "Observations counted as `other` because what they are about has no series: it left the configuration, or the configuration names more than series are kept for.";
     PANICS = Counter "headway_panics_total" []
         "Panics that were caught; each ended one exchange.";
     ACCESS_LOG_DROPPED = Counter "headway_access_log_dropped_total" []

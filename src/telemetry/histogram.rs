@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use prometheus::proto;
 
+use super::exemplar::{Exemplar, Exemplars};
 use crate::config::settings::Settings;
 
 /// Bucket edges for times to a first token and for whole answers, in microseconds: 1 ms to 300 s.
@@ -75,9 +76,9 @@ const GAP_GRID: [u64; 28] = [
     300_000_000,
 ];
 
-/// Bucket edges for what headway itself adds, in microseconds: 10 µs to 1 s.
-const OVERHEAD_GRID: [u64; 16] =
-    [10, 25, 50, 75, 100, 150, 200, 300, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 1_000_000];
+/// Bucket edges for what headway itself adds, in microseconds: 1 µs to 1 s.
+const OVERHEAD_GRID: [u64; 19] =
+    [1, 2, 5, 10, 25, 50, 75, 100, 150, 200, 300, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 1_000_000];
 
 /// The bucket edges in use: the fixed grids and the objectives' thresholds, so that the share within an objective is
 /// exact. Fixed at the start, so that a reload never resets a series.
@@ -125,18 +126,28 @@ pub(super) struct Histogram {
     /// One more than there are edges: the last is what lies beyond.
     counts: Box<[AtomicU64]>,
     sum_nanos: AtomicU64,
+    exemplars: Exemplars,
 }
 
 impl Histogram {
     pub(super) fn new(edges: &Edges) -> Self {
         let counts = (0..=edges.len()).map(|_| AtomicU64::new(0)).collect();
-        Self { edges: Arc::clone(edges), counts, sum_nanos: AtomicU64::new(0) }
+        Self { edges: Arc::clone(edges), counts, sum_nanos: AtomicU64::new(0), exemplars: Exemplars::default() }
     }
 
     pub(super) fn observe(&self, value: Duration) {
         let value = nanos(value);
         self.add(value, 1);
         self.sum_nanos.fetch_add(value, Ordering::Relaxed);
+    }
+
+    /// The same, of an exchange that may have a trace.
+    pub(super) fn observe_traced(&self, value: Duration, trace: Option<([u8; 16], SystemTime)>) {
+        self.observe(value);
+        if let Some((trace_id, at)) = trace {
+            let exemplar = Exemplar { trace_id, value, at };
+            self.exemplars.keep(self.bucket(nanos(value)), self.counts.len(), exemplar);
+        }
     }
 
     /// Takes a distribution: for each of its buckets the upper bound and how many lie in it, and the sum of all.
@@ -148,10 +159,18 @@ impl Histogram {
     }
 
     fn add(&self, nanos: u64, count: u64) {
-        let bucket = self.edges.partition_point(|&edge| edge < nanos);
-        if let Some(slot) = self.counts.get(bucket) {
+        if let Some(slot) = self.counts.get(self.bucket(nanos)) {
             slot.fetch_add(count, Ordering::Relaxed);
         }
+    }
+
+    fn bucket(&self, nanos: u64) -> usize {
+        self.edges.partition_point(|&edge| edge < nanos)
+    }
+
+    /// The latest traced exchange of each bucket, the one beyond all edges last; empty when none had a trace.
+    pub(super) fn exemplars(&self) -> Vec<Option<Exemplar>> {
+        self.exemplars.all()
     }
 
     /// As the registry wants it. The count is the sum of the buckets read, so that the page never contradicts itself.

@@ -14,6 +14,8 @@ pub const BACKEND_STATES: [&str; 7] = ["ready", "warming", "down", "ejected", "p
 pub struct LiveFigures {
     /// Every backend of the configuration.
     pub backends: Vec<BackendFigures>,
+    /// Every route of the configuration.
+    pub routes: Vec<RouteFigures>,
     /// Every objective of every route, and each route's joint one.
     pub objectives: Vec<ObjectiveFigures>,
     /// The bounds, in seconds, that a usual request of a route would get at a backend now.
@@ -22,6 +24,15 @@ pub struct LiveFigures {
     pub missed: Vec<PairFigure>,
     /// What shadows would have done.
     pub shadows: Vec<ShadowFigure>,
+}
+
+/// One route so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteFigures {
+    /// Its name in the configuration.
+    pub name: Arc<str>,
+    /// Requests for which no backend was expected to keep the promise.
+    pub unplaced: u64,
 }
 
 /// A figure of one latency of one route at one backend.
@@ -35,6 +46,19 @@ pub struct PairFigure {
     pub latency: &'static str,
     /// The figure.
     pub value: f64,
+}
+
+/// What was counted of one route at one backend since the start.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PairTotals {
+    /// The route's name.
+    pub route: Arc<str>,
+    /// The backend's name; `none` for what reached none.
+    pub backend: Arc<str>,
+    /// Exchanges that ended there.
+    pub requests: u64,
+    /// What their answers cost, in the configuration's currency.
+    pub cost: f64,
 }
 
 /// What a shadow policy would have sent to one backend of a route so far.
@@ -62,6 +86,14 @@ pub struct BackendFigures {
     pub waiting_tokens: u64,
     /// One of [`BACKEND_STATES`].
     pub state: &'static str,
+    /// Its profile, where the configuration names one.
+    pub profile: Option<Arc<str>>,
+    /// What is asked of it over what it can carry with its promises kept; `None` where that cannot be said.
+    pub demand: Option<f64>,
+    /// Whether something on the way holds its tokens back, by its latest streams.
+    pub buffering: bool,
+    /// Streams whose tokens were held back.
+    pub buffered_streams: u64,
     /// What its engine says, where it is asked and answers.
     pub engine: Option<EngineFigures>,
     /// Its GPUs, by the names the configuration gives them, as far as they tell something.
@@ -86,8 +118,17 @@ pub struct ObjectiveFigures {
     pub route: Arc<str>,
     /// `ttft`, `itl`, `e2e` or `joint`.
     pub latency: &'static str,
+    /// The share of exchanges that it is promised to; the joint promise has none of its own.
+    pub target: Option<f64>,
+    /// Exchanges in the route's window that kept it.
+    pub good: u64,
+    /// Exchanges in the route's window that it judged.
+    pub judged: u64,
     /// Share of good exchanges in the route's window; `None` while it holds none.
     pub attainment: Option<f64>,
+    /// The share of the error budget that is left of the route's budget period, below 0 when overspent; `None` while
+    /// nothing was judged, and where there is no target.
+    pub budget_left: Option<f64>,
     /// Burn rate by the name of its window, such as `5m`.
     pub burn: Vec<(&'static str, f64)>,
 }

@@ -16,8 +16,9 @@ use prometheus::{Registry, TextEncoder};
 use super::export::{Page, float};
 use super::families::{self, FAMILIES};
 use super::histogram::Grids;
-use super::live::{LiveFigures, ObjectiveFigures, PairFigure};
+use super::live::{LiveFigures, ObjectiveFigures, PairFigure, PairTotals};
 use super::logs;
+use super::openmetrics;
 use super::process::ProcessFigures;
 use super::series::Table;
 use crate::config::settings::Settings;
@@ -93,6 +94,12 @@ impl Metrics {
         self.counters.table.load().missed(now)
     }
 
+    /// What was counted of every route at every backend since the start.
+    #[must_use]
+    pub fn totals(&self) -> Vec<PairTotals> {
+        self.counters.table.load().totals()
+    }
+
     /// The configuration was read with success, at first or again.
     pub fn reload_succeeded(&self, at: SystemTime) {
         let since_epoch = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -120,11 +127,44 @@ impl Metrics {
         &self.counters.access_log_dropped
     }
 
+    /// The page in OpenMetrics, with exemplars.
+    #[must_use]
+    pub fn render_open(&self, live: &LiveFigures) -> String {
+        openmetrics::encode(&self.counters.page(live))
+    }
+
     /// The page in Prometheus's text format 0.0.4.
     #[must_use]
     pub fn render(&self, live: &LiveFigures) -> String {
         self.counters.live.lock().unwrap_or_else(PoisonError::into_inner).clone_from(live);
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+}
+
+impl Counters {
+    /// Every sample there is.
+    fn page(&self, live: &LiveFigures) -> Page {
+        let mut page = Page::default();
+        let table = self.table.load();
+        page.series(&table);
+        page.live(live);
+        page.predictions(live);
+        page.counter(&families::SERIES_DROPPED, &[], float(table.dropped()));
+        page.total(&families::PANICS, &[], &self.panics);
+        page.total(&families::PARSE_SKIPPED, &[], &self.parse_skipped);
+        page.total(&families::ACCESS_LOG_DROPPED, &[], &self.access_log_dropped);
+        page.counter(&families::LOG_DROPPED, &[], float(logs::dropped()));
+        page.gauge(&families::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
+        let successful = u8::from(self.reload_successful.load(Ordering::Relaxed));
+        page.gauge(&families::RELOAD_SUCCESSFUL, &[], f64::from(successful));
+        let reloaded_at = self.reloaded_at.load(Ordering::Relaxed);
+        if let Ok(seconds @ 1..) = u64::try_from(reloaded_at) {
+            page.gauge(&families::RELOAD_TIMESTAMP, &[], float(seconds));
+        }
+        if let Some(process) = ProcessFigures::read() {
+            page.process(&process);
+        }
+        page
     }
 }
 
@@ -141,29 +181,8 @@ impl Collector for Exporter {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let counters = &self.of;
-        let mut page = Page::default();
-        page.series(&counters.table.load());
-        {
-            let live = counters.live.lock().unwrap_or_else(PoisonError::into_inner);
-            page.live(&live);
-            page.predictions(&live);
-        }
-        page.total(&families::PANICS, &[], &counters.panics);
-        page.total(&families::PARSE_SKIPPED, &[], &counters.parse_skipped);
-        page.total(&families::ACCESS_LOG_DROPPED, &[], &counters.access_log_dropped);
-        page.counter(&families::LOG_DROPPED, &[], float(logs::dropped()));
-        page.gauge(&families::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
-        let successful = u8::from(counters.reload_successful.load(Ordering::Relaxed));
-        page.gauge(&families::RELOAD_SUCCESSFUL, &[], f64::from(successful));
-        let reloaded_at = counters.reloaded_at.load(Ordering::Relaxed);
-        if let Ok(seconds @ 1..) = u64::try_from(reloaded_at) {
-            page.gauge(&families::RELOAD_TIMESTAMP, &[], float(seconds));
-        }
-        if let Some(process) = ProcessFigures::read() {
-            page.process(&process);
-        }
-        page.into_families()
+        let live = self.of.live.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.of.page(&live).into_families()
     }
 }
 
@@ -171,11 +190,10 @@ impl Collector for Exporter {
 mod tests {
     use std::time::Duration;
 
-    use super::super::live::{BackendFigures, EngineFigures, ShadowFigure};
+    use super::super::live::{BackendFigures, EngineFigures, RouteFigures, ShadowFigure};
     use super::super::testing;
     use super::*;
     use crate::clock::{Clock, SystemClock};
-    use crate::measure::exchange::Attempt;
     use crate::measure::outcome::{Outcome, ShedReason};
     use crate::wire::gpu::{GpuReading, Slowdowns};
 
@@ -206,13 +224,22 @@ mod tests {
                 in_flight: 3,
                 waiting_tokens: 930,
                 state: "ready",
+                profile: Some("vllm-a100-bf16-tp1-throughput".into()),
+                demand: Some(0.625),
+                buffering: false,
+                buffered_streams: 4,
                 engine: Some(EngineFigures { running: 7.0, waiting: 2.0, kv_cache_ratio: Some(0.25) }),
                 gpus: vec![("GPU-1".into(), gpu()), ("1".into(), GpuReading::default())],
             }],
+            routes: vec![RouteFigures { name: "chat".into(), unplaced: 6 }],
             objectives: vec![ObjectiveFigures {
                 route: "chat".into(),
                 latency: "ttft",
+                target: Some(0.95),
+                good: 39,
+                judged: 40,
                 attainment: Some(0.975),
+                budget_left: Some(0.5),
                 burn: vec![("5m", 0.5)],
             }],
             predicted: vec![pair("ttft", 0.125), pair("itl", 0.02)],
@@ -249,10 +276,16 @@ mod tests {
         metrics
     }
 
+    /// Written anew with `HEADWAY_UPDATE_GOLDEN=1 cargo test the_page_is_as_documented`.
     #[test]
     fn the_page_is_as_documented() {
         let page = page(&busy(), &live());
-        assert_eq!(page, include_str!("testdata/metrics.txt"), "the page is now:\n{page}");
+        if std::env::var_os("HEADWAY_UPDATE_GOLDEN").is_some() {
+            let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/telemetry/testdata/metrics.txt");
+            std::fs::write(file, page).unwrap();
+        } else {
+            assert_eq!(page, include_str!("testdata/metrics.txt"), "the page is now:\n{page}");
+        }
     }
 
     #[test]
@@ -272,21 +305,99 @@ mod tests {
     }
 
     #[test]
-    fn names_that_clients_make_up_add_no_series() {
+    fn a_million_names_that_clients_make_up_add_no_series() {
         let metrics = busy();
-        let record = |name: String| {
-            let (name, mut record) = (Some(Arc::<str>::from(name)), testing::complete());
-            (record.route, record.model) = (name.clone(), name.clone());
-            record.attempts = vec![Attempt { backend: name.unwrap(), ..record.attempts[1].clone() }];
-            metrics.record(&record, now());
+        let mut record = testing::complete();
+        record.attempts.truncate(1);
+        record.gaps = None;
+        let start = now();
+        let mut junk = |name: String| {
+            let name = Arc::<str>::from(name);
+            (record.route, record.model) = (Some(Arc::clone(&name)), Some(Arc::clone(&name)));
+            record.attempts[0].backend = name;
+            metrics.record(&record, start);
         };
-        record("first".to_owned());
-        let before = page(&metrics, &live()).lines().count();
+        junk("first".to_owned());
+        let lines = || (page(&metrics, &live()).lines().count(), metrics.render_open(&live()).lines().count());
+        let before = lines();
         let mut random = crate::random::Random::seeded(1);
-        for _ in 0..100_000 {
-            record(format!("model-{:x}", random.bits()));
+        (0..1_000_000).for_each(|_| junk(format!("model-{:x}", random.bits())));
+        assert_eq!(lines(), before);
+        let text = metrics.render(&live());
+        assert!(text.len() < 2 << 20 && metrics.render_open(&live()).len() < 2 << 20, "{} bytes", text.len());
+        // One for each route and two for each backend that is unknown: what ended the exchange, and the try.
+        assert!(text.contains("headway_series_dropped_total 3000003\n"), "{text}");
+    }
+
+    #[test]
+    fn a_configuration_that_names_too_much_is_counted_in_less_detail() {
+        let mut settings = testing::settings();
+        settings.backends = (0..60).map(|number| testing::backend(&format!("backend-{number}"))).collect();
+        let all: Vec<_> = (0..60).collect();
+        let route = |number: usize| testing::route(&format!("route-{number}"), &all, <_>::default());
+        settings.routes = (0..1_000).map(route).collect();
+        let (metrics, mut record) = (Metrics::new(&settings), testing::complete());
+        record.attempts.truncate(1);
+        record.stream = false;
+        for route in &settings.routes {
+            record.route = Some(Arc::clone(&route.name));
+            for backend in &settings.backends {
+                record.attempts[0].backend = Arc::clone(&backend.name);
+                metrics.record(&record, now());
+            }
         }
-        assert_eq!(page(&metrics, &live()).lines().count(), before);
+        let text = metrics.render(&LiveFigures::default());
+        let pairs = text.lines().filter(|line| line.starts_with("headway_input_tokens_total")).count();
+        assert!((2_000..3_500).contains(&pairs), "{pairs} pairs");
+        assert!(text.contains("route=\"other\",backend=\"other\""), "what has no series of its own is counted");
+        let dropped = text.lines().find_map(|line| line.strip_prefix("headway_series_dropped_total ")).unwrap();
+        assert!(dropped.parse::<u64>().unwrap() > 50_000, "{dropped}");
+    }
+
+    /// Lines of the page in OpenMetrics that start so.
+    fn open_lines(metrics: &Metrics, start: &str) -> Vec<String> {
+        let page = metrics.render_open(&LiveFigures::default());
+        page.lines().filter(|line| line.starts_with(start)).map(ToOwned::to_owned).collect()
+    }
+
+    #[test]
+    fn a_bucket_points_to_the_trace_of_the_latest_exchange_in_it() {
+        let metrics = Metrics::new(&testing::settings());
+        metrics.record(&testing::complete(), now());
+        let with_exemplar = |family: &str, le: &str| {
+            let start = format!("headway_{family}_bucket{{route=\"chat\",backend=\"cheap\",le=\"{le}\"}} 1 # ");
+            let lines = open_lines(&metrics, &start);
+            assert_eq!(lines.len(), 1, "{family}");
+            lines[0][start.len()..].to_owned()
+        };
+        let trace = "{trace_id=\"0af7651916cd43dd8448eb211c80319c\"}";
+        assert_eq!(with_exemplar("time_to_first_token_seconds", "0.137"), format!("{trace} 0.123457 1767225602.125"));
+        assert_eq!(with_exemplar("inter_token_latency_seconds", "0.025"), format!("{trace} 0.02025 1767225602.125"));
+        assert_eq!(with_exemplar("request_duration_seconds", "2.5"), format!("{trace} 2.002 1767225602.125"));
+        let without = Metrics::new(&testing::settings());
+        without.record(&ExchangeRecord { trace_id: None, ..testing::complete() }, now());
+        assert!(!without.render_open(&live()).contains(" # {") && !metrics.render(&live()).contains(" # {"));
+    }
+
+    #[test]
+    fn the_page_in_openmetrics_says_the_same_in_its_own_words() {
+        let metrics = busy();
+        let page = metrics.render_open(&live());
+        assert!(page.ends_with("\n# EOF\n") && page.matches("# EOF").count() == 1);
+        for line in [
+            "# TYPE headway_requests counter",
+            "headway_requests_total{route=\"unmatched\",backend=\"none\",api=\"none\",outcome=\"rejected_request\"} 1.0",
+            "# TYPE headway_time_to_first_token_seconds histogram",
+            "# UNIT headway_time_to_first_token_seconds seconds",
+            "# UNIT process_cpu_seconds seconds",
+            "# TYPE headway_build info",
+            "headway_panics_total 0.0",
+            "headway_overhead_seconds_bucket{route=\"chat\",phase=\"hash\",le=\"1e-06\"} 0",
+        ] {
+            assert!(page.lines().any(|one| one == line), "{line}: {page}");
+        }
+        let samples = |page: &str| page.lines().filter(|line| !line.starts_with('#')).count();
+        assert_eq!(samples(&page), samples(&metrics.render(&live())));
     }
 
     #[test]
@@ -353,6 +464,10 @@ mod tests {
         let of = |latency| figures.iter().find(|of| &*of.route == "chat" && of.latency == latency).unwrap();
         assert_eq!((of("ttft").attainment, of("itl").attainment), (Some(0.75), Some(1.0)));
         assert_eq!(of("joint").attainment, Some(0.75));
+        let ttft = of("ttft");
+        assert_eq!((ttft.good, ttft.judged, ttft.target, of("joint").budget_left), (3, 4, Some(0.95), None));
+        // Two of five missed, of a twentieth that may.
+        assert_eq!(ttft.budget_left.map(f64::round), Some(-7.0));
         // One of four missed of a twentieth that may: five times too fast; two of five in the hour: eight times.
         let rounded: Vec<_> = of("ttft").burn.iter().map(|(name, rate)| (*name, rate.round())).collect();
         assert_eq!(rounded, [("5m", 5.0), ("1h", 8.0), ("6h", 8.0), ("3d", 8.0)]);

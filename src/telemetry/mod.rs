@@ -5,13 +5,16 @@
 
 pub mod access_log;
 mod attained;
+mod exemplar;
 mod export;
 pub mod families;
 mod histogram;
+pub mod history;
 mod json_line;
 pub mod live;
 pub mod logs;
 pub mod metrics;
+pub mod openmetrics;
 mod predicted;
 mod process;
 pub mod recent;
@@ -28,6 +31,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 
 use self::access_log::AccessLog;
+use self::history::History;
 use self::metrics::Metrics;
 use self::recent::Recent;
 use crate::config::settings::{self, Settings};
@@ -38,6 +42,7 @@ use crate::measure::exchange::ExchangeRecord;
 pub struct Telemetry {
     metrics: Metrics,
     recent: Recent,
+    history: History,
     access_log: ArcSwapOption<OpenLog>,
 }
 
@@ -62,7 +67,8 @@ impl Telemetry {
     /// When the access log cannot be opened.
     pub fn new(settings: &Settings) -> io::Result<Self> {
         let metrics = Metrics::new(settings);
-        let telemetry = Self { metrics, recent: Recent::default(), access_log: ArcSwapOption::empty() };
+        let (recent, history) = (Recent::default(), History::new(settings));
+        let telemetry = Self { metrics, recent, history, access_log: ArcSwapOption::empty() };
         let prepared = telemetry.prepare(settings)?;
         telemetry.access_log.store(prepared.access_log);
         Ok(telemetry)
@@ -88,6 +94,7 @@ impl Telemetry {
     /// Goes over to the configuration that was prepared.
     pub fn apply(&self, settings: &Settings, prepared: Prepared) {
         self.metrics.apply(settings);
+        self.history.apply(settings);
         logs::set_level(settings.telemetry.level);
         // The old log's thread writes what it still has, and ends.
         self.access_log.store(prepared.access_log);
@@ -96,6 +103,7 @@ impl Telemetry {
     /// Takes the record of an exchange that has ended. Call it once per exchange.
     pub fn record(&self, record: Arc<ExchangeRecord>, now: Instant) {
         self.metrics.record(&record, now);
+        self.history.record(&record, now);
         if let Some(open) = self.access_log.load().as_ref() {
             open.log.record(Arc::clone(&record));
         }
@@ -112,6 +120,12 @@ impl Telemetry {
     #[must_use]
     pub fn recent(&self) -> &Recent {
         &self.recent
+    }
+
+    /// The last quarter of an hour.
+    #[must_use]
+    pub fn history(&self) -> &History {
+        &self.history
     }
 
     /// Opens log files anew, after their rotation.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::attained::{Attained, BURN_WINDOWS};
 use super::histogram::{Grids, Histogram};
-use super::live::{ObjectiveFigures, PairFigure};
+use super::live::{ObjectiveFigures, PairFigure, PairTotals};
 use super::predicted::Bounds;
 use crate::config::settings::{Route, Settings};
 use crate::measure::exchange::ExchangeRecord;
@@ -30,12 +30,18 @@ pub(super) const NONE: &str = "none";
 /// What the `latency` label of an objective can be.
 pub(super) const JUDGED: [&str; 4] = ["ttft", "itl", "e2e", "joint"];
 
+/// The most pairs of route and backend that have series of their own: some 200 each, most of them buckets. A
+/// configuration that names more is counted, but not in such detail.
+const MOST_CELLS: usize = 2_000;
+/// The most routes that have series of their own.
+const MOST_ROUTES: usize = 500;
+
 const APIS: usize = Api::ALL.len() + 1;
 const OUTCOMES: usize = Outcome::ALL.len();
 const REASONS: usize = Reason::ALL.len() + 1;
 const SHED_REASONS: usize = ShedReason::ALL.len();
 /// What the `phase` label of the overhead can be.
-pub(super) const OVERHEAD_PHASES: [&str; 3] = ["request", "hash", "decide"];
+pub(super) const OVERHEAD_PHASES: [&str; 5] = ["request", "hash", "decide", "first_token", "token"];
 
 /// A fixed row of counters, one per value of a closed set.
 #[derive(Debug)]
@@ -125,14 +131,22 @@ impl Latencies {
                 histogram.observe(value);
             }
         };
-        observe(&self.duration, felt.end_to_end);
+        // The exchange ended about now: a wall clock is not asked for that.
+        let ended = record.started + felt.end_to_end.unwrap_or_default();
+        let trace = record.trace_id.map(|id| (id, ended));
+        let traced = |histogram: &Histogram, value: Option<_>| {
+            if let Some(value) = value {
+                histogram.observe_traced(value, trace);
+            }
+        };
+        traced(&self.duration, felt.end_to_end);
         observe(&self.first_byte, felt.first_byte);
         if !(record.stream && record.measured()) {
             return;
         }
-        observe(&self.first_token, felt.first_token);
+        traced(&self.first_token, felt.first_token);
         observe(&self.first_output, felt.first_output);
-        observe(&self.inter_token, felt.inter_token);
+        traced(&self.inter_token, felt.inter_token);
         observe(&self.longest_stall, felt.longest_stall);
         if let Some(gaps) = &record.gaps {
             self.inter_chunk.merge(gaps.buckets(), gaps.sum());
@@ -193,20 +207,23 @@ pub(super) struct RouteSeries {
     objectives: Objectives,
     /// Over which attainment is shown.
     window: Duration,
+    /// Over which the error budget is spent.
+    budget_period: Duration,
     pub(super) totals: Arc<RouteTotals>,
     /// The route's backends, and [`NONE`] and [`OTHER`].
     pub(super) cells: HashMap<Arc<str>, Arc<Cell>>,
     none: Arc<Cell>,
     other: Arc<Cell>,
+    dropped: Arc<AtomicU64>,
 }
 
 impl RouteSeries {
     fn new<'a>(
         name: Arc<str>,
-        promise: (Objectives, Duration),
+        promise: (Objectives, Duration, Duration),
         backends: impl Iterator<Item = &'a Arc<str>>,
         old: Option<&Self>,
-        grids: &Grids,
+        (grids, room, dropped): (&Grids, &mut usize, &Arc<AtomicU64>),
     ) -> Self {
         let kept = |name: &Arc<str>| {
             let old = old.and_then(|old| old.cells.get(name)).map(Arc::clone);
@@ -214,7 +231,9 @@ impl RouteSeries {
         };
         let (none, other) = (NONE.into(), OTHER.into());
         let (none_cell, other_cell) = (kept(&none), kept(&other));
+        let backends = backends.take(*room);
         let mut cells: HashMap<_, _> = backends.map(|name| (Arc::clone(name), kept(name))).collect();
+        *room = room.saturating_sub(cells.len());
         cells.insert(none, Arc::clone(&none_cell));
         cells.insert(other, Arc::clone(&other_cell));
         let new_totals = || {
@@ -230,15 +249,21 @@ impl RouteSeries {
             name,
             objectives: promise.0,
             window: promise.1,
+            budget_period: promise.2,
             totals: old.map_or_else(new_totals, |old| Arc::clone(&old.totals)),
             cells,
             none: none_cell,
             other: other_cell,
+            dropped: Arc::clone(dropped),
         }
     }
 
     fn cell(&self, backend: Option<&Arc<str>>) -> &Cell {
-        backend.map_or(&self.none, |name| self.cells.get(name).unwrap_or(&self.other))
+        let Some(name) = backend else { return &self.none };
+        self.cells.get(name).unwrap_or_else(|| {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            &self.other
+        })
     }
 
     /// Which of [`JUDGED`] the route promises: those series are there from the start.
@@ -264,13 +289,32 @@ impl RouteSeries {
                 let rate = |(name, window)| Some((name, attained.over(place, window, now).burn_rate(target)?));
                 BURN_WINDOWS.into_iter().filter_map(rate).collect()
             };
+            let lately = attained.over(place, self.window, now);
+            let budget = |target| attained.over(place, self.budget_period, now).budget_left(target);
             ObjectiveFigures {
                 route: Arc::clone(&self.name),
                 latency,
+                target: target.map(Quantile::share),
+                good: lately.good,
+                judged: lately.total,
+                attainment: lately.share(),
+                budget_left: target.and_then(budget),
                 burn: target.map(burn).unwrap_or_default(),
-                attainment: attained.over(place, self.window, now).share(),
             }
         })
+    }
+
+    /// What was counted, by backend.
+    fn totals(&self) -> Vec<PairTotals> {
+        let mut cells: Vec<_> = self.cells.iter().collect();
+        cells.sort_unstable_by_key(|(name, _)| *name);
+        let totals = |(backend, cell): (&Arc<str>, &Arc<Cell>)| PairTotals {
+            route: Arc::clone(&self.name),
+            backend: Arc::clone(backend),
+            requests: cell.requests.iter().flat_map(Row::values).sum(),
+            cost: cell.cost.value(),
+        };
+        cells.into_iter().map(totals).collect()
     }
 
     /// How often bounds were missed lately, by backend.
@@ -311,11 +355,12 @@ impl RouteSeries {
             self.totals.queue.observe(phases.queue);
         }
         if record.outcome == Outcome::Complete {
-            let [request, hash, decide] = &self.totals.overhead;
-            request.observe(phases.overhead);
-            // A prompt without a whole block, and a path that is passed through, have none.
-            for (histogram, value) in [(hash, phases.hash), (decide, phases.decide)] {
-                if !value.is_zero() {
+            let spent = |phase: Duration| Some(phase).filter(|phase| !phase.is_zero());
+            // A prompt without a whole block, and a path that is passed through, have no hash and no decision.
+            let taken =
+                [Some(phases.overhead), spent(phases.hash), spent(phases.decide), phases.relay_first, phases.relay];
+            for (histogram, value) in self.totals.overhead.iter().zip(taken) {
+                if let Some(value) = value {
                     histogram.observe(value);
                 }
             }
@@ -331,32 +376,48 @@ pub(super) struct Table {
     by_name: HashMap<Arc<str>, Arc<RouteSeries>>,
     unmatched: Arc<RouteSeries>,
     other: Arc<RouteSeries>,
+    /// Observations that had no series of their own.
+    dropped: Arc<AtomicU64>,
 }
 
 impl Table {
     /// The series of a configuration; those of names that `old` has too go on counting.
     pub(super) fn new(settings: &Settings, old: Option<&Self>, grids: &Grids) -> Self {
         let kept = |name: &str| old.and_then(|old| old.by_name.get(name)).map(|series| &**series);
-        let special = |name: &str, backends: &[Arc<str>]| {
-            Arc::new(RouteSeries::new(name.into(), <_>::default(), backends.iter(), kept(name), grids))
-        };
+        let dropped = old.map_or_else(Arc::default, |old| Arc::clone(&old.dropped));
+        let mut room = MOST_CELLS;
         let of_route = |route: &Arc<Route>| {
             let names = route.backends.iter().filter_map(|&(index, _)| settings.backends.get(index));
             let names = names.map(|backend| &backend.name);
             let old = kept(&route.name);
-            Arc::new(RouteSeries::new(Arc::clone(&route.name), (route.objectives, route.window), names, old, grids))
+            let promise = (route.objectives, route.window, route.budget_period);
+            Arc::new(RouteSeries::new(Arc::clone(&route.name), promise, names, old, (grids, &mut room, &dropped)))
+        };
+        let mut routes: Vec<_> = settings.routes.iter().take(MOST_ROUTES).map(of_route).collect();
+        let mut special = |name: &str, backends: &[Arc<str>]| {
+            let (promise, old) = (<_>::default(), kept(name));
+            Arc::new(RouteSeries::new(name.into(), promise, backends.iter(), old, (grids, &mut room, &dropped)))
         };
         let all: Vec<_> = settings.backends.iter().map(|backend| Arc::clone(&backend.name)).collect();
         let (unmatched, other) = (special(UNMATCHED, &[]), special(OTHER, &all));
-        let mut routes: Vec<_> = settings.routes.iter().map(of_route).collect();
         routes.extend([Arc::clone(&unmatched), Arc::clone(&other)]);
         let by_name = routes.iter().map(|series| (Arc::clone(&series.name), Arc::clone(series))).collect();
-        Self { routes, by_name, unmatched, other }
+        Self { routes, by_name, unmatched, other, dropped }
+    }
+
+    /// Observations that had no series of their own, ever.
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
     }
 
     /// How often bounds were missed lately.
     pub(super) fn missed(&self, now: Instant) -> Vec<PairFigure> {
         self.routes.iter().flat_map(|route| route.missed(now)).collect()
+    }
+
+    /// What was counted by route and backend.
+    pub(super) fn totals(&self) -> Vec<PairTotals> {
+        self.routes.iter().flat_map(|route| route.totals()).collect()
     }
 
     /// How well every promise is kept.
@@ -366,7 +427,10 @@ impl Table {
 
     pub(super) fn record(&self, record: &ExchangeRecord, grids: &Grids, now: Instant) {
         let series = match &record.route {
-            Some(name) => self.by_name.get(name).unwrap_or(&self.other),
+            Some(name) => self.by_name.get(name).unwrap_or_else(|| {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+                &self.other
+            }),
             None => &self.unmatched,
         };
         series.record(record, grids, now);

@@ -8,7 +8,7 @@ use headway::clock::{Clock, SystemClock};
 use headway::commands::AdminArgs;
 use headway::commands::explain::{self, ExplainArgs, Format};
 use headway::engine::Profile;
-use headway::nim_simulator::{Simulator, SimulatorOptions};
+use headway::nim_simulator::{FaultKind, Faults, Simulator, SimulatorOptions};
 use serde_json::Value;
 
 use crate::support::client::Client;
@@ -102,6 +102,26 @@ async fn load_of_others_is_seen_where_the_engine_is_asked_and_nowhere_else() {
     assert!(seen(&blind, "cheap").is_none(), "it was not asked");
     let reply = blind.admin("/api/v1/explain?route=r").await.json();
     assert_eq!(reply["backend"], "cheap", "own books know nothing of others: {reply:#}");
+}
+
+#[tokio::test]
+async fn a_client_that_gives_up_after_a_long_wait_shows_that_the_wait_was_long() {
+    let engine = simulator("h100-latency", 1.0).await;
+    engine.set_faults(Faults::from(vec![FaultKind::Hang]));
+    let headway = Setup::default().backend_at("a", engine.address, "models: [m]").route(SLO).start().await;
+    let in_flight = || headway.server.fleet().backends().iter().map(|one| one.in_flight()).sum::<u32>();
+    let neutral = expected(&headway).await;
+    let mut client = Client::connect(headway.address()).await;
+    client.send(post(CHAT, &question(2))).await;
+    until("the request", || in_flight() == 1).await;
+    // While it waits, what is overdue counts; what is left once it is gone was learned.
+    while expected(&headway).await < 6.0 * neutral {
+        tokio::task::yield_now().await;
+    }
+    drop(client);
+    until("its end", || in_flight() == 0).await;
+    let learned = expected(&headway).await / neutral;
+    assert!((1.1..6.0).contains(&learned), "{learned}");
 }
 
 #[tokio::test]

@@ -12,11 +12,13 @@
 mod support;
 
 mod answers;
+mod buffering;
 mod commit;
 mod connections;
 mod failover;
 mod headers;
 mod learned;
+mod metrics;
 mod midstream;
 mod oddities;
 mod overload;

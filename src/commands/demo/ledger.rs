@@ -7,9 +7,8 @@ use super::scene::{Act, BACKENDS, Plan, ROUTES};
 use crate::bench::record::RequestRecord;
 use crate::bench::report::Collector;
 use crate::measure::attainment::Attainment;
-use crate::measure::objective::{Ended, Objective, Objectives, Verdicts};
-use crate::measure::outcome::Outcome;
-use crate::route::price::{Price, Work};
+use crate::measure::objective::{Objective, Objectives, Verdicts};
+use crate::route::price::Price;
 
 /// Requests remembered one by one; the oldest leave.
 const KEPT: usize = 200_000;
@@ -61,7 +60,7 @@ impl Ledger {
         if let Some(collector) = backend.and_then(|backend| self.backends.get_mut(backend)) {
             collector.add(record);
         }
-        let verdicts = self.objectives.get(route).map(|objectives| judge(objectives, record)).unwrap_or_default();
+        let verdicts = self.objectives.get(route).map(|objectives| record.verdicts(objectives)).unwrap_or_default();
         if self.samples.len() >= KEPT {
             self.samples.pop_front();
         }
@@ -95,12 +94,7 @@ impl Ledger {
 
     /// What a request costs at a backend, where there is a price by the token.
     pub(super) fn cost(&self, backend: usize, (input, output): (u64, u64)) -> Option<f64> {
-        let price = self.prices.get(backend)?.as_ref().filter(|price| matches!(price, Price::PerToken { .. }))?;
-        #[allow(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
-        let (uncached_tokens, output_tokens) = (input as f64, output as f64);
-        let work =
-            Work { uncached_tokens, cached_tokens: 0.0, output_tokens, prefill_seconds: None, decode_seconds: None };
-        Some(price.of(&work))
+        self.prices.get(backend)?.as_ref()?.by_the_token(input, output)
     }
 
     /// How a route kept its promises (one latency's, or all together) among the requests that `which` takes.
@@ -133,15 +127,4 @@ impl Ledger {
         }
         (counts, total)
     }
-}
-
-/// The same judgement as the proxy's, of what the client felt.
-fn judge(objectives: &Objectives, record: &RequestRecord) -> Verdicts {
-    objectives.judge(&Ended {
-        outcome: if record.is_valid() { Outcome::Complete } else { Outcome::UpstreamError },
-        stream: true,
-        choices: 1,
-        latencies: &record.latencies,
-        output_tokens: record.usage.output_tokens,
-    })
 }

@@ -102,14 +102,15 @@ impl Fleet {
         Kept { backends: self.backends.iter().map(backend).collect(), routes: routes.collect() }
     }
 
-    /// Goes on from what was learned before; answers of how many backends something was known.
+    /// Goes on from what was learned before; answers of how many backends something was known. Where the fleet itself
+    /// has learned something already, that stays.
     pub fn resume(&self, kept: &Kept, now: Instant) -> usize {
-        for route in &self.routes {
+        for route in self.routes.iter().filter(|route| route.counts.model().learned().answers == 0) {
             if let Some((_, learned)) = kept.routes.iter().find(|(name, _)| name == route.name()) {
                 route.counts.model().resume(learned);
             }
         }
-        let resumed = self.backends.iter().filter(|backend| {
+        let resumed = self.backends.iter().filter(|backend| backend.shared.model().is_unused()).filter(|backend| {
             let key = Key::of(backend.settings());
             let known = kept.backends.iter().find(|one| one.key == key);
             known.is_some_and(|known| {
@@ -192,7 +193,15 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Gives a new fleet what an earlier process kept, where the configuration says that it does. Blocking.
+/// Gives a fleet what an earlier process kept, where a reload names another file than before. Blocking.
+pub fn restore_on_reload(fleet: &Fleet, before: &Fleet, clock: &dyn Clock) {
+    let path = |fleet: &Fleet| fleet.settings().state.as_ref().map(|state| state.path.clone());
+    if path(fleet) != path(before) {
+        restore(fleet, clock);
+    }
+}
+
+/// Gives a fleet what an earlier process kept, where the configuration says that it does. Blocking.
 pub fn restore(fleet: &Fleet, clock: &dyn Clock) {
     let Some(StateFile { path, .. }) = &fleet.settings().state else { return };
     let shown = path.display();

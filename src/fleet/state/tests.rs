@@ -82,6 +82,36 @@ fn another_server_of_the_same_name_knows_nothing() {
     }
 }
 
+#[test]
+fn a_file_that_a_reload_names_teaches_those_that_know_nothing() {
+    let clock = ManualClock::new();
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("state.json");
+    let kept = taught(&clock);
+    save(&path, &kept.learned(), clock.wall()).expect("writable");
+    let with_file = format!("{TEXT}state: {{ path: {} }}\n", path.display());
+    let settings = || Arc::new(parse("test.yaml", &with_file, &NoEnvironment).expect("settings").settings);
+
+    let fresh = fleet(TEXT, clock.now());
+    let reloaded = fresh.rebuilt(settings(), clock.now()).expect("a fleet");
+    restore_on_reload(&reloaded, &fresh, &clock);
+    let near = |one: &Fleet, other: &Fleet| {
+        let (one, other) = (expected(one, clock.now()), expected(other, clock.now()));
+        one.iter().zip(&other).all(|(one, other)| one.abs_diff(*other) < Duration::from_micros(2))
+    };
+    assert!(near(&reloaded, &kept) && (reloaded.routes()[1].expected_output() - 333.0).abs() < 1.0);
+
+    // Both backends have served once: what they learned themselves is worth more than a file.
+    let busy = fleet(TEXT, clock.now());
+    for excluded in [1, 0] {
+        let request = Request { model: "m", ..Request::default() };
+        drop(busy.dispatch(1, &request, &[crate::route::snapshot::BackendIndex(excluded)], clock.now()).expect("room"));
+    }
+    let reloaded = busy.rebuilt(settings(), clock.now()).expect("a fleet");
+    restore_on_reload(&reloaded, &busy, &clock);
+    assert!(near(&reloaded, &busy) && !near(&reloaded, &kept));
+}
+
 #[track_caller]
 fn refused(contents: &[u8], replaced: bool) {
     let folder = tempfile::tempdir().expect("folder");

@@ -31,7 +31,7 @@ fn routed(change: impl Fn(&mut Route), now: Instant) -> Fleet {
             let mut given = fleet.dispatch(0, &request("m"), &[BackendIndex(other)], now).unwrap();
             given.in_flight.first_token(now + SECOND / 5);
             (1..40).for_each(|token| given.in_flight.tokens(1, now + SECOND / 5 + SECOND / 50 * token));
-            let served = Served { output_tokens: Some(40), mean_gap: Some(SECOND / 50) };
+            let served = Served { output_tokens: Some(40), mean_gap: Some(SECOND / 50), held_back: false };
             given.in_flight.served(&served, now + SECOND);
         }
     }

@@ -312,6 +312,42 @@ fn a_backend_that_owes_answers_and_is_silent_is_ejected() {
 }
 
 #[test]
+fn patience_is_three_times_what_was_expected_of_what_is_in_flight() {
+    let start = now();
+    let fleet = fleet(vec![backend("a"), backend("b")], start);
+    // 200,000 tokens at the prior's 0.1 ms each: the first token is expected after 20 s.
+    let facts = RequestFacts { input_tokens: 200_000, ..request("m").facts };
+    let long = Request { facts, ..request("m") };
+    let mut sent = fleet.dispatch(0, &long, &[], start).unwrap();
+    assert_eq!(fleet.eject_stalled(start + SECOND * 59), 0);
+    sent.in_flight.first_token(start + SECOND * 59);
+    sent.in_flight.progressed(start + SECOND * 59);
+    assert_eq!(fleet.eject_stalled(start + SECOND * 78), 0);
+    assert_eq!(fleet.eject_stalled(start + SECOND * 80), 1, "it awaits no first token");
+}
+
+#[test]
+fn an_unstreamed_answer_is_waited_for_as_such_answers_take() {
+    let start = now();
+    let fleet = fleet(vec![backend("a"), backend("b")], start);
+    let facts = RequestFacts { stream: false, max_tokens: None, ..request("m").facts };
+    let unstreamed = Request { facts, ..request("m") };
+    let send = |now| fleet.dispatch(0, &unstreamed, &[BackendIndex(1)], now).unwrap().in_flight;
+    let unknown = send(start);
+    assert_eq!(fleet.eject_stalled(start + SECOND * 600), 0, "nothing is known of such answers");
+    drop(unknown);
+    let mut now = start;
+    for _ in 0..200 {
+        let one = send(now);
+        now += SECOND * 30;
+        one.served(&Served { output_tokens: Some(100), mean_gap: None, held_back: false }, now);
+    }
+    let _silent = send(now);
+    assert_eq!(fleet.eject_stalled(now + SECOND * 60), 0);
+    assert_eq!(fleet.eject_stalled(now + SECOND * 400), 1);
+}
+
+#[test]
 fn silence_that_a_client_is_the_cause_of_is_no_fault() {
     let start = now();
     let fleet = fleet(vec![backend("a"), backend("b")], start);

@@ -160,7 +160,7 @@ impl World {
                 self.one(which).into_iter().for_each(|one| one.in_flight.tokens(count, now));
             }
             Event::Served(which) => {
-                let served = Served { output_tokens: Some(9), mean_gap: Some(SECOND / 50) };
+                let served = Served { output_tokens: Some(9), mean_gap: Some(SECOND / 50), held_back: false };
                 self.take(which).into_iter().for_each(|one| one.in_flight.served(&served, now));
             }
             Event::Failed(which) => self.take(which).into_iter().for_each(|one| one.in_flight.ended(Blame::Fault, now)),

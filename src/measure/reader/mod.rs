@@ -5,6 +5,7 @@
 
 use std::time::Instant;
 
+use crate::measure::bursts::Delivery;
 use crate::measure::exchange::Latencies;
 use crate::measure::gaps::GapHistogram;
 use crate::measure::outcome::Outcome;
@@ -206,6 +207,12 @@ impl StreamReader {
     pub fn latencies_per_chunk_usage(&self) -> Latencies {
         let Progress { timeline, usage, first_event_tokens, .. } = &self.progress;
         timeline.latencies(usage.output_tokens, *first_event_tokens)
+    }
+
+    /// How the tokens came, of a try that began then; `None` when they were too few to tell.
+    #[must_use]
+    pub fn delivery(&self, began: Instant) -> Option<Delivery> {
+        self.progress.timeline.delivery(began)
     }
 
     /// Token counts as stated last.

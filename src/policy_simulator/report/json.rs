@@ -50,6 +50,9 @@ fn summary(summary: &Summary) -> Value {
         "cost_per_kgood": finite(summary.cost_per_kgood),
         "runs_kept": summary.all_reached,
         "movement": summary.movement,
+        "dispersion": summary.dispersion,
+        "autocorrelation": summary.autocorrelation,
+        "run_ratio": summary.run_ratio,
         "routes": summary.routes.iter().map(route_summary).collect::<Vec<_>>(),
     })
 }
@@ -78,6 +81,10 @@ fn score(score: &Score) -> Value {
         "cost_per_kgood": finite(score.cost_per_kgood()),
         "kept": score.all_reached(),
         "movement": score.movement(),
+        "dispersion": score.restlessness.dispersion,
+        "autocorrelation": score.restlessness.autocorrelation,
+        "longest_run": score.restlessness.longest_run,
+        "longest_run_of_draws": score.restlessness.expected_run,
         "routes": score.routes.iter().map(route).collect::<Vec<_>>(),
         "decisions": score.reasons,
         "sent": { "window_s": SHARE_WINDOW.as_secs(), "per_backend": score.shares },

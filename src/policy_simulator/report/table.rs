@@ -7,8 +7,10 @@ use super::super::summary::RouteSummary;
 use super::{Group, Report};
 
 /// What the columns mean.
-const LEGEND: [&str; 3] = [
+const LEGEND: [&str; 5] = [
     "runs kept: every route kept its share. moves: how much the backends' shares change between windows of 10 s.",
+    "varies: how much shares vary between seconds, where independent draws have 1. memory: of a share from one second to",
+    "the next, where they have 0; a herd swings and is below. run: the longest run to one backend, where they have 1.",
     "bounds missed: of requests sent where every promise was expected to be kept, those slower than the bound predicted",
     "for them; a bound at p95 should be missed by 5 %.",
 ];
@@ -54,7 +56,10 @@ fn attainment(group: &Group) -> Lines {
         let summary = column.summary();
         if let (0, Some(head)) = (place, lines.first_mut()) {
             head.extend(summary.routes.iter().map(|route| format!("{} kept", route.name)));
-            head.extend(["good/s", "of offered", "$/kgood", "shed", "runs kept", "moves"].map(str::to_owned));
+            head.extend(
+                ["good/s", "of offered", "$/kgood", "shed", "runs kept", "moves", "varies", "memory", "run"]
+                    .map(str::to_owned),
+            );
         }
         let mut line = vec![column.contender.name.clone()];
         line.extend(summary.routes.iter().map(|route| percent(route.attainment)));
@@ -66,6 +71,7 @@ fn attainment(group: &Group) -> Lines {
         line.push(percent(super::super::score::ratio(shed, arrived.max(1))));
         line.push(format!("{}/{}", summary.all_reached, summary.runs));
         line.push(percent(summary.movement));
+        line.extend([summary.dispersion, summary.autocorrelation, summary.run_ratio].map(times));
         lines.push(line);
     }
     lines
@@ -152,6 +158,11 @@ fn paired(group: &Group) -> Lines {
 /// `90.3 %`
 pub(super) fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
+}
+
+/// `1.25`
+pub(super) fn times(factor: Option<f64>) -> String {
+    factor.map_or_else(|| "-".to_owned(), |factor| format!("{factor:.2}"))
 }
 
 /// `+3.9 %`

@@ -4,6 +4,7 @@
 //! [`BackendModel::dispatched`], [`BackendModel::first_token`], [`BackendModel::tokens`] and [`BackendModel::ended`].
 //! The proxy keeps it under a short lock, the policy simulator owns it.
 
+mod capacity;
 mod features;
 mod learned;
 mod measured;
@@ -20,6 +21,7 @@ mod tests;
 
 use std::time::Instant;
 
+pub use capacity::Arriving;
 pub use learned::{BackendLearned, PairLearned, RouteLearned, TrackerLearned};
 pub use measured::Measured;
 pub use route::{Output, RouteModel, allowed_misses};
@@ -113,6 +115,12 @@ impl BackendModel {
     #[must_use]
     pub fn load(&self) -> &BackendLoad {
         &self.load
+    }
+
+    /// Whether no request was ever sent there: what it knows, if anything, was given to it.
+    #[must_use]
+    pub fn is_unused(&self) -> bool {
+        self.requests == 0
     }
 
     /// The backend was taken out of service: its books and its prefix index are void, what was learned stays.

@@ -37,6 +37,9 @@ impl BackendModel {
         let ttft_bias = if self.tuning.bias { self.ttft_bias.value() } else { 0.0 };
         let watch = facts.stream.then(|| (id, view.ttft * ttft_bias.exp()));
         self.load.sent(&load, view.uncached_tokens, watch, now);
+        if !facts.stream && self.pair(asking.route).is_some_and(|pair| pair.unstreamed_samples > 0) {
+            self.load.answer_expected(id, whole_base, now);
+        }
         if self.tuning.prefix {
             self.prefix.insert(asking.prefix.blocks);
         }
@@ -111,6 +114,17 @@ impl BackendModel {
             self.ttft_bias.set(bias);
             self.probing.over(ticket.id);
         }
+    }
+
+    /// The first token of a stream came, but something on its way holds tokens back: the books move, nothing is learned.
+    pub fn first_token_held_back(&mut self, ticket: &mut Ticket, now: Instant) {
+        let old = ticket.books != self.books;
+        if old || !ticket.stream || std::mem::replace(&mut ticket.first_token, true) {
+            return;
+        }
+        let now = self.moment(now);
+        self.load.first_token(ticket.id, &mut ticket.load, now);
+        self.probing.over(ticket.id);
     }
 
     /// Bytes of any stream came. One store; lets standing streams be told from slow ones between two calls of

@@ -189,15 +189,15 @@ fn a_first_token_that_was_given_up_counts_as_at_least_that_late() {
     let mut bench = Bench::new();
     (0..200).for_each(|_| bench.serve(MS * 100, MS * 10, 32));
     let calm = bench.outlook().ttft.central;
-    for _ in 0..6 {
+    for how in [How::Failed, How::Cancelled].into_iter().cycle().take(6) {
         let ticket = bench.send(SERVED);
-        bench.model.ended(ticket, How::Failed, bench.now);
+        bench.model.ended(ticket, how, bench.now);
     }
     check_near(bench.outlook().ttft.central, calm, 0.01);
-    for _ in 0..6 {
+    for how in [How::Failed, How::Cancelled].into_iter().cycle().take(6) {
         let ticket = bench.send(SERVED);
         bench.now += SECOND * 2;
-        bench.model.ended(ticket, How::Failed, bench.now);
+        bench.model.ended(ticket, how, bench.now);
     }
     assert!(bench.outlook().ttft.central > 3.0 * calm);
 }
@@ -372,6 +372,7 @@ fn other_replicas_and_hidden_clients_weigh_as_much_as_our_own() {
     let report = EngineReport { running: 20, waiting: 4, kv_tokens: Some(40_000.0) };
     (0..2).for_each(|_| bench.model.engine_reported(report, bench.now));
     assert!(bench.outlook().ttft.central > 2.0 * calm);
+    assert_eq!((bench.outlook().awaiting, bench.outlook().queue), (0, 4.0));
     bench.now += SECOND * 6;
     check_near(bench.outlook().ttft.central, calm, 0.01);
 }

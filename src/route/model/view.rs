@@ -82,6 +82,7 @@ impl BackendModel {
             decode_seconds: known.then(|| itl.central / batch),
             resident_itl: self.resident_itl(asking.route, now),
             awaiting: self.load.awaited(),
+            queue: view.load.awaiting,
             unproven: samples < PROVEN,
             probing: self.probing.is_under_way(now),
             probe_due: self.probing.is_due(rested, replicas, now),

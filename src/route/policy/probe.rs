@@ -24,7 +24,9 @@ pub(super) fn of_cheaper(
     let cheaper = |one: &Assessment| one.price.is_some_and(|price| pick.price.is_none_or(|least| price < least));
     let wanted = |one: &Assessment, outlook: &Outlook| {
         let hopeful = one.hopeful_pressure <= 1.0;
-        cheaper(one) && outlook.awaiting == 0 && ((outlook.probe_due && (hopeful || outlook.idle)) || outlook.unproven)
+        cheaper(one)
+            && outlook.awaiting == 0
+            && ((outlook.probe_due && (hopeful || outlook.idle)) || is_worth_learning(outlook))
     };
     find(fleet, decision, wanted)
 }
@@ -35,8 +37,14 @@ pub(super) fn of_unknown(fleet: &FleetSnapshot<'_>, decision: &Decision) -> Opti
         return None;
     }
     find(fleet, decision, |_, outlook| {
-        outlook.awaiting == 0 && (outlook.unproven || (outlook.idle && outlook.probe_due))
+        outlook.awaiting == 0 && (is_worth_learning(outlook) || (outlook.idle && outlook.probe_due))
     })
+}
+
+/// Nothing is known of it, and nobody waits there: behind a queue that others made, a request would learn how long that
+/// queue is and not what the backend can do.
+fn is_worth_learning(outlook: &Outlook) -> bool {
+    outlook.unproven && outlook.queue < 1.0
 }
 
 /// One probe at a time.

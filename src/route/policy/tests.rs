@@ -140,6 +140,7 @@ fn any_outlook() -> impl Strategy<Value = Outlook> {
             decode_seconds: seconds,
             resident_itl,
             awaiting,
+            queue: f64::from(awaiting),
             unproven,
             probing,
             probe_due,

@@ -15,12 +15,16 @@ pub(super) struct Prompt {
     pub(super) text: PromptText,
     /// Whether there is an image or a video.
     pub(super) vision: bool,
+    /// Whether the value before this one was a token id of the same list.
+    in_ids: bool,
 }
 
 impl Prompt {
     /// Reads a text, a list, a message or a part of one.
     pub(super) fn value(&mut self, scanner: &mut Scanner<'_>) -> Result<(), Malformed> {
-        match scanner.peek()? {
+        let kind = scanner.peek()?;
+        let in_ids = std::mem::take(&mut self.in_ids);
+        match kind {
             Kind::String => {
                 if let Some(text) = scanner.text()? {
                     self.take(&text, scanner.offset());
@@ -29,9 +33,17 @@ impl Prompt {
             }
             Kind::Number => {
                 self.bytes = self.bytes.saturating_add(BYTES_PER_TOKEN_ID);
-                scanner.skip()
+                let start = scanner.offset();
+                scanner.skip()?;
+                self.text.add_id(start..scanner.offset(), in_ids);
+                self.in_ids = true;
+                Ok(())
             }
-            Kind::Array => scanner.array(|scanner| self.value(scanner)),
+            Kind::Array => {
+                scanner.array(|scanner| self.value(scanner))?;
+                self.in_ids = false;
+                Ok(())
+            }
             Kind::Object => scanner.object(|scanner, key| self.member(scanner, key.name(&mut name_buffer()))),
             Kind::Bool | Kind::Null => scanner.skip(),
         }

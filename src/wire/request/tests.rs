@@ -189,3 +189,24 @@ fn the_text_of_a_prompt_is_canonical_however_it_is_written() {
     check_text(Api::Completions, r#"{"prompt":["abc","data:d","e"],"suffix":"f"}"#, "abc|e|");
     check_text(Api::Messages, r#"{"system":"ab","messages":[{"role":"user","content":"cd"}]}"#, "ab|user|cd|");
 }
+
+#[track_caller]
+fn check_ids(prompt: &str, expected: &[&[u32]]) {
+    let body = format!("{{\"prompt\":{prompt}}}");
+    let mut text = Vec::new();
+    read(Api::Completions, &body).prompt_text.feed(body.as_bytes(), |part| text.extend_from_slice(part));
+    let list = |ids: &&[u32]| ids.iter().flat_map(|id| id.to_le_bytes()).chain([0x1f]).collect::<Vec<_>>();
+    assert_eq!(text, expected.iter().flat_map(list).collect::<Vec<_>>(), "{prompt}");
+}
+
+#[test]
+fn token_ids_are_four_bytes_each_however_they_are_written() {
+    check_ids("[1,128000,4294967295]", &[&[1, 128_000, u32::MAX]]);
+    check_ids("[ 1 ,\n128000 , 4294967295 ]", &[&[1, 128_000, u32::MAX]]);
+    check_ids("[[1,2],[],[3]]", &[&[1, 2], &[3]]);
+    let many: Vec<u32> = (0..1000).collect();
+    check_ids(&format!("{many:?}"), &[&many]);
+    let body = format!("{{\"prompt\":{many:?}}}");
+    assert_eq!(read(Api::Completions, &body).prompt_bytes, 4_000, "as many as are fed");
+    check_text(Api::Completions, r#"{"prompt":["a",7,"b"]}"#, "a|\u{7}\0\0\0|b|");
+}

@@ -6,7 +6,7 @@ mod svg;
 use std::fmt::Write;
 
 use super::super::contender::Role;
-use super::table::{offered, percent, signed};
+use super::table::{offered, percent, signed, times};
 use super::{Column, Comparison, Group, Report};
 use svg::escaped;
 
@@ -82,7 +82,7 @@ fn summary(out: &mut String, group: &Group) {
     for route in routes {
         let _ = write!(out, "<th scope=\"col\">{} kept</th>", escaped(&route.name));
     }
-    for head in ["good/s", "of offered", "$/kgood", "runs kept", "shares move"] {
+    for head in ["good/s", "of offered", "$/kgood", "runs kept", "shares move", "vary", "memory", "longest run"] {
         let _ = write!(out, "<th scope=\"col\">{head}</th>");
     }
     out.push_str("</tr></thead><tbody>\n");
@@ -95,13 +95,16 @@ fn summary(out: &mut String, group: &Group) {
         }
         let _ = writeln!(
             out,
-            "<td>{:.2}</td><td>{}</td><td>{:.3}</td><td>{}/{}</td><td>{}</td></tr>",
+            "<td>{:.2}</td><td>{}</td><td>{:.3}</td><td>{}/{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
             summary.goodput,
             percent(summary.attainment),
             summary.cost_per_kgood,
             summary.all_reached,
             summary.runs,
-            percent(summary.movement)
+            percent(summary.movement),
+            times(summary.dispersion),
+            times(summary.autocorrelation),
+            times(summary.run_ratio)
         );
     }
     out.push_str("</tbody></table></div>\n");

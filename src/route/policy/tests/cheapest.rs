@@ -173,6 +173,8 @@ fn a_cheaper_backend_that_is_only_believed_to_be_slow_is_probed() {
     check(RULE, &[pick, hopeful(1.0, |one| one.ttft.hopeful = 0.4)], kept);
     check(RULE, &[pick, hopeful(1.0, |one| (one.ttft.hopeful, one.idle) = (0.4, true))], (1, Reason::Probe));
     check(RULE, &[pick, hopeful(1.0, |one| (one.ttft.hopeful, one.unproven) = (0.4, true))], (1, Reason::Probe));
+    let queued = |one: &mut Outlook| (one.ttft.hopeful, one.unproven, one.queue) = (0.4, true, 3.0);
+    check(RULE, &[pick, hopeful(1.0, queued)], kept);
 }
 
 #[test]
@@ -187,6 +189,7 @@ fn where_all_seem_to_miss_an_unknown_backend_is_tried_before_anybody_is_turned_a
     let chosen = |one| decided(&[late, one], OnOverload::Shed).chosen;
     assert_eq!(chosen(unknown(|_| ())), Some((BackendIndex(1), Reason::Probe)));
     assert_eq!(chosen(unknown(|one| one.awaiting = 1)), None, "one request at a time");
+    assert_eq!(chosen(unknown(|one| one.queue = 3.0)), None, "others wait there already");
     assert_eq!(chosen(unknown(|one| one.probing = true)), None, "one probe at a time");
 }
 
