@@ -174,10 +174,11 @@ fn headroom(headroom: f64) -> String {
 
 /// Each GPU of a backend, now.
 fn gpus(backend: &Backend) -> Option<String> {
+    let fake = if backend.source.as_deref() == Some("fake") { "fake " } else { "" };
     let one = |gpu: &super::shown::Gpu| {
         let heat = gpu.temperature_celsius.map(|celsius| format!(" {celsius:.0} °C")).unwrap_or_default();
         let slowed = if gpu.slowdowns.is_empty() { String::new() } else { format!(" ({})", gpu.slowdowns.join(", ")) };
-        Some(format!("{}: {}{heat}{slowed}", gpu.id, whole(gpu.utilization?)))
+        Some(format!("{fake}{}: {}{heat}{slowed}", gpu.id, whole(gpu.utilization?)))
     };
     let told: Vec<_> = backend.gpus.iter().filter_map(one).collect();
     (!told.is_empty()).then(|| told.join(", "))
@@ -305,7 +306,7 @@ mod tests {
         ] }] });
         let backends = json!({ "backends": [
             { "name": "h100-latency", "gpu": "unavailable" },
-            { "name": "a100", "engine": { "running": 7.0, "waiting": 2.0, "kv_cache_ratio": 0.25 }, "gpus": [
+            { "name": "a100", "engine": { "running": 7.0, "waiting": 2.0, "kv_cache_ratio": 0.25 }, "gpu": "fake", "gpus": [
                 { "gpu": "0", "utilization": 0.875, "temperature_celsius": 61.0, "slowdowns": ["sw_power_cap"] },
                 { "gpu": "1", "problem": "it has fallen off the bus" },
             ] },

@@ -103,6 +103,9 @@ pub(super) struct Objective {
 pub(super) struct Backend {
     pub(super) name: String,
     pub(super) engine: Option<Load>,
+    /// Where the figures of its GPUs are from.
+    #[serde(rename = "gpu")]
+    pub(super) source: Option<String>,
     #[serde(default)]
     pub(super) gpus: Vec<Gpu>,
 }
