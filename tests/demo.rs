@@ -39,6 +39,7 @@ async fn a_short_demo_runs_to_its_report() {
         "Share of requests per backend",
         "Cost per 1,000 good requests",
         "Incident: l40s-cheap ran 3 times slower from 2.50 to 3.75 s.",
+        "/ in a browser: the dashboard",
         "/api/v1/decisions",
     ] {
         assert!(text.contains(part), "{part} is missing in\n{text}");

@@ -183,6 +183,10 @@ impl Page {
         }
         for objective in &live.objectives {
             let (route, latency) = (&*objective.route, objective.latency);
+            if let Some((share, seconds)) = objective.promise {
+                self.gauge(&families::SLO_TARGET, &[route, latency], share);
+                self.gauge(&families::SLO_THRESHOLD, &[route, latency], seconds);
+            }
             if let Some(attainment) = objective.attainment {
                 self.gauge(&families::SLO_ATTAINMENT, &[route, latency], attainment);
             }

@@ -87,6 +87,10 @@ families! {
         "Streamed exchanges that reached for a backend and ended without a content response.";
     SLO_REQUESTS = Counter "headway_slo_requests_total" ["route", "latency", "result"]
         "Exchanges judged by the route's objectives: good or bad; latency joint: by all of them.";
+    SLO_TARGET = Gauge "headway_slo_target_ratio" ["route", "latency"]
+        "Share of exchanges that the objective is promised to: 0.95 for a p95.";
+    SLO_THRESHOLD = Gauge "headway_slo_threshold_seconds" ["route", "latency"]
+        "The latency that the objective promises to that share.";
     SLO_ATTAINMENT = Gauge "headway_slo_attainment_ratio" ["route", "latency"]
         "Share of good exchanges in the route's window.";
     SLO_BURN_RATE = Gauge "headway_slo_burn_rate" ["route", "latency", "window"]

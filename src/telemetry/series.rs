@@ -18,7 +18,6 @@ use crate::measure::exchange::ExchangeRecord;
 use crate::measure::objective::{Latency, Objective, Objectives};
 use crate::measure::outcome::{Outcome, ShedReason};
 use crate::route::decision::Reason;
-use crate::units::Quantile;
 use crate::wire::Api;
 
 /// The label of exchanges that matched no route.
@@ -272,11 +271,10 @@ impl RouteSeries {
         [ttft.is_some(), itl.is_some(), e2e.is_some(), !self.objectives.is_empty()]
     }
 
-    /// The share of exchanges that each of [`JUDGED`] is promised to; the joint promise has none of its own.
-    fn targets(&self) -> [Option<Quantile>; JUDGED.len()] {
-        let of = |objective: Option<Objective>| objective.map(|objective| objective.quantile);
+    /// What each of [`JUDGED`] promises; the joint promise is none of its own.
+    fn targets(&self) -> [Option<Objective>; JUDGED.len()] {
         let Objectives { ttft, itl, e2e } = self.objectives;
-        [of(ttft), of(itl), of(e2e), None]
+        [ttft, itl, e2e, None]
     }
 
     /// How well each promise is kept.
@@ -285,16 +283,17 @@ impl RouteSeries {
         let judged = JUDGED.into_iter().zip(self.targets()).enumerate();
         let promised = judged.zip(self.promised()).filter_map(|(judged, promised)| promised.then_some(judged));
         promised.map(move |(place, (latency, target))| {
-            let burn = |target| {
+            let burn = |target: Objective| {
+                let target = target.quantile;
                 let rate = |(name, window)| Some((name, attained.over(place, window, now).burn_rate(target)?));
                 BURN_WINDOWS.into_iter().filter_map(rate).collect()
             };
             let lately = attained.over(place, self.window, now);
-            let budget = |target| attained.over(place, self.budget_period, now).budget_left(target);
+            let budget = |target: Objective| attained.over(place, self.budget_period, now).budget_left(target.quantile);
             ObjectiveFigures {
                 route: Arc::clone(&self.name),
                 latency,
-                target: target.map(Quantile::share),
+                promise: target.map(|target| (target.quantile.share(), target.threshold.as_secs_f64())),
                 good: lately.good,
                 judged: lately.total,
                 attainment: lately.share(),
