@@ -163,23 +163,27 @@ pub(super) fn complete() -> ExchangeRecord {
         },
         bytes_in: 1_240,
         bytes_out: 19_870,
-        decision: Some(DecisionSummary {
-            number: 7,
-            reason: "cheapest_within_slo",
-            feasible: true,
-            predicted_ttft: Some(millis(110)),
-            bound_ttft: Some(millis(131)),
-            predicted_itl: Some(millis(19)),
-            bound_itl: Some(Duration::from_micros(22_500)),
-            predicted_e2e: None,
-            bound_e2e: None,
-            price: Some(0.00125),
-            prefix_tokens: 256.0,
-            load: busy(),
-        }),
+        decision: Some(decision()),
         cost: Some(0.0011),
         shed: None,
         verdicts: Verdicts { ttft: Some(true), itl: Some(true), e2e: None },
+    }
+}
+
+fn decision() -> DecisionSummary {
+    DecisionSummary {
+        number: 7,
+        reason: "cheapest_within_slo",
+        feasible: true,
+        predicted_ttft: Some(millis(110)),
+        bound_ttft: Some(millis(131)),
+        predicted_itl: Some(millis(19)),
+        bound_itl: Some(Duration::from_micros(22_500)),
+        predicted_e2e: None,
+        bound_e2e: None,
+        price: Some(0.00125),
+        prefix_tokens: 256.0,
+        load: busy(),
     }
 }
 
