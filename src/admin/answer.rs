@@ -190,7 +190,7 @@ fn explain(fleet: &Fleet, query: Option<&str>, now: Instant) -> Answer {
     let input_tokens = input_tokens.unwrap_or(usual.input_tokens);
     let facts = RequestFacts { input_tokens, max_tokens, stream, ..usual };
     let explanation = fleet.explain(&name, &Question { facts, ..Question::default() }, now);
-    explanation.map_or_else(index, |explanation| shown(&ExplanationView::new(&explanation)))
+    explanation.map_or_else(index, |explanation| shown(&ExplanationView::new(&explanation, input_tokens)))
 }
 
 fn requests(services: &Services, id: Option<&str>, limit: usize) -> Answer {

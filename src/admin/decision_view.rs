@@ -49,6 +49,7 @@ pub(super) struct DecisionView {
 #[derive(Debug, Serialize)]
 pub(super) struct ExplanationView {
     route: Name,
+    input_tokens: u64,
     #[serde(flatten)]
     decided: DecidedView,
     /// Why there is nothing to choose from.
@@ -160,10 +161,11 @@ impl DecisionView {
 }
 
 impl ExplanationView {
-    pub(super) fn new(explanation: &Explanation) -> Self {
+    pub(super) fn new(explanation: &Explanation, input_tokens: u64) -> Self {
         let candidates = &*explanation.candidates;
         Self {
             route: Name::new(&explanation.route),
+            input_tokens,
             decided: DecidedView::new(&explanation.verdict, candidates),
             refused: explanation.refused.map(|reason| reason.to_string()),
             candidates: candidates.iter().map(CandidateView::new).collect(),

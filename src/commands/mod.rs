@@ -13,6 +13,7 @@ pub mod schema;
 pub mod serve;
 pub mod simulate;
 pub mod top;
+mod words;
 
 pub use self::ask::AdminArgs;
 use std::io::{self, Write};

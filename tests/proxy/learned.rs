@@ -192,11 +192,22 @@ async fn the_command_line_explains_what_the_router_did_and_would_do() {
     };
     let (code, text) = ask(Some(&id), None, Format::Table).await.expect("an answer");
     assert_eq!(code, 0);
-    for part in [&*format!("request {id} on route r"), "went to a (", "what happened: complete; ttft ", "*  a  "] {
+    for part in [
+        &*format!("request {id} on route r"),
+        "went to a (",
+        "what happened: complete",
+        "where the time went",
+        "the client got 200",
+        "*  a  ",
+    ] {
         assert!(text.contains(part), "{part}:\n{text}");
     }
     let (_, text) = ask(None, Some("r"), Format::Table).await.expect("an answer");
-    assert!(text.starts_with("a request on route r now\nwould go to a ("), "{text}");
+    assert!(
+        text.starts_with("a request on route r now\nasked: about 2000 prompt tokens; promised: ")
+            && text.contains("\nwould go to a ("),
+        "{text}"
+    );
     let (_, text) = ask(Some(&id), None, Format::Json).await.expect("an answer");
     let decisions: Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!((decisions[0]["backend"].as_str(), decisions[0]["request_id"].as_str()), (Some("a"), Some(&*id)));

@@ -3,6 +3,8 @@
 //! It asks the admin listener of a running headway, and says in a person's words what is there in numbers.
 
 mod show;
+mod shown;
+mod spent;
 
 use std::io::Write;
 
@@ -10,6 +12,7 @@ use anyhow::bail;
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
+use self::shown::Beside;
 use super::ask::{self, Admin, AdminArgs};
 
 /// Arguments of `headway explain`.
@@ -56,7 +59,8 @@ pub fn run(args: &ExplainArgs, out: &mut dyn Write) -> anyhow::Result<u8> {
     let admin = Admin::of(&args.admin)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let answer = runtime.block_on(admin.get(&question(args)))?;
-    let text = if args.request_id.is_some() { past(args, &answer)? } else { present(args, &answer)? };
+    let beside = runtime.block_on(beside(args, &admin));
+    let text = if args.request_id.is_some() { past(args, &answer, &beside)? } else { present(args, &answer, &beside)? };
     out.write_all(text.as_bytes())?;
     Ok(0)
 }
@@ -77,8 +81,22 @@ fn question(args: &ExplainArgs) -> String {
     path
 }
 
+/// What else is worth knowing; what cannot be had is left out.
+async fn beside(args: &ExplainArgs, admin: &Admin) -> Beside {
+    if args.format == Format::Json {
+        return Beside::default();
+    }
+    let routes = admin.get("/api/v1/routes").await.ok();
+    let backends = admin.get("/api/v1/backends").await.ok();
+    let exchange = match &args.request_id {
+        Some(id) => admin.get(&format!("/api/v1/requests?id={}", ask::encoded(id))).await.ok(),
+        None => None,
+    };
+    Beside::read(routes, backends, exchange)
+}
+
 /// One decision per try, the first one first.
-fn past(args: &ExplainArgs, answer: &Value) -> anyhow::Result<String> {
+fn past(args: &ExplainArgs, answer: &Value, beside: &Beside) -> anyhow::Result<String> {
     let mut decisions = answer.get("decisions").and_then(Value::as_array).cloned().unwrap_or_default();
     if decisions.is_empty() {
         let id = args.request_id.as_deref().unwrap_or_default();
@@ -88,15 +106,15 @@ fn past(args: &ExplainArgs, answer: &Value) -> anyhow::Result<String> {
     match args.format {
         Format::Json => Ok(format!("{:#}\n", Value::Array(decisions))),
         Format::Table => {
-            let shown: Result<Vec<_>, _> = decisions.iter().map(show::decision).collect();
-            Ok(shown?.join("\n"))
+            let shown: Result<Vec<_>, _> = decisions.iter().map(|one| show::decision(one, beside)).collect();
+            Ok(shown?.join("\n") + &show::exchange(beside))
         }
     }
 }
 
-fn present(args: &ExplainArgs, answer: &Value) -> anyhow::Result<String> {
+fn present(args: &ExplainArgs, answer: &Value, beside: &Beside) -> anyhow::Result<String> {
     match args.format {
         Format::Json => Ok(format!("{answer:#}\n")),
-        Format::Table => Ok(show::explanation(answer)?),
+        Format::Table => Ok(show::explanation(answer, beside)?),
     }
 }

@@ -1,81 +1,38 @@
-//! A decision in words: pure, from the admin listener's answer to text.
+//! A decision in words: pure, from the admin listener's answers to text.
 
 use std::fmt::Write;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-/// One decision, past or present, as the API shows it; what is not known is absent.
-#[derive(Deserialize)]
-struct Shown {
-    route: String,
-    at: Option<String>,
-    request_id: Option<String>,
-    input_tokens: Option<u64>,
-    #[serde(flatten)]
-    decided: Decided,
-    /// Why there is nothing to choose from.
-    refused: Option<String>,
-    candidates: Vec<Candidate>,
-    shadow: Option<Decided>,
-    happened: Option<Happened>,
-}
+use super::shown::{Backend, Beside, Candidate, Decided, Exchange, Happened, Load, Predicted, Shown};
+use super::spent::spent;
+use crate::commands::words::{millis, promise, whole};
 
-#[derive(Deserialize)]
-struct Decided {
-    backend: Option<String>,
-    reason: Option<String>,
-    turned_away: Option<String>,
-    cause: Option<String>,
-    retry_after_ms: Option<f64>,
-}
-
-#[derive(Deserialize)]
-struct Candidate {
-    backend: String,
-    verdict: String,
-    in_flight: u32,
-    ttft: Option<Predicted>,
-    itl: Option<Predicted>,
-    e2e: Predicted,
-    headroom: f64,
-    price: Option<f64>,
-    prefix_tokens: f64,
-}
-
-#[derive(Deserialize, Clone, Copy)]
-struct Predicted {
-    expected_ms: f64,
-    bound_ms: f64,
-}
-
-#[derive(Deserialize)]
-struct Happened {
-    outcome: String,
-    ttft_ms: Option<f64>,
-    itl_ms: Option<f64>,
-    e2e_ms: Option<f64>,
-    kept: Option<bool>,
-}
-
-/// Why a request went where it went.
-pub(super) fn decision(value: &Value) -> serde_json::Result<String> {
+/// Why a request went where it went, and what came of that.
+pub(super) fn decision(value: &Value, beside: &Beside) -> serde_json::Result<String> {
     let shown: Shown = Deserialize::deserialize(value)?;
     let mut text = String::new();
     let id = shown.request_id.as_deref().unwrap_or("without an id");
     let at = shown.at.as_deref().unwrap_or("at an unknown time");
-    let _ = writeln!(text, "request {id} on route {}, {at}{}", shown.route, prompt(&shown));
+    let _ = writeln!(text, "request {id} on route {}, {at}", shown.route);
+    text.push_str(&asked(&shown, beside));
     let _ = writeln!(text, "{}", verdict(&shown.decided, "went to", "was"));
-    text.push_str(&body(&shown));
-    let _ = writeln!(text, "{}", happened(&shown));
+    text.push_str(&body(&shown, None));
+    if let (Some(backend), Some(load)) = (&shown.decided.backend, busy(shown.load)) {
+        let _ = writeln!(text, "{backend} was then: {load}");
+    }
+    text.push('\n');
+    text.push_str(&happened(&shown));
     Ok(text)
 }
 
 /// Where a request would go now.
-pub(super) fn explanation(value: &Value) -> serde_json::Result<String> {
+pub(super) fn explanation(value: &Value, beside: &Beside) -> serde_json::Result<String> {
     let shown: Shown = Deserialize::deserialize(value)?;
     let mut text = String::new();
-    let _ = writeln!(text, "a request on route {} now{}", shown.route, prompt(&shown));
+    let _ = writeln!(text, "a request on route {} now", shown.route);
+    text.push_str(&asked(&shown, beside));
     match &shown.refused {
         Some(why) => {
             let _ = writeln!(text, "would be refused: {why}");
@@ -84,17 +41,34 @@ pub(super) fn explanation(value: &Value) -> serde_json::Result<String> {
             let _ = writeln!(text, "{}", verdict(&shown.decided, "would go to", "would be"));
         }
     }
-    text.push_str(&body(&shown));
+    text.push_str(&body(&shown, Some(beside)));
     Ok(text)
 }
 
-fn prompt(shown: &Shown) -> String {
-    shown.input_tokens.map(|tokens| format!(", about {tokens} prompt tokens")).unwrap_or_default()
+/// What became of the whole request, over all its tries.
+pub(super) fn exchange(beside: &Beside) -> String {
+    let Some(exchange) = &beside.exchange else { return String::new() };
+    let mut text = spent(exchange);
+    let _ = writeln!(text, "\n{}", answered(exchange));
+    text
+}
+
+/// How large it was, and what its route promises.
+fn asked(shown: &Shown, beside: &Beside) -> String {
+    let size = shown.input_tokens.map(|tokens| format!("about {tokens} prompt tokens"));
+    let promises = beside.route(&shown.route).map(|route| {
+        let told = route.objectives.iter();
+        let told = told.filter_map(|one| Some(promise(&one.latency, one.quantile?, one.threshold_ms?)));
+        let told: Vec<_> = told.collect();
+        if told.is_empty() { "nothing promised".to_owned() } else { format!("promised: {}", told.join(", ")) }
+    });
+    let parts: Vec<_> = [size, promises].into_iter().flatten().collect();
+    if parts.is_empty() { String::new() } else { format!("asked: {}\n", parts.join("; ")) }
 }
 
 fn verdict(decided: &Decided, went: &str, was: &str) -> String {
     if let (Some(backend), Some(reason)) = (&decided.backend, &decided.reason) {
-        return format!("{went} {backend} ({reason}): {}", why(reason));
+        return format!("{went} {backend} ({}): {}", reason.replace('_', " "), why(reason));
     }
     let again = decided.retry_after_ms.map(|wait| format!(", to try again in {}", millis(wait))).unwrap_or_default();
     let because = match decided.cause.as_deref() {
@@ -126,13 +100,13 @@ fn why(reason: &str) -> &'static str {
     }
 }
 
-/// The candidates, and what the shadow thought.
-fn body(shown: &Shown) -> String {
+/// The candidates, and what the shadow thought; with what is known of the backends now, where this is about now.
+fn body(shown: &Shown, now: Option<&Beside>) -> String {
     let mut text = String::new();
     if !shown.candidates.is_empty() {
         text.push('\n');
-        text.push_str(&table(shown));
-        text.push_str("each: expected / bound; headroom: what the tightest bound leaves of its objective\n");
+        text.push_str(&table(shown, now));
+        text.push_str("   each: expected / bound; headroom: what the tightest bound leaves of its objective\n");
     }
     if let Some(shadow) = &shown.shadow {
         let _ = writeln!(text, "the shadow policy: {}", verdict(shadow, "would have sent it to", "it would have been"));
@@ -140,20 +114,36 @@ fn body(shown: &Shown) -> String {
     text
 }
 
-const HEADINGS: [&str; 9] = ["", "backend", "verdict", "in flight", "ttft", "itl", "whole answer", "headroom", "price"];
+const HEADINGS: [&str; 9] =
+    ["", "backend", "verdict", "in flight", "ttft", "itl", "whole answer", "headroom", "price of 1,000"];
 
-fn table(shown: &Shown) -> String {
+fn table(shown: &Shown, now: Option<&Beside>) -> String {
     let chosen = shown.decided.backend.as_deref();
     let mut rows = vec![HEADINGS.map(str::to_owned).to_vec()];
-    let prefixes = shown.candidates.iter().any(|one| one.prefix_tokens > 0.0);
     rows.extend(shown.candidates.iter().map(|one| row(one, chosen)));
-    if prefixes {
-        let cached = shown.candidates.iter().map(|one| format!("{} tokens", one.prefix_tokens));
-        for (row, cell) in rows.iter_mut().zip(["cached".to_owned()].into_iter().chain(cached)) {
-            row.push(cell);
+    if shown.candidates.iter().any(|one| one.prefix_tokens > 0.0) {
+        add(&mut rows, "cached", shown.candidates.iter().map(|one| format!("{} tokens", one.prefix_tokens)));
+    }
+    if let Some(beside) = now {
+        let backends = || shown.candidates.iter().map(|one| beside.backend(&one.backend));
+        let kv = |backend: &Backend| backend.engine.and_then(|engine| engine.kv_cache_ratio).map(whole);
+        for (title, told) in [
+            ("kv", backends().map(|one| one.and_then(kv)).collect::<Vec<_>>()),
+            ("gpu", backends().map(|one| one.and_then(gpus)).collect()),
+        ] {
+            if told.iter().any(Option::is_some) {
+                add(&mut rows, title, told.into_iter().map(|cell| cell.unwrap_or_else(|| "-".to_owned())));
+            }
         }
     }
     aligned(&rows)
+}
+
+/// One more column.
+fn add(rows: &mut [Vec<String>], title: &str, cells: impl Iterator<Item = String>) {
+    for (row, cell) in rows.iter_mut().zip(std::iter::once(title.to_owned()).chain(cells)) {
+        row.push(cell);
+    }
 }
 
 fn row(one: &Candidate, chosen: Option<&str>) -> Vec<String> {
@@ -168,9 +158,44 @@ fn row(one: &Candidate, chosen: Option<&str>) -> Vec<String> {
         predicted(one.ttft),
         predicted(one.itl),
         predicted(Some(one.e2e)),
-        format!("{:.0}%", one.headroom * 100.0),
-        one.price.map_or("-".to_owned(), |price| format!("{price:.7}")),
+        headroom(one.headroom),
+        one.price.map_or("-".to_owned(), |price| format!("{:.4}", price * 1e3)),
     ]
+}
+
+/// What is left, or how far beyond: a bound of three times the objective says more than a headroom of -200 %.
+fn headroom(headroom: f64) -> String {
+    match headroom {
+        left if left >= 0.0 => whole(left),
+        over if over > -1.0 => format!("{} over", whole(-over)),
+        far => format!("{:.1} times over", 1.0 - far),
+    }
+}
+
+/// Each GPU of a backend, now.
+fn gpus(backend: &Backend) -> Option<String> {
+    let fake = if backend.source.as_deref() == Some("fake") { "fake " } else { "" };
+    let one = |gpu: &super::shown::Gpu| {
+        let heat = gpu.temperature_celsius.map(|celsius| format!(" {celsius:.0} °C")).unwrap_or_default();
+        let slowed = if gpu.slowdowns.is_empty() { String::new() } else { format!(" ({})", gpu.slowdowns.join(", ")) };
+        Some(format!("{fake}{}: {}{heat}{slowed}", gpu.id, whole(gpu.utilization?)))
+    };
+    let told: Vec<_> = backend.gpus.iter().filter_map(one).collect();
+    (!told.is_empty()).then(|| told.join(", "))
+}
+
+/// How busy a backend was; `None` where nobody told.
+fn busy(load: Load) -> Option<String> {
+    let parts: Vec<_> = [
+        load.gpu_utilization.map(|busy| format!("GPU busy {} of the time", whole(busy))),
+        load.kv_cache_ratio.map(|full| format!("key/value cache {} full", whole(full))),
+        load.running.map(|running| format!("{running:.0} requests running")),
+        load.waiting.map(|waiting| format!("{waiting:.0} waiting")),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 /// Columns as wide as their widest cell; the first three to the left, figures to the right.
@@ -199,33 +224,53 @@ fn aligned(rows: &[Vec<String>]) -> String {
 /// What was expected of the chosen one, beside what came.
 fn happened(shown: &Shown) -> String {
     let Some(happened) = &shown.happened else {
-        return if shown.decided.backend.is_some() {
-            "it is under way".to_owned()
-        } else {
-            "it was not sent".to_owned()
-        };
+        let what = if shown.decided.backend.is_some() { "it is under way" } else { "it was not sent" };
+        return format!("{what}\n");
     };
-    let chosen = shown.candidates.iter().find(|one| Some(&one.backend) == shown.decided.backend.as_ref());
-    let latency = |name: &str, actual: Option<f64>, predicted: Option<Predicted>| {
-        let actual = actual?;
-        let beside = predicted.map(|one| {
-            let over = if actual > one.bound_ms { ", which was missed" } else { "" };
-            format!(" ({} expected, bound {}{over})", millis(one.expected_ms), millis(one.bound_ms))
-        });
-        Some(format!("{name} {}{}", millis(actual), beside.unwrap_or_default()))
+    let kept = match happened.kept {
+        Some(true) => "; the promise was kept",
+        Some(false) => "; the promise was not kept",
+        None => "",
     };
-    let parts = [
-        Some(happened.outcome.replace('_', " ")),
-        latency("ttft", happened.ttft_ms, chosen.and_then(|one| one.ttft)),
-        latency("itl", happened.itl_ms, chosen.and_then(|one| one.itl)),
-        latency("whole answer", happened.e2e_ms, chosen.map(|one| one.e2e)),
-        happened.kept.map(|kept| if kept { "the promise was kept" } else { "the promise was not kept" }.to_owned()),
-    ];
-    format!("what happened: {}", parts.into_iter().flatten().collect::<Vec<_>>().join("; "))
+    let rows = compared(shown, happened);
+    let table = if rows.len() > 1 { aligned(&rows) } else { String::new() };
+    format!("what happened: {}{kept}\n{table}", happened.outcome.replace('_', " "))
 }
 
-fn millis(millis: f64) -> String {
-    if millis >= 10_000.0 { format!("{:.1} s", millis / 1e3) } else { format!("{millis:.1} ms") }
+fn compared(shown: &Shown, happened: &Happened) -> Vec<Vec<String>> {
+    let chosen = shown.chosen();
+    let row = |name: &str, actual: Option<f64>, predicted: Option<Predicted>| {
+        let actual = actual?;
+        let told = |figure: fn(&Predicted) -> f64| {
+            predicted.as_ref().map_or_else(|| "-".to_owned(), |one| millis(figure(one)))
+        };
+        let beyond = predicted.is_some_and(|one| actual > one.bound_ms);
+        let judged = if beyond { "beyond the bound" } else { "" };
+        let cells = [name, "", &told(|one| one.expected_ms), &told(|one| one.bound_ms), &millis(actual), judged];
+        Some(std::iter::once(String::new()).chain(cells.map(str::to_owned)).collect())
+    };
+    let titles = ["", "", "", "expected", "bound", "actual", ""].map(str::to_owned).to_vec();
+    let rows = [
+        row("ttft", happened.ttft_ms, chosen.and_then(|one| one.ttft)),
+        row("itl", happened.itl_ms, chosen.and_then(|one| one.itl)),
+        row("whole answer", happened.e2e_ms, chosen.map(|one| one.e2e)),
+    ];
+    std::iter::once(titles).chain(rows.into_iter().flatten()).collect()
+}
+
+/// What the client got.
+fn answered(exchange: &Exchange) -> String {
+    let tokens = |count: Option<u64>, what: &str| count.map(|count| format!("{count} {what}"));
+    let parts = [
+        Some(format!("the client got {}", exchange.status.map_or("nothing".to_owned(), |status| status.to_string()))),
+        Some(exchange.outcome.replace('_', " ")).filter(|outcome| !outcome.is_empty()),
+        tokens(exchange.input_tokens, "prompt tokens"),
+        tokens(exchange.cached_tokens.filter(|cached| *cached > 0), "of them cached"),
+        tokens(exchange.output_tokens, "output tokens"),
+        exchange.finish_reason.as_ref().map(|reason| format!("ended by {reason}")),
+        exchange.trace_id.as_ref().map(|trace| format!("trace {trace}")),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]
@@ -247,30 +292,60 @@ mod tests {
             "number": 7, "at": "2026-01-31T09:05:06.000007Z", "request_id": "r-1", "route": "chat",
             "input_tokens": 512, "backend": "a100", "reason": "cheapest_within_slo",
             "candidates": [candidate("h100-latency", "keeps", 60.0, 0.7, 0.002), candidate("a100", "keeps", 120.0, 0.4, 0.001)],
+            "load": { "gpu_utilization": 0.87, "kv_cache_ratio": 0.25, "running": 7.0, "waiting": 2.0 },
             "shadow": { "backend": "h100-latency", "reason": "power_of_two" },
             "happened": { "outcome": "complete", "ttft_ms": 131.25, "itl_ms": 16.0, "e2e_ms": 1_700.0, "kept": true },
         })
     }
 
+    fn beside() -> Beside {
+        let routes = json!({ "routes": [{ "name": "chat", "objectives": [
+            { "latency": "ttft", "quantile": 0.95, "threshold_ms": 200.0 },
+            { "latency": "itl", "quantile": 0.95, "threshold_ms": 40.0 },
+            { "latency": "joint", "attainment": 1.0 },
+        ] }] });
+        let backends = json!({ "backends": [
+            { "name": "h100-latency", "gpu": "unavailable" },
+            { "name": "a100", "engine": { "running": 7.0, "waiting": 2.0, "kv_cache_ratio": 0.25 }, "gpu": "fake", "gpus": [
+                { "gpu": "0", "utilization": 0.875, "temperature_celsius": 61.0, "slowdowns": ["sw_power_cap"] },
+                { "gpu": "1", "problem": "it has fallen off the bus" },
+            ] },
+        ] });
+        let requests = json!({ "requests": [{
+            "status": 200, "outcome": "complete", "trace_id": "0af7651916cd43dd8448eb211c80319c",
+            "attempts": [{ "backend": "l40s", "outcome": "connect_failed", "ms": 1.5 }, { "backend": "a100", "outcome": "complete", "ms": 1_700.0 }],
+            "upload_ms": 3.0, "queue_ms": 0.0, "overhead_us": 142.3, "connect_ms": 0.8, "backend_wait_ms": 95.0,
+            "backpressure_ms": 20.0, "ttft_ms": 133.7, "e2e_ms": 1_701.5, "input_tokens": 508, "cached_tokens": 256,
+            "output_tokens": 94, "finish_reason": "stop",
+        }] });
+        Beside::read(Some(routes), Some(backends), Some(requests))
+    }
+
     #[test]
     fn a_decision_reads_like_this() {
-        let expected = "\
-request r-1 on route chat, 2026-01-31T09:05:06.000007Z, about 512 prompt tokens
-went to a100 (cheapest_within_slo): the cheapest of those whose bounds keep the objectives
+        let text = decision(&decided(), &beside()).expect("a decision") + &exchange(&beside());
+        assert_eq!(text, include_str!("golden/past.txt"), "it is now:\n{text}");
+    }
 
-   backend       verdict  in flight                 ttft                itl        whole answer  headroom      price
-   h100-latency  keeps            3    60.0 ms / 90.0 ms  12.0 ms / 15.0 ms  1320.0 ms / 12.7 s       70%  0.0020000
-*  a100          keeps            3  120.0 ms / 180.0 ms  12.0 ms / 15.0 ms  1320.0 ms / 12.7 s       40%  0.0010000
-each: expected / bound; headroom: what the tightest bound leaves of its objective
-the shadow policy: would have sent it to h100-latency (power_of_two): the better of two drawn at random
-what happened: complete; ttft 131.2 ms (120.0 ms expected, bound 180.0 ms); itl 16.0 ms (12.0 ms expected, bound 15.0 ms, which was missed); whole answer 1700.0 ms (1320.0 ms expected, bound 12.7 s); the promise was kept
-";
-        assert_eq!(decision(&decided()).expect("a decision"), expected);
+    #[test]
+    fn the_present_reads_like_this() {
+        let mut value = decided();
+        let fields = value.as_object_mut().expect("an object");
+        for name in ["at", "request_id", "happened", "load"] {
+            fields.remove(name);
+        }
+        fields["candidates"][1]["headroom"] = (-0.25).into();
+        fields["candidates"][0]["headroom"] = (-5.2).into();
+        fields["candidates"][1]["prefix_tokens"] = 1_024.0.into();
+        let text = explanation(&value, &beside()).expect("an explanation");
+        assert_eq!(text, include_str!("golden/present.txt"), "it is now:\n{text}");
     }
 
     #[track_caller]
     fn says(value: &Value, words: &[&str]) {
-        let text = if value.get("at").is_some() { decision(value) } else { explanation(value) }.expect("a decision");
+        let none = Beside::default();
+        let past = value.get("at").is_some();
+        let text = if past { decision(value, &none) } else { explanation(value, &none) }.expect("a decision");
         for words in words {
             assert!(text.contains(words), "{words}:\n{text}");
         }
@@ -285,14 +360,9 @@ what happened: complete; ttft 131.2 ms (120.0 ms expected, bound 180.0 ms); itl 
         value["reason"] = Value::Null;
         value["turned_away"] = "shed".into();
         value["retry_after_ms"] = 2_000.0.into();
-        says(
-            &value,
-            &["was refused: no backend is expected to keep the promise, to try again in 2000.0 ms", "not sent"],
-        );
+        says(&value, &["was refused: no backend is expected to keep the promise, to try again in 2.00 s", "not sent"]);
         value["turned_away"] = "wait".into();
         says(&value, &["told to wait its turn"]);
-        value["candidates"][1]["prefix_tokens"] = 1_024.0.into();
-        says(&value, &["cached", "1024 tokens", "0 tokens"]);
     }
 
     #[test]

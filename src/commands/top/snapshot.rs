@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::super::ask::Admin;
 
 /// How many decisions are asked for: more than fit on a screen.
-const DECISIONS: usize = 100;
+const DECISIONS: usize = 50;
 
 /// One moment.
 #[derive(Debug, Clone, Default)]

@@ -2,6 +2,7 @@
 
 use super::snapshot::{Backend, Decision, Objective, Predicted, Price, Route, Snapshot};
 use super::table::{Cell, Line, Table, Tone, figures, words};
+use crate::commands::words::{millis, promise, short, whole};
 
 /// Burning the budget this many times too fast uses up two percent of a month's in an hour: somebody is called.
 const BURNS: f64 = 14.4;
@@ -94,14 +95,14 @@ fn of_route(route: &Route) -> Vec<Line> {
     if rows.is_empty() {
         rows.push(vec!["".into(), Cell::new("none", Tone::Dim), "".into(), "".into(), "".into(), "".into()]);
     }
-    let promise = |latency: &str| {
+    let threshold = |latency: &str| {
         let one = route.objectives.iter().find(|one| one.latency == latency && one.quantile == Some(0.95))?;
         one.threshold_ms
     };
     let minute = &route.last_minute;
     let own = [
-        against(minute.ttft.map(|one| one.p95_ms), promise("ttft")),
-        against(minute.itl.map(|one| one.p95_ms), promise("itl")),
+        against(minute.ttft.map(|one| one.p95_ms), threshold("ttft")),
+        against(minute.itl.map(|one| one.p95_ms), threshold("itl")),
         maybe(route.requests_per_second, |rate| format!("{rate:.1}")),
         maybe(route.cost, money),
     ];
@@ -118,10 +119,8 @@ fn of_route(route: &Route) -> Vec<Line> {
 
 /// The route's name is filled in by the caller.
 fn of_objective(one: &Objective) -> Line {
-    let promise = match (one.quantile, one.threshold_ms) {
-        (Some(quantile), Some(threshold)) => {
-            format!("{} p{} ≤ {}", one.latency, short(quantile * 100.0), promised(threshold))
-        }
+    let promised = match (one.quantile, one.threshold_ms) {
+        (Some(quantile), Some(threshold)) => promise(&one.latency, quantile, threshold),
         _ => "all of them".to_owned(),
     };
     let kept = one.attainment.zip(one.quantile).map(|(share, target)| share >= target);
@@ -142,7 +141,7 @@ fn of_objective(one: &Objective) -> Line {
         .budget_left
         .map_or_else(Cell::default, |left| Cell::new(percent(left), if left < 0.0 { Tone::Bad } else { Tone::Plain }));
     let share = one.attainment.map_or_else(|| Cell::new("-", Tone::Dim), |share| Cell::new(percent(share), tone));
-    vec!["".into(), promise.into(), share, burn("5m"), burn("1h"), left]
+    vec!["".into(), promised.into(), share, burn("5m"), burn("1h"), left]
 }
 
 fn backends(snapshot: &Snapshot, sort: Sort) -> Table {
@@ -302,36 +301,12 @@ fn maybe(figure: Option<f64>, write: impl FnOnce(f64) -> String) -> Cell {
     figure.map_or_else(Cell::default, |figure| write(figure).into())
 }
 
-/// Milliseconds to three digits or so.
-pub(in crate::commands) fn millis(millis: f64) -> String {
-    match millis {
-        short if short < 99.95 => format!("{short:.1} ms"),
-        middle if middle < 999.5 => format!("{middle:.0} ms"),
-        long => format!("{:.2} s", long / 1e3),
-    }
-}
-
 fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
 
-fn whole(share: f64) -> String {
-    format!("{:.0} %", share * 100.0)
-}
-
 fn money(amount: f64) -> String {
     if amount < 100.0 { format!("{amount:.4}") } else { format!("{amount:.2}") }
-}
-
-/// As the configuration would have it.
-fn promised(millis: f64) -> String {
-    if millis < 1e3 { format!("{} ms", short(millis)) } else { format!("{} s", short(millis / 1e3)) }
-}
-
-/// A number without digits that say nothing.
-fn short(number: f64) -> String {
-    let text = format!("{number:.3}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 #[allow(clippy::cast_precision_loss, reason = "counts are far below 2^53")]

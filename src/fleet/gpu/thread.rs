@@ -169,3 +169,77 @@ fn ask(source: &mut dyn GpuSource, id: &GpuId, problems: &mut Vec<GpuId>) -> Gpu
     }
     Gpu { id: Arc::clone(&id.0), model, reading, problem: problem.map(Arc::from) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+    use crate::clock::ManualClock;
+
+    /// Answers for the GPUs it has.
+    struct Having(&'static [&'static str]);
+
+    impl GpuSource for Having {
+        fn name(&self) -> &'static str {
+            "test"
+        }
+
+        fn read(&mut self, gpu: &GpuId) -> Result<NamedReading, String> {
+            if self.0.contains(&&*gpu.0) { Ok(NamedReading::default()) } else { Err("gone".to_owned()) }
+        }
+    }
+
+    /// An asker whose source can be opened or not, and how often that was tried.
+    fn asker(clock: &Arc<ManualClock>, opens: bool) -> (Asker, Arc<AtomicUsize>) {
+        let tries = Arc::<AtomicUsize>::default();
+        let counted = Arc::clone(&tries);
+        let open: OpenGpuSource = Arc::new(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let source: Box<dyn GpuSource> = Box::new(Having(&["0"]));
+            if opens { Ok(source) } else { Err("no driver".to_owned()) }
+        });
+        let clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(clock);
+        let (told, problems) = (None, Vec::new());
+        (Asker { open, clock, source: None, failed: None, silent: None, told, problems }, tries)
+    }
+
+    #[test]
+    fn a_driver_that_is_not_there_is_looked_for_again_now_and_then() {
+        let clock = Arc::new(ManualClock::new());
+        let (mut asker, tries) = asker(&clock, false);
+        for (seconds, expected) in [(0, 1), (1, 1), (28, 1), (1, 2), (29, 2), (1, 3)] {
+            clock.advance(Duration::from_secs(seconds));
+            asker.ensure_open();
+            assert_eq!(tries.load(Ordering::Relaxed), expected, "{seconds}");
+            assert!(asker.source.is_none() && asker.failed.as_ref().is_some_and(|(_, why)| &**why == "no driver"));
+        }
+    }
+
+    #[test]
+    fn a_source_whose_gpus_are_all_silent_for_long_is_opened_anew() {
+        let clock = Arc::new(ManualClock::new());
+        let (mut asker, tries) = asker(&clock, true);
+        asker.ensure_open();
+        for (seconds, answered, open) in
+            [(0, false, true), (29, false, true), (1, true, true), (1, false, true), (30, false, false)]
+        {
+            clock.advance(Duration::from_secs(seconds));
+            asker.judge(answered);
+            assert_eq!(asker.source.is_some(), open, "{seconds} {answered}");
+        }
+        asker.ensure_open();
+        assert!(asker.source.is_some() && tries.load(Ordering::Relaxed) == 2);
+    }
+
+    #[test]
+    fn each_gpu_has_its_own_problem_and_loses_it() {
+        let (mut problems, gpu) = (Vec::new(), GpuId("1".into()));
+        let asked = ask(&mut Having(&["0"]), &gpu, &mut problems);
+        assert_eq!((asked.problem.as_deref(), &*problems), (Some("gone"), std::slice::from_ref(&gpu)));
+        ask(&mut Having(&["0"]), &gpu, &mut problems);
+        assert_eq!(problems.len(), 1);
+        let asked = ask(&mut Having(&["0", "1"]), &gpu, &mut problems);
+        assert_eq!((asked.problem, problems.len()), (None, 0));
+    }
+}
