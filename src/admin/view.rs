@@ -113,9 +113,6 @@ pub(super) struct BackendView {
     max_in_flight: Option<u32>,
     waiting_tokens: u64,
     output_tokens: u64,
-    /// What is asked of it over what it can serve with its promises kept.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    demand: Option<f64>,
     /// Whether something on the way holds its tokens back.
     buffering: bool,
     /// What is asked of it over what it can carry with its routes' promises kept; absent where that cannot be said.
@@ -187,7 +184,6 @@ impl BackendView {
             max_in_flight: settings.max_in_flight,
             waiting_tokens: backend.waiting_tokens(),
             output_tokens: backend.output_tokens(),
-            demand: moment.fleet.demand(backend, now),
             buffering: backend.is_buffering(),
             demand: moment.fleet.demand(backend, now),
             buffered_streams: backend.buffered_streams(),

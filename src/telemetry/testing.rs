@@ -152,20 +152,7 @@ pub(super) fn complete() -> ExchangeRecord {
         engine: Some(EngineTimings { queue: millis(5), first_token: millis(90) }),
         finish_reason: Some(FinishReason::Stop),
         course: Course::default(),
-        phases: Phases {
-            upload: millis(3),
-            queue: Duration::ZERO,
-            connect: Duration::from_micros(800),
-            backend_wait: millis(95),
-            backpressure: Duration::ZERO,
-            overhead: Duration::from_nanos(142_300),
-            hash: Duration::from_nanos(1_200),
-            decide: Duration::from_nanos(2_500),
-            relay_first: Some(Duration::from_micros(61)),
-            relay: Some(Duration::from_micros(18)),
-            backpressured: false,
-            held_back: false,
-        },
+        phases: phases(),
         bytes_in: 1_240,
         bytes_out: 19_870,
         decision: Some(decision()),
@@ -195,6 +182,23 @@ fn decision() -> DecisionSummary {
 
 fn busy() -> BackendLoad {
     BackendLoad { gpu_utilization: Some(0.87), kv_cache_ratio: Some(0.25), running: Some(7.0), waiting: Some(2.0) }
+}
+
+fn phases() -> Phases {
+    Phases {
+        upload: millis(3),
+        queue: Duration::ZERO,
+        connect: Duration::from_micros(800),
+        backend_wait: millis(95),
+        backpressure: Duration::ZERO,
+        overhead: Duration::from_nanos(142_300),
+        hash: Duration::from_nanos(1_200),
+        decide: Duration::from_nanos(2_500),
+        relay_first: Some(Duration::from_micros(61)),
+        relay: Some(Duration::from_micros(18)),
+        backpressured: false,
+        held_back: false,
+    }
 }
 
 /// A request that matched nothing.
