@@ -23,7 +23,7 @@ for (const colorScheme of ["light", "dark"]) {
     if (width === "1920") {
       await page.getByText("Missed, failed or turned away").click();
       // Where nothing was missed, any decision shows what there is to see.
-      if ((await page.locator("button[aria-expanded]").count()) === 0) await page.getByText("Ended").click();
+      if ((await page.locator("button[aria-expanded]").count()) === 0) await page.getByRole("button", { name: "Ended" }).click();
       await page.locator("button[aria-expanded]").first().click();
       await page.waitForSelector(".waterfall tbody tr");
       await page.evaluate(() => window.scrollTo(0, document.getElementById("decisions-title").getBoundingClientRect().y + window.scrollY - 70));

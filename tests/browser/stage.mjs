@@ -16,7 +16,7 @@ export const launch = () => chromium.launch({ executablePath: process.env.CHROMI
 /** A running headway; `admin` is its admin listener's origin. */
 export class Headway {
   static async demo(admin = "127.0.0.1:0", duration = "0") {
-    const args = ["demo", "--duration", duration, "--listen", "127.0.0.1:0", "--admin", admin];
+    const args = ["demo", "--duration", duration, "--listen", "127.0.0.1:0", "--admin", admin, "--fake-gpu"];
     const child = spawn(process.env.HEADWAY, args);
     const printed = await until("the demo's address", collector(child.stdout), /admin at (http:\/\/[0-9.:]+)/);
     return new Headway(child, printed[1]);

@@ -39,13 +39,18 @@ function row(one, colors, watched, again) {
     cell("State", state(one)),
     cell("In flight", load(one)),
     cell("Waiting", waiting(one)),
-    cell("Rate", minute.requests === 0 ? h("span", { class: "faint" }, "none in the last minute") : h("span", { "data-figure": "rate" }, format.perSecond(one.requests_per_second))),
+    cell("Rate", minute.requests === 0 ? h("span", { class: "faint" }, "none in the last minute") : h("span", { class: "whole", "data-figure": "rate" }, format.perSecond(one.requests_per_second))),
     cell("TTFT p50 / p95", pair(minute.ttft)),
     cell("ITL p50 / p95", pair(minute.itl)),
     watched && cell("GPU", gpus(one)),
-    cell("Price", h("span", { class: "price" }, format.price(one.price))),
+    cell("Price", price(one.price)),
     cell("Cost so far", one.cost > 0 ? h("span", { "data-figure": "cost" }, format.money(one.cost)) : format.NONE),
     h("td", { class: "action" }, button(one, again), problems.has(one.name) && h("p", { class: "problem", role: "alert" }, problems.get(one.name))));
+}
+
+function price(of) {
+  const [amount, unit] = format.price(of).split(" per ");
+  return [h("span", { class: "price whole" }, amount), unit && h("small", null, `per ${unit}`)];
 }
 
 function state(one) {
