@@ -13,6 +13,7 @@ use crate::commands::nim::NimArgs;
 use crate::commands::schema::SchemaArgs;
 use crate::commands::serve::ServeArgs;
 use crate::commands::simulate::SimulateArgs;
+use crate::commands::top::TopArgs;
 
 /// Routes LLM requests to the cheapest backend that keeps the route's latency promise.
 #[derive(Debug, Parser)]
@@ -57,6 +58,11 @@ pub enum Command {
         after_help = "Examples:\n  headway explain --request-id 6b1f0c9e\n  headway explain --route chat --input-tokens 2000 --max-tokens 300\n  headway explain --admin http://10.0.0.5:9090 --route chat --format json"
     )]
     Explain(ExplainArgs),
+    /// Watch a running headway in the terminal: routes, backends, the last decisions.
+    #[command(
+        after_help = "Examples:\n  headway top\n  headway top --admin http://10.0.0.5:9090\n  headway top --once"
+    )]
+    Top(TopArgs),
     /// Replay a workload against several policies in virtual time, without a GPU.
     #[command(
         after_help = "Examples:\n  headway simulate\n  headway simulate --scenario over,burst --policy cheapest_within_slo+shed,llmds\n  headway simulate --evaluation frozen --trace FOLDER --format html > report.html\n  headway simulate --config headway.yaml --trace access.jsonl"

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use headway::admin::{self, ReloadOutcome, Services};
+use headway::admin::{self, ConfigStatus, ReloadOutcome, Services};
 use headway::clock::{Clock, SystemClock};
 use headway::config::settings::{
     Admin, Backend, BackendTls, BackendUrl, ClientSlo, Commit, Credential, Features, Health, Limits, PrefixAffinity,
@@ -42,6 +42,7 @@ struct Running {
     draining: Arc<AtomicBool>,
     drains: Arc<AtomicU32>,
     outcome: Arc<Mutex<ReloadOutcome>>,
+    configuration: Arc<Mutex<Arc<ConfigStatus>>>,
     _shutdown: watch::Sender<bool>,
 }
 
@@ -93,7 +94,12 @@ fn settings(token: Option<&str>, open_metrics: bool) -> Settings {
         shutdown: Shutdown::default(),
         threads: 1,
         trusted_proxies: Vec::new(),
-        admin: Admin { address: ([127, 0, 0, 1], 0).into(), token: token.map(Into::into), open_metrics },
+        admin: Admin {
+            address: ([127, 0, 0, 1], 0).into(),
+            token: token.map(Into::into),
+            open_metrics,
+            trace_url: Some("http://jaeger.internal/trace/{trace_id}".to_owned()),
+        },
         telemetry: TelemetrySettings::default(),
         state: None,
         baselines: None,
@@ -146,6 +152,14 @@ fn start(settings: Settings) -> Running {
     let (shutdown, receiver) = watch::channel(false);
     let (draining, drains) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
     let outcome = Arc::new(Mutex::new(ReloadOutcome::Applied { notes: Vec::new() }));
+    let configuration = Arc::new(Mutex::new(Arc::new(ConfigStatus {
+        hash: "cafe".to_owned(),
+        applied_at: SystemTime::UNIX_EPOCH,
+        read_at: SystemTime::UNIX_EPOCH,
+        trigger: "start",
+        errors: Vec::new(),
+        notes: Vec::new(),
+    })));
     let services = Services {
         fleet: {
             let fleet = Arc::clone(&fleet);
@@ -153,6 +167,10 @@ fn start(settings: Settings) -> Running {
         },
         telemetry: Arc::clone(&telemetry),
         clock: Arc::new(SystemClock),
+        configuration: {
+            let configuration = Arc::clone(&configuration);
+            Arc::new(move || Arc::clone(&configuration.lock().unwrap()))
+        },
         reload: {
             let outcome = Arc::clone(&outcome);
             Arc::new(move || outcome.lock().unwrap().clone())
@@ -166,7 +184,7 @@ fn start(settings: Settings) -> Running {
         draining: Arc::clone(&draining),
     };
     let _thread = admin::spawn(listener, services, receiver).expect("a thread");
-    Running { address, fleet, telemetry, draining, drains, outcome, _shutdown: shutdown }
+    Running { address, fleet, telemetry, draining, drains, outcome, configuration, _shutdown: shutdown }
 }
 
 struct Answer {
@@ -206,8 +224,9 @@ impl Running {
 }
 
 const BEARER: &str = "Authorization: Bearer canary-admin-token";
-const EVERY_PATH: [&str; 11] = [
+const EVERY_PATH: [&str; 12] = [
     "/",
+    "/api",
     "/metrics",
     "/healthz",
     "/readyz?verbose",
@@ -255,8 +274,8 @@ fn exchanges_show_in_metrics_and_in_the_list_of_requests() {
 #[test]
 fn head_is_get_without_the_body() {
     let running = start(settings(None, true));
-    let head = running.ask("HEAD /api/v1/version", &[], "");
-    let length = format!("content-length: {}", running.get("/api/v1/version").body.len());
+    let head = running.ask("HEAD /api/v1/config", &[], "");
+    let length = format!("content-length: {}", running.get("/api/v1/config").body.len());
     assert!((head.status, head.body.as_str()) == (200, "") && head.head.contains(&length), "{}", head.head);
 }
 
@@ -279,7 +298,7 @@ fn errors_are_json_and_say_what_is_allowed() {
 fn the_token_opens_everything_and_probes_need_none() {
     let running = start(settings(Some(CANARY_TOKEN), false));
     for path in EVERY_PATH {
-        let expected = if path == "/healthz" {
+        let expected = if path == "/healthz" || path == "/" {
             200
         } else if path.starts_with("/readyz") {
             503
@@ -401,4 +420,17 @@ fn figures_are_of_what_ended_and_absent_before_anything_did() {
     assert_eq!((&route["cost"], &backend["cost"], &backend["routes"][0]), (&0.5.into(), &0.5.into(), &"chat".into()));
     assert!(backend["requests_per_second"].as_f64().unwrap() > 0.0);
     assert_eq!(route["backends"][0]["requests"], 2);
+}
+
+#[test]
+fn the_version_tells_the_configuration_and_what_became_of_its_last_reload() {
+    let running = start(settings(None, true));
+    let config = &running.get("/api/v1/version").json()["config"];
+    assert_eq!((&config["hash"], &config["last_reload"]["ok"]), (&"cafe".into(), &true.into()));
+    let before = running.configuration.lock().unwrap().clone();
+    let errors = vec!["headway.yaml:3:5: unknown key `lisen`".to_owned()];
+    *running.configuration.lock().unwrap() =
+        Arc::new(ConfigStatus { trigger: "watch", errors: errors.clone(), ..(*before).clone() });
+    let last = &running.get("/api/v1/version").json()["config"]["last_reload"];
+    assert_eq!((&last["ok"], &last["trigger"], &last["errors"]), (&false.into(), &"watch".into(), &errors.into()));
 }

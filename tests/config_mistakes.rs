@@ -105,6 +105,9 @@ const fn mistake(
 #[rustfmt::skip]
 const MISTAKES: &[Mistake] = &[
     // Keys.
+    mistake("  token: \"${ADMIN}\"", "  trace_url: jaeger/trace", (7, 14), "admin.trace_url", "begins with `http://`", None),
+    mistake("  address: 127.0.0.1:9090", "  trace_url: \"javascript://x/{trace_id}\"", (6, 14), "admin.trace_url", "begins with `http://`", None),
+    mistake("  address: 127.0.0.1:9090", "  trace_url: http://jaeger:16686/", (6, 14), "admin.trace_url", "`{trace_id}` is missing", None),
     mistake("listeners:", "listners:", (1, 1), "listners", "unknown field", Some("listeners")),
     mistake("limits:", "limit:", (3, 1), "limit", "unknown field", Some("limits")),
     mistake("headers: 100", "max_headers: 100", (3, 24), "limits.max_headers", "unknown field", Some("headers")),

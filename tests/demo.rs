@@ -1,8 +1,24 @@
 //! The demo from the command line, short enough for every run of the tests.
 
-#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests fail by panicking")]
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "tests fail by panicking"
+)]
 
-use std::process::Command;
+#[path = "support/mod.rs"]
+mod support;
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use support::client::{Client, Reply};
 
 #[tokio::test]
 async fn a_short_demo_runs_to_its_report() {
@@ -23,6 +39,7 @@ async fn a_short_demo_runs_to_its_report() {
         "Share of requests per backend",
         "Cost per 1,000 good requests",
         "Incident: l40s-cheap ran 3 times slower from 2.50 to 3.75 s.",
+        "/ in a browser: the dashboard",
         "/api/v1/decisions",
     ] {
         assert!(text.contains(part), "{part} is missing in\n{text}");
@@ -112,9 +129,83 @@ fn costs(text: &str) -> Vec<(&str, (f64, f64))> {
     counts.collect()
 }
 
-#[test]
-fn what_is_not_built_yet_is_refused_by_name() {
-    let output = Command::new(env!("CARGO_BIN_EXE_headway")).args(["demo", "--fake-gpu"]).output().expect("a process");
-    assert!(!output.status.success());
-    assert!(String::from_utf8_lossy(&output.stderr).contains("--fake-gpu is not built yet"));
+/// A demo that goes on; dropping it ends it.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Running {
+    /// Starts one, and returns its admin address.
+    fn start(more: &[&str]) -> (Self, SocketAddr) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_headway"));
+        command.args(["demo", "--duration", "0", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).args(more);
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("a process");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok);
+        let running = Self(child);
+        let first = lines.next().expect("a line");
+        std::thread::spawn(move || lines.for_each(drop));
+        let admin = first.rsplit("http://").next().and_then(|address| address.parse().ok());
+        (running, admin.unwrap_or_else(|| panic!("no address in {first}")))
+    }
+}
+
+async fn page(admin: SocketAddr, path: &str) -> Reply {
+    let mut client = Client::connect(admin).await;
+    client.send(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")).await;
+    client.reply().await
+}
+
+#[tokio::test]
+async fn fake_gpus_do_what_the_simulated_engines_do() {
+    let (_demo, admin) = Running::start(&["--fake-gpu"]);
+    let busy = |backends: &Value| {
+        let all = backends["backends"].as_array().expect("backends").clone();
+        let of = |one: &Value| one["gpus"][0]["utilization"].as_f64().unwrap_or_default();
+        all.iter().map(of).fold(0.0, f64::max) > 0.05 && all.iter().all(|one| one["gpu"] == "fake")
+    };
+    let mut backends = page(admin, "/api/v1/backends").await.json();
+    let waiting = async {
+        while !busy(&backends) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            backends = page(admin, "/api/v1/backends").await.json();
+        }
+        // Decisions that were made when that was known.
+        loop {
+            let decisions = page(admin, "/api/v1/decisions?limit=1").await.json();
+            let load = &decisions["decisions"][0]["load"];
+            if load["gpu_utilization"].is_f64() && load["kv_cache_ratio"].is_f64() && load["running"].is_f64() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(support::PATIENCE, waiting).await.expect("busy GPUs");
+    for (place, (model, backend)) in ["fake H100", "fake A100", "fake L40S"]
+        .iter()
+        .zip(backends["backends"].as_array().expect("backends"))
+        .enumerate()
+    {
+        let gpu = &backend["gpus"][0];
+        assert_eq!((&gpu["gpu"], &gpu["model"]), (&place.to_string().into(), &(*model).into()), "{backend:#}");
+        let share = gpu["utilization"].as_f64().expect("a share");
+        let within = |name: &str, low: f64, high: f64| {
+            let value = gpu[name].as_f64().unwrap_or_else(|| panic!("no {name} in {gpu}"));
+            assert!((low..=high).contains(&value), "{name} of {gpu}");
+        };
+        assert!((0.0..=1.0).contains(&share));
+        within("memory_used_bytes", 8e9, 80.0 * f64::from(1 << 30));
+        within("power_watts", 35.0, 700.0);
+        within("temperature_celsius", 34.0, 88.0);
+    }
+    let metrics = page(admin, "/metrics").await.text();
+    for backend in ["h100-latency", "a100", "l40s-cheap"] {
+        let line = format!("backend=\"{backend}\"}} ");
+        let shown = |line_: &&str| line_.starts_with("headway_gpu_utilization_ratio") && line_.contains(&line);
+        assert!(metrics.lines().any(|line| shown(&line)), "{backend} is missing in\n{metrics}");
+    }
 }

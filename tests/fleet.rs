@@ -155,7 +155,7 @@ fn settings(backends: Vec<Backend>) -> Arc<Settings> {
         shutdown: Shutdown::default(),
         threads: 1,
         trusted_proxies: Vec::new(),
-        admin: Admin { address: ([127, 0, 0, 1], 0).into(), token: None, open_metrics: true },
+        admin: Admin { address: ([127, 0, 0, 1], 0).into(), token: None, open_metrics: true, trace_url: None },
         telemetry: Telemetry::default(),
         state: None,
         baselines: None,

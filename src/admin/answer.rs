@@ -6,19 +6,25 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, VARY, WWW_AUTHENTICATE};
+use http::header::{
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, REFERRER_POLICY,
+    RETRY_AFTER, VARY, WWW_AUTHENTICATE,
+};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use serde::Serialize;
 use serde_json::json;
 
+use super::assets::{Asset, POLICY};
+use super::body::AnswerBody;
 use super::decision_view::{DecisionView, ExplanationView};
 use super::endpoint::{Endpoint, LISTED, parameter, percent_decoded};
+use super::events::Audience;
 use super::guard::{self, Refusal};
 use super::moment::Moment;
 use super::view::{self, BackendView, Probe, Requests, WantedLevel};
-use super::{ReloadOutcome, Services, config_view};
+use super::{ReloadOutcome, Services, config_view, version};
 use crate::fleet::{Fleet, Request as Question};
 use crate::route::snapshot::RequestFacts;
 use crate::telemetry::{logs, openmetrics};
@@ -33,12 +39,17 @@ const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
-type Answer = Response<Full<Bytes>>;
+type Answer = Response<AnswerBody>;
 
 /// Answers one request that came in on the address `local`.
-pub(super) async fn answer(services: &Services, local: SocketAddr, request: Request<Incoming>) -> Answer {
+pub(super) async fn answer(
+    services: &Arc<Services>,
+    audience: &Arc<Audience>,
+    local: SocketAddr,
+    request: Request<Incoming>,
+) -> Answer {
     let Some(endpoint) = Endpoint::of(request.uri().path()) else {
-        return error(StatusCode::NOT_FOUND, "not_found", "there is nothing here; `/` lists what there is");
+        return error(StatusCode::NOT_FOUND, "not_found", "there is nothing here; `/api` lists what there is");
     };
     let fleet = (services.fleet)();
     let admin = &fleet.settings().admin;
@@ -56,6 +67,8 @@ pub(super) async fn answer(services: &Services, local: SocketAddr, request: Requ
         Endpoint::DrainBackend(name) => drain_backend(services, &name, true),
         Endpoint::UndrainBackend(name) => drain_backend(services, &name, false),
         Endpoint::LogLevel => log_level(request).await,
+        Endpoint::Events => events(services, audience),
+        Endpoint::Asset(asset) => file(asset, request.headers()),
         Endpoint::Metrics => metrics(services, request.headers()),
         shown => show(services, &shown, request.uri().query()),
     }
@@ -91,30 +104,69 @@ fn show(services: &Services, endpoint: &Endpoint, query: Option<&str>) -> Answer
                 let of = |wanted: Option<&str>, is: Option<&str>| wanted.is_none() || wanted == is;
                 of(route, Some(&one.route)) && of(id, one.request_id.as_deref())
             });
-            let views: Vec<_> = newest.iter().map(|decision| DecisionView::new(decision, services)).collect();
+            let exchange = id.and_then(|id| services.telemetry.recent().find(id));
+            let view = |decision: &_| DecisionView::new(decision, services, exchange.as_deref());
+            let views: Vec<_> = newest.iter().map(view).collect();
             shown(&json!({ "decisions": views }))
         }
         Endpoint::Explain => explain(&fleet, query, now),
         Endpoint::Requests => requests(services, parameter(query, "id"), limit),
         Endpoint::Config => shown(&config_view::config(fleet.settings())),
-        Endpoint::Version => shown(&json!({ "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION") })),
+        Endpoint::Version => shown(&version::version(services)),
         _ => index(),
     }
 }
 
 fn ready(services: &Services, verbose: bool) -> Answer {
+    let probe = probe(services);
+    let status = if probe.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    if !verbose {
+        return with_body(status, PLAIN, if probe.ready { "ready\n" } else { "not ready\n" });
+    }
+    as_json(status, &probe)
+}
+
+/// Whether requests can be served, and why not.
+pub(super) fn probe(services: &Services) -> Probe {
     let readiness = (services.fleet)().readiness();
     let draining = services.draining.load(Ordering::Relaxed);
-    let ready = readiness.ready && !draining;
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    if !verbose {
-        return with_body(status, PLAIN, if ready { "ready\n" } else { "not ready\n" });
-    }
     let mut reasons = readiness.reasons;
     if draining {
         reasons.insert(0, "headway is draining".to_owned());
     }
-    as_json(status, &Probe { ready, draining, reasons })
+    Probe { ready: readiness.ready && !draining, draining, reasons }
+}
+
+/// What happens, as it happens, for one more viewer.
+fn events(services: &Arc<Services>, audience: &Arc<Audience>) -> Answer {
+    let Some(viewer) = audience.admit(services) else {
+        let message = "as many look on as may; close a dashboard, or try again";
+        let mut answer = error(StatusCode::SERVICE_UNAVAILABLE, "too_many_viewers", message);
+        answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+        return answer;
+    };
+    let mut answer = with_body(StatusCode::OK, "text/event-stream", Bytes::new());
+    *answer.body_mut() = AnswerBody::Events(Box::new(viewer));
+    answer
+}
+
+/// A file of the dashboard, unless the browser has it already.
+fn file(asset: &Asset, asked: &HeaderMap) -> Answer {
+    let tag = Asset::tag();
+    let has_it = asked.get(IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes());
+    let mut answer = if has_it {
+        with_body(StatusCode::NOT_MODIFIED, asset.kind, "")
+    } else {
+        with_body(StatusCode::OK, asset.kind, asset.text)
+    };
+    let headers = answer.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    if let Ok(tag) = HeaderValue::from_str(tag) {
+        headers.insert(ETAG, tag);
+    }
+    answer
 }
 
 /// Where a request of such a size would go now.
@@ -241,7 +293,7 @@ fn as_json(status: StatusCode, value: &impl Serialize) -> Answer {
 }
 
 fn with_body(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()));
+    let mut answer = Response::new(AnswerBody::from(body.into()));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));

@@ -35,6 +35,7 @@ pub(super) fn config(settings: &Settings) -> Value {
             "address": settings.admin.address.to_string(),
             "token": settings.admin.token.as_ref().map(|_| REDACTED),
             "open_metrics": settings.admin.open_metrics,
+            "trace_url": settings.admin.trace_url,
         },
         "telemetry": {
             "access_log": settings.telemetry.access_log.as_ref().map(access_log),

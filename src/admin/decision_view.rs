@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::Services;
-use super::view::{Name, millis};
+use super::view::{self, Name, millis};
+use super::waterfall::{self, Stretch};
 use crate::fleet::{Decided, DecisionRecord, Explanation, Happened};
-use crate::measure::exchange::BackendLoad;
+use crate::measure::exchange::{BackendLoad, ExchangeRecord};
 use crate::route::decision::{Assessment, TurnedAway};
 use crate::route::snapshot::{BackendIndex, Forecast};
 use crate::telemetry::time::rfc3339;
@@ -24,6 +26,8 @@ pub(super) struct DecisionView {
     input_tokens: u64,
     #[serde(flatten)]
     decided: DecidedView,
+    /// Left out where decisions are only listed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     candidates: Vec<CandidateView>,
     /// How busy the chosen backend was; absent where nobody tells.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -33,6 +37,12 @@ pub(super) struct DecisionView {
     /// Absent while the request is under way.
     #[serde(skip_serializing_if = "Option::is_none")]
     happened: Option<HappenedView>,
+    /// The exchange in the access log's words, where it was asked for by its request id and is still remembered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exchange: Option<Box<RawValue>>,
+    /// Where that exchange's time went, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    waterfall: Vec<Stretch>,
 }
 
 /// `/api/v1/explain`
@@ -118,7 +128,18 @@ struct HappenedView {
 type Candidates = [(Arc<str>, Assessment)];
 
 impl DecisionView {
-    pub(super) fn new(decision: &DecisionRecord, services: &Services) -> Self {
+    /// With everything that is known of it.
+    pub(super) fn new(decision: &DecisionRecord, services: &Services, exchange: Option<&ExchangeRecord>) -> Self {
+        Self {
+            candidates: decision.candidates.iter().map(CandidateView::new).collect(),
+            exchange: exchange.and_then(view::request),
+            waterfall: exchange.map(waterfall::of).unwrap_or_default(),
+            ..Self::row(decision, services)
+        }
+    }
+
+    /// As one row of a list.
+    pub(super) fn row(decision: &DecisionRecord, services: &Services) -> Self {
         let ago = services.clock.now().saturating_duration_since(decision.at);
         let candidates = &*decision.candidates;
         Self {
@@ -128,10 +149,12 @@ impl DecisionView {
             route: Name::new(&decision.route),
             input_tokens: decision.input_tokens,
             decided: DecidedView::new(&decision.verdict, candidates),
-            candidates: candidates.iter().map(CandidateView::new).collect(),
+            candidates: Vec::new(),
             load: LoadView::new(decision.load),
             shadow: decision.shadow.map(|shadow| DecidedView::new(&shadow, candidates)),
             happened: decision.happened.as_ref().map(HappenedView::new),
+            exchange: None,
+            waterfall: Vec::new(),
         }
     }
 }

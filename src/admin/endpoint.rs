@@ -2,9 +2,14 @@
 
 use http::Method;
 
+use super::assets::Asset;
+
 /// Everything the admin listener answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Endpoint {
+    /// A file of the dashboard, the page itself among them.
+    Asset(&'static Asset),
+    Events,
     Index,
     Metrics,
     Healthz,
@@ -23,8 +28,9 @@ pub(super) enum Endpoint {
     LogLevel,
 }
 
-/// The page at `/` lists these.
-pub(super) const LISTED: [(&str, &str, &str); 15] = [
+/// The page at `/api` lists these.
+pub(super) const LISTED: [(&str, &str, &str); 17] = [
+    ("GET", "/", "the dashboard"),
     ("GET", "/metrics", "Prometheus metrics"),
     ("GET", "/healthz", "200 while the process is alive"),
     ("GET", "/readyz?verbose", "200 while requests can be served, with the reasons when not"),
@@ -33,8 +39,9 @@ pub(super) const LISTED: [(&str, &str, &str); 15] = [
     ("GET", "/api/v1/decisions?limit=100", "the latest routing decisions: candidates, reason, what happened then"),
     ("GET", "/api/v1/explain?route=NAME&input_tokens=500", "where a request would go now, and why"),
     ("GET", "/api/v1/requests?limit=100", "the latest exchanges, in the access log's fields"),
+    ("GET", "/api/v1/events", "what the dashboard shows, once a second, as server-sent events"),
     ("GET", "/api/v1/config", "the configuration in force, secrets redacted"),
-    ("GET", "/api/v1/version", "which headway this is"),
+    ("GET", "/api/v1/version", "which headway this is, and what became of its configuration's last reload"),
     ("POST", "/-/reload", "reads the configuration again"),
     ("POST", "/-/drain", "not ready, and ends when the last exchange has ended"),
     ("POST", "/api/v1/backends/NAME/drain", "gives a backend nothing new"),
@@ -46,7 +53,8 @@ impl Endpoint {
     /// The endpoint of a path, without its query.
     pub(super) fn of(path: &str) -> Option<Self> {
         Some(match path {
-            "/" => Self::Index,
+            "/api" => Self::Index,
+            "/api/v1/events" => Self::Events,
             "/metrics" => Self::Metrics,
             "/healthz" => Self::Healthz,
             "/readyz" => Self::Readyz,
@@ -61,6 +69,9 @@ impl Endpoint {
             "/-/reload" => Self::Reload,
             "/-/drain" => Self::Drain,
             _ => {
+                if let Some(asset) = Asset::of(path) {
+                    return Some(Self::Asset(asset));
+                }
                 let (name, action) = path.strip_prefix("/api/v1/backends/")?.rsplit_once('/')?;
                 let name = percent_decoded(name)?;
                 match action {
@@ -85,9 +96,10 @@ impl Endpoint {
         self.allow().split(", ").any(|allowed| allowed == method.as_str())
     }
 
-    /// Whether it is answered without the token, so that probes and scrapers need none.
+    /// Whether it is answered without the token, so that probes and scrapers need none, and a browser gets the page that
+    /// asks for it; the page's files are the same everywhere.
     pub(super) fn is_open(&self, open_metrics: bool) -> bool {
-        matches!(self, Self::Healthz | Self::Readyz) || (open_metrics && *self == Self::Metrics)
+        matches!(self, Self::Healthz | Self::Readyz | Self::Asset(_)) || (open_metrics && *self == Self::Metrics)
     }
 }
 

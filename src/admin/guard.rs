@@ -126,7 +126,7 @@ mod tests {
     const PUBLIC: &str = "10.1.2.3:9090";
 
     fn admin(address: &str, token: Option<&str>, open_metrics: bool) -> Admin {
-        Admin { address: address.parse().unwrap(), token: token.map(Into::into), open_metrics }
+        Admin { address: address.parse().unwrap(), token: token.map(Into::into), open_metrics, trace_url: None }
     }
 
     #[track_caller]

@@ -1,21 +1,28 @@
-//! The admin listener: metrics, health, API.
+//! The admin listener: metrics, health, API, and the dashboard.
 //!
 //! A port of its own, and a thread of its own: it answers when the data threads are busy to the last, and nothing on
 //! the data port can reach it. What it may look at and do is [`Services`], and nothing else.
 
 mod answer;
+mod assets;
+mod body;
 mod config_view;
 mod decision_view;
 mod endpoint;
+mod events;
 mod gpu_view;
 mod guard;
 mod moment;
+mod picture;
 mod server;
+mod version;
 mod view;
+mod waterfall;
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::SystemTime;
 
 pub use self::server::{serve, spawn};
 use crate::clock::Clock;
@@ -37,6 +44,23 @@ pub enum ReloadOutcome {
     },
 }
 
+/// Which configuration is in force, and what became of reading it last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigStatus {
+    /// [`crate::config::hash`] of the settings in force.
+    pub hash: String,
+    /// When they were put in force.
+    pub applied_at: SystemTime,
+    /// When the configuration was last read.
+    pub read_at: SystemTime,
+    /// What asked for that: `start`, `signal`, `request` or `watch`.
+    pub trigger: &'static str,
+    /// Why it was refused, each error with its place; empty when it was applied.
+    pub errors: Vec<String>,
+    /// What a person should know about it, such as keys that need a restart.
+    pub notes: Vec<String>,
+}
+
 /// What the admin listener may look at and do.
 #[derive(Clone)]
 pub struct Services {
@@ -46,6 +70,8 @@ pub struct Services {
     pub telemetry: Arc<Telemetry>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// Which configuration is in force.
+    pub configuration: Arc<dyn Fn() -> Arc<ConfigStatus> + Send + Sync>,
     /// Reads the configuration again; may block.
     pub reload: Arc<dyn Fn() -> ReloadOutcome + Send + Sync>,
     /// Starts the drain, as SIGTERM does; must not block.

@@ -12,6 +12,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use super::events::Audience;
 use super::{Services, answer};
 use crate::clock::ACCEPT_PAUSE;
 
@@ -50,12 +51,14 @@ pub fn spawn(
 /// Serves until `shutdown` turns true or its sender is gone.
 pub async fn serve(listener: TcpListener, services: Services, mut shutdown: watch::Receiver<bool>) {
     let services = Arc::new(services);
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let (audience, places) = (Audience::new(), Arc::new(Semaphore::new(CONNECTIONS)));
     let accepting = async {
         // The semaphore is never closed.
         while let Ok(place) = Arc::clone(&places).acquire_owned().await {
             match listener.accept().await {
-                Ok((stream, _)) => drop(tokio::spawn(connection(stream, place, Arc::clone(&services)))),
+                Ok((stream, _)) => {
+                    drop(tokio::spawn(connection(stream, place, Arc::clone(&services), Arc::clone(&audience))));
+                }
                 Err(error) => {
                     tracing::warn!(%error, "the admin listener cannot accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -69,11 +72,11 @@ pub async fn serve(listener: TcpListener, services: Services, mut shutdown: watc
     }
 }
 
-async fn connection(stream: TcpStream, _place: OwnedSemaphorePermit, services: Arc<Services>) {
+async fn connection(stream: TcpStream, _place: OwnedSemaphorePermit, services: Arc<Services>, audience: Arc<Audience>) {
     let Ok(local) = stream.local_addr() else { return };
     let service = service_fn(|request| {
-        let services = Arc::clone(&services);
-        async move { Ok::<_, Infallible>(answer::answer(&services, local, request).await) }
+        let (services, audience) = (Arc::clone(&services), Arc::clone(&audience));
+        async move { Ok::<_, Infallible>(answer::answer(&services, &audience, local, request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -361,7 +361,7 @@ impl ObjectiveView {
             judged: figures.judged,
             good: figures.good,
             attainment: figures.attainment,
-            met: figures.attainment.zip(figures.target).map(|(share, target)| share >= target),
+            met: figures.attainment.zip(figures.promise).map(|(share, (target, _))| share >= target),
             budget_left: figures.budget_left,
             burn_rate: figures.burn.iter().map(|(window, rate)| ((*window).to_owned(), (*rate).into())).collect(),
         }

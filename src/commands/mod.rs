@@ -1,5 +1,6 @@
 //! One file per command.
 
+mod ask;
 pub mod bench;
 pub mod check;
 pub mod completions;
@@ -11,7 +12,9 @@ pub mod nim;
 pub mod schema;
 pub mod serve;
 pub mod simulate;
+pub mod top;
 
+pub use self::ask::AdminArgs;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -54,6 +57,7 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Bench(args) => block_on(bench::run(args)),
         Command::Demo(args) => block_on(demo::run(args)),
         Command::Explain(args) => print(|out| explain::run(&args, out)),
+        Command::Top(args) => top::run(&args),
         Command::Completions(args) => print(|out| completions::run(&args, out)),
         Command::Man(args) => print(|out| man::run(&args, out)),
         Command::Nim(args) => block_on(nim::run(args)).map(|()| ExitCode::SUCCESS),

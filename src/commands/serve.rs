@@ -13,10 +13,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
 use super::EXIT_CONFIG;
-use crate::admin::{self, ReloadOutcome, Services};
+use crate::admin::{self, ConfigStatus, ReloadOutcome, Services};
 use crate::clock::{Clock, SystemClock};
 use crate::config::settings::Settings;
-use crate::config::{self, Loaded, Reloader, Report, Trigger, Watch};
+use crate::config::{self, LastReload, Loaded, ReloadReport, Reloader, Report, Trigger, Watch};
 use crate::fleet::gpu::{self, OpenGpuSource};
 use crate::fleet::{Fleet, probes, state};
 use crate::proxy::{self, BindError, Connections, Lifecycle, Listeners, Proxy};
@@ -61,6 +61,8 @@ struct Core {
     telemetry: Arc<Telemetry>,
     clock: Arc<dyn Clock>,
     lifecycle: Arc<Lifecycle>,
+    /// Which configuration is in force.
+    configuration: ArcSwap<ConfigStatus>,
     /// How to read the configuration again, where there is a file.
     reload: Mutex<Option<Arc<dyn Fn() -> ReloadOutcome + Send + Sync>>>,
     /// Asked to drain through the admin listener.
@@ -79,9 +81,21 @@ impl Core {
         let fleet = Arc::new(fleet);
         fleet.settle();
         self.telemetry.apply(settings, prepared);
+        self.configuration.store(Arc::new(in_force(settings, &*self.clock)));
         self.fleet.store(Arc::clone(&fleet));
         self.generations.send_replace(fleet);
         Ok(())
+    }
+
+    /// Shows what became of reading the configuration again.
+    fn read_again(&self, last: &LastReload) {
+        let (errors, notes) = match &last.result {
+            Ok(report) => (Vec::new(), notes(report)),
+            Err(report) => (report.0.iter().map(ToString::to_string).collect(), Vec::new()),
+        };
+        let (read_at, applied_at, trigger) = (last.at, last.applied_at, last.trigger.as_str());
+        let hash = self.configuration.load().hash.clone();
+        self.configuration.store(Arc::new(ConfigStatus { hash, applied_at, read_at, trigger, errors, notes }));
     }
 
     fn reload(&self) -> ReloadOutcome {
@@ -91,6 +105,19 @@ impl Core {
             None => ReloadOutcome::Refused { errors: vec!["this headway was started without a file".to_owned()] },
         }
     }
+}
+
+/// What is known of settings that were just put in force.
+fn in_force(settings: &Settings, clock: &dyn Clock) -> ConfigStatus {
+    let (hash, now) = (config::hash(settings), clock.wall());
+    let trigger = Trigger::Start.as_str();
+    ConfigStatus { hash, applied_at: now, read_at: now, trigger, errors: Vec::new(), notes: Vec::new() }
+}
+
+/// What a person should know about an applied reload.
+fn notes(report: &ReloadReport) -> Vec<String> {
+    let restart = report.needs_restart.iter().map(|key| format!("`{key}` needs a restart"));
+    report.warnings.iter().map(ToString::to_string).chain(restart).collect()
 }
 
 impl Core {
@@ -141,6 +168,7 @@ impl Server {
             fleet: Arc::new(ArcSwap::new(Arc::clone(&fleet))),
             generations: watch::channel(fleet).0,
             telemetry,
+            configuration: ArcSwap::from_pointee(in_force(&settings, &*clock)),
             clock,
             lifecycle: Lifecycle::new(),
             reload: Mutex::new(None),
@@ -235,10 +263,12 @@ impl Server {
 
 fn services(core: &Arc<Core>) -> Services {
     let (fleet, reload, drain) = (Arc::clone(&core.fleet), Arc::clone(core), Arc::clone(core));
+    let configuration = Arc::clone(core);
     Services {
         fleet: Arc::new(move || fleet.load_full()),
         telemetry: Arc::clone(&core.telemetry),
         clock: Arc::clone(&core.clock),
+        configuration: Arc::new(move || configuration.configuration.load_full()),
         reload: Arc::new(move || reload.reload()),
         drain: Arc::new(move || {
             drain.lifecycle.start_draining();
@@ -318,6 +348,7 @@ fn reloader(args: &ServeArgs, loaded: Loaded, core: &Arc<Core>) -> Arc<Reloader>
     let (weak, core_of) = (Arc::downgrade(&reloader), Arc::downgrade(core));
     reloader.on_result(move |last| {
         let Some(core) = core_of.upgrade() else { return };
+        core.read_again(last);
         if last.ok() {
             core.telemetry.metrics().reload_succeeded(last.at);
         } else {
@@ -325,13 +356,11 @@ fn reloader(args: &ServeArgs, loaded: Loaded, core: &Arc<Core>) -> Arc<Reloader>
         }
     });
     let reload = move || match weak.upgrade().map(|reloader| reloader.reload(Trigger::Request)) {
-        Some(Ok(report)) => {
-            let restart = report.needs_restart.iter().map(|key| format!("`{key}` needs a restart"));
-            ReloadOutcome::Applied { notes: report.warnings.iter().map(ToString::to_string).chain(restart).collect() }
-        }
+        Some(Ok(report)) => ReloadOutcome::Applied { notes: notes(&report) },
         Some(Err(report)) => ReloadOutcome::Refused { errors: report.0.iter().map(ToString::to_string).collect() },
         None => ReloadOutcome::Refused { errors: vec!["headway is ending".to_owned()] },
     };
+    core.read_again(&reloader.last());
     *core.reload.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(reload));
     reloader
 }

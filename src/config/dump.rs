@@ -40,6 +40,16 @@ pub fn dump(settings: &Settings) -> Value {
     }))
 }
 
+/// Names what the settings mean, secrets left out: the same on every machine that has the same.
+#[must_use]
+pub fn hash(settings: &Settings) -> String {
+    let text = dump(settings).to_string();
+    let hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    format!("{hash:016x}")
+}
+
 fn duration(duration: Duration) -> Value {
     format_duration(duration).into()
 }
@@ -74,6 +84,7 @@ fn admin(admin: &Admin) -> Value {
         "address": admin.address.to_string(),
         "token": admin.token.as_ref().map(|_| REDACTED),
         "open_metrics": admin.open_metrics,
+        "trace_url": admin.trace_url,
     })
 }
 

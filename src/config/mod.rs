@@ -22,7 +22,7 @@ use std::path::Path;
 
 pub use self::atomically::replace_file;
 pub use self::diagnostic::{Code, Diagnostic, Report, Severity, Snippet};
-pub use self::dump::dump;
+pub use self::dump::{dump, hash};
 pub use self::environment::{Contents, Environment, Lookup, NoEnvironment, SystemEnvironment};
 use self::fingerprint::{Fingerprint, Recorder};
 pub use self::reload::{LastReload, ReloadReport, Reloader, Trigger};

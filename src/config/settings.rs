@@ -121,7 +121,12 @@ pub struct Admin {
     pub token: Option<SecretString>,
     /// Whether `/metrics` needs no token.
     pub open_metrics: bool,
+    /// Where a trace can be looked at, with [`TRACE_ID`] in the place of its id.
+    pub trace_url: Option<String>,
 }
+
+/// What stands for the trace's id in [`Admin::trace_url`].
+pub const TRACE_ID: &str = "{trace_id}";
 
 /// Logs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -114,6 +114,10 @@ pub struct Model {
     kv: u32,
     prefix: PrefixCache,
     step_ends: Option<Duration>,
+    /// When the running step began, or the last one.
+    step_began: Duration,
+    /// Time spent in steps that have ended.
+    stepped: Duration,
     queue_limit: usize,
     slow: f64,
     dead: bool,
@@ -134,6 +138,8 @@ impl Model {
             kv: 0,
             prefix: PrefixCache::new(profile.prefix_blocks()),
             step_ends: None,
+            step_began: Duration::ZERO,
+            stepped: Duration::ZERO,
             queue_limit: usize::MAX,
             slow: 1.0,
             dead: false,
@@ -226,6 +232,7 @@ impl Model {
         while let Some(end) = self.step_ends.filter(|end| *end <= now) {
             self.finish(end, events);
             self.step_ends = None;
+            self.stepped += end.saturating_sub(self.step_began);
             self.start_if_idle(end);
         }
     }
@@ -277,6 +284,19 @@ impl Model {
         f64::from(self.kv) / f64::from(self.profile.kv_capacity.max(1))
     }
 
+    /// Time spent in steps up to `now`: what a GPU's utilisation is made of.
+    #[must_use]
+    pub fn busy(&self, now: Duration) -> Duration {
+        let running = self.step_ends.map(|end| end.min(now).saturating_sub(self.step_began));
+        self.stepped + running.unwrap_or_default()
+    }
+
+    /// How many times as long every step takes as the profile says.
+    #[must_use]
+    pub fn slow(&self) -> f64 {
+        self.slow
+    }
+
     /// How often a sequence lost its place for lack of memory.
     #[must_use]
     pub fn preemptions(&self) -> u64 {
@@ -303,6 +323,7 @@ impl Model {
         if !self.running.is_empty() {
             let lasts = self.plan();
             self.step_ends = Some(now.saturating_add(Duration::from_secs_f64(lasts)));
+            self.step_began = now;
         }
     }
 

@@ -191,6 +191,12 @@ impl Simulator {
         self.state.stats()
     }
 
+    /// Tells what it has done and is doing, from any thread and for as long as it is asked.
+    pub fn watch(&self) -> impl Fn() -> SimulatorStats + Send + Sync + use<> {
+        let state = Arc::clone(&self.state);
+        move || state.stats()
+    }
+
     /// The records of its requests.
     #[must_use]
     pub fn truth_log(&self) -> TruthLog {

@@ -52,6 +52,9 @@ pub(super) struct Load {
     pub(super) waiting: usize,
     pub(super) kv_ratio: f64,
     pub(super) preemptions: u64,
+    /// Real time spent in steps since the start.
+    pub(super) busy: Duration,
+    pub(super) slow: f64,
 }
 
 impl Engine {
@@ -107,6 +110,8 @@ impl Engine {
             waiting: inner.model.waiting(),
             kv_ratio: inner.model.kv_ratio(),
             preemptions: inner.model.preemptions(),
+            busy: inner.model.busy(self.now()).div_f64(self.speed),
+            slow: inner.model.slow(),
         }
     }
 

@@ -67,6 +67,10 @@ pub struct SimulatorStats {
     pub kv_ratio: f64,
     /// Sequences that lost their place for lack of memory.
     pub preemptions: u64,
+    /// Time that the engine has spent in steps.
+    pub busy: Duration,
+    /// How many times as long every step takes as its profile says.
+    pub slow: f64,
 }
 
 impl State {
@@ -99,6 +103,8 @@ impl State {
             waiting: load.waiting,
             kv_ratio: load.kv_ratio,
             preemptions: load.preemptions,
+            busy: load.busy,
+            slow: load.slow,
         }
     }
 }

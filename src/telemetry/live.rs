@@ -118,10 +118,8 @@ pub struct ObjectiveFigures {
     pub route: Arc<str>,
     /// `ttft`, `itl`, `e2e` or `joint`.
     pub latency: &'static str,
-    /// The share of exchanges that it is promised to; the joint promise has none of its own.
-    pub target: Option<f64>,
-    /// The latency that is promised to them, in seconds.
-    pub threshold: Option<f64>,
+    /// The share of exchanges it is promised to, and the latency in seconds; the joint one has none of its own.
+    pub promise: Option<(f64, f64)>,
     /// Exchanges in the route's window that kept it.
     pub good: u64,
     /// Exchanges in the route's window that it judged.

@@ -235,8 +235,7 @@ mod tests {
             objectives: vec![ObjectiveFigures {
                 route: "chat".into(),
                 latency: "ttft",
-                target: Some(0.95),
-                threshold: Some(0.137),
+                promise: Some((0.95, 0.137)),
                 good: 39,
                 judged: 40,
                 attainment: Some(0.975),
@@ -466,7 +465,10 @@ mod tests {
         assert_eq!((of("ttft").attainment, of("itl").attainment), (Some(0.75), Some(1.0)));
         assert_eq!(of("joint").attainment, Some(0.75));
         let ttft = of("ttft");
-        assert_eq!((ttft.good, ttft.judged, ttft.target, of("joint").budget_left), (3, 4, Some(0.95), None));
+        assert_eq!(
+            (ttft.good, ttft.judged, ttft.promise.map(|(target, _)| target), of("joint").budget_left),
+            (3, 4, Some(0.95), None)
+        );
         // Two of five missed, of a twentieth that may.
         assert_eq!(ttft.budget_left.map(f64::round), Some(-7.0));
         // One of four missed of a twentieth that may: five times too fast; two of five in the hour: eight times.

@@ -293,8 +293,7 @@ impl RouteSeries {
             ObjectiveFigures {
                 route: Arc::clone(&self.name),
                 latency,
-                target: target.map(|target| target.quantile.share()),
-                threshold: target.map(|target| target.threshold.as_secs_f64()),
+                promise: target.map(|target| (target.quantile.share(), target.threshold.as_secs_f64())),
                 good: lately.good,
                 judged: lately.total,
                 attainment: lately.share(),

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use headway::clock::{Clock, SystemClock};
+use headway::commands::AdminArgs;
 use headway::commands::explain::{self, ExplainArgs, Format};
 use headway::engine::Profile;
 use headway::nim_simulator::{FaultKind, Faults, Simulator, SimulatorOptions};
@@ -175,13 +176,12 @@ async fn the_command_line_explains_what_the_router_did_and_would_do() {
     headway.record().await;
     let ask = |request_id: Option<&str>, route: Option<&str>, format| {
         let args = ExplainArgs {
-            admin: format!("http://{}", headway.server.admin_address()),
+            admin: AdminArgs { admin: format!("http://{}", headway.server.admin_address()), token: None },
             request_id: request_id.map(str::to_owned),
             route: route.map(str::to_owned),
             input_tokens: route.map(|_| 2_000),
             max_tokens: None,
             unstreamed: false,
-            token: None,
             format,
         };
         let work = tokio::task::spawn_blocking(move || {

@@ -84,7 +84,9 @@ async fn a_canary_is_found_nowhere() {
         "/api/v1/routes",
         "/api/v1/decisions",
         "/api/v1/config",
+        "/api/v1/version",
         "/readyz?verbose",
+        "/",
     ] {
         let mut client = Client::connect(headway.server.admin_address()).await;
         client
@@ -94,6 +96,7 @@ async fn a_canary_is_found_nowhere() {
         assert_eq!(reply.status, 200, "{path}: {}", reply.text());
         shown.push(("the admin listener", reply.text()));
     }
+    shown.push(("the dashboard's events", first_event(headway.server.admin_address()).await));
     headway.server.shutdown(std::time::Duration::from_secs(5)).await;
     let lines = std::fs::read_to_string(&log).unwrap();
     assert_eq!(lines.lines().count(), exchanges);
@@ -104,4 +107,22 @@ async fn a_canary_is_found_nowhere() {
     for (place, text) in shown {
         assert!(!text.contains("canary"), "{place}: {text}");
     }
+}
+
+/// The first of the dashboard's events, which holds everything.
+async fn first_event(admin: std::net::SocketAddr) -> String {
+    let mut client = Client::connect(admin).await;
+    client
+        .send(format!("GET /api/v1/events HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {ADMIN_TOKEN}\r\n\r\n"))
+        .await;
+    let whole = async {
+        loop {
+            let text = String::from_utf8_lossy(client.arrived()).into_owned();
+            if text.contains("event: whole") && text.contains("\n\n\r\n") {
+                return text;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(crate::support::PATIENCE, whole).await.expect("an event in time")
 }

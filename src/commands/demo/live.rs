@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::ledger::Ledger;
 use super::scene::{Act, BACKENDS, Plan, ROUTES, SLOWNESS, STRUCK};
 use crate::bench::report::console::Table;
 use crate::bench::statistics::percentile;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, LiveBackend};
 use crate::measure::attainment::Attainment;
 
 /// The trailing time that the table shows.
@@ -41,13 +41,14 @@ impl Live {
         out: &mut impl Write,
         ledger: &Ledger,
         fleet: &Fleet,
-        at: Duration,
+        (start, now): (Instant, Instant),
     ) -> io::Result<()> {
+        let at = now.saturating_duration_since(start);
         if !self.terminal {
             writeln!(out, "{}", self.line(ledger, at))?;
             return out.flush();
         }
-        let text = self.table(ledger, fleet, at);
+        let text = self.table(ledger, fleet, at, now);
         if self.lines > 0 {
             write!(out, "\x1b[{}A\x1b[J", self.lines)?;
         }
@@ -82,12 +83,12 @@ impl Live {
         text
     }
 
-    fn table(&self, ledger: &Ledger, fleet: &Fleet, at: Duration) -> String {
+    fn table(&self, ledger: &Ledger, fleet: &Fleet, at: Duration, instant: Instant) -> String {
         let now = recent(ledger, at);
-        let mut table = Table::new(
-            format!("the last {} s", WINDOW.as_secs()),
-            ["Backend", "state", "in flight", "chat share", "TTFT p95 ms", "ITL p95 ms"],
-        );
+        let gpus = fleet.backends().iter().any(|backend| backend.watches_gpus());
+        let columns = ["Backend", "state", "in flight", "chat share", "TTFT p95 ms", "ITL p95 ms", "fake GPU"];
+        let columns = columns.into_iter().take(if gpus { 7 } else { 6 });
+        let mut table = Table::new(format!("the last {} s", WINDOW.as_secs()), columns);
         for (backend, (name, _)) in BACKENDS.iter().enumerate() {
             let live = fleet.backends().iter().find(|live| **live.name() == **name);
             let p95 = |values: Option<&Vec<f64>>| {
@@ -102,6 +103,7 @@ impl Live {
                 now.chat_share(backend).map_or("-".to_owned(), whole_percent),
                 p95(now.first_token.get(backend)),
                 p95(now.inter_token.get(backend)),
+                live.and_then(|live| gpu(live, instant)).unwrap_or_else(|| "-".to_owned()),
             ]);
         }
         let mut text = self.progress(at);
@@ -136,6 +138,16 @@ impl Live {
         let bar = format!("{}{}", "█".repeat(done), "░".repeat(24_usize.saturating_sub(done)));
         format!("{bar} {:.0} of {:.0} s · {what}\n", at.as_secs_f64(), duration.as_secs_f64())
     }
+}
+
+/// How busy a backend's GPU is, how full, and what slows it.
+fn gpu(backend: &LiveBackend, now: Instant) -> Option<String> {
+    let report = backend.gpus(now)?;
+    let reading = &report.gpus.first()?.reading;
+    let gibibytes = |bytes: Option<u64>| bytes.map_or(0, |bytes| bytes >> 30);
+    let (used, total) = (gibibytes(reading.memory_used), gibibytes(reading.memory_total));
+    let hot = if reading.throttled() == Some(true) { " slowed" } else { "" };
+    Some(format!("{} {used}/{total} GiB{hot}", reading.utilization.map_or("-".into(), whole_percent)))
 }
 
 fn headline() -> String {

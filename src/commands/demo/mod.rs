@@ -4,6 +4,7 @@
 //! incident halfway. What is measured is what a client feels: the load generator's records, joined with the backend
 //! that the proxy names in its answers.
 
+mod fake_gpu;
 mod ledger;
 mod live;
 mod report;
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -63,8 +64,8 @@ pub struct DemoArgs {
     /// Arrivals and lengths to replay instead of the built-in ones: Azure's CSV or Mooncake's JSON lines.
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
-    /// Simulate GPU metrics too: not built yet.
-    #[arg(long, hide = true)]
+    /// Show GPUs that do not exist, each at work as its simulated engine is.
+    #[arg(long)]
     pub fake_gpu: bool,
 }
 
@@ -77,9 +78,6 @@ fn duration(text: &str) -> Result<Duration, crate::units::ParseError> {
 /// # Errors
 /// When an address is taken, or the trace cannot be read.
 pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
-    if args.fake_gpu {
-        bail!("--fake-gpu is not built yet: this version shows no GPU metrics");
-    }
     let rows = trace(&args)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let plan = Plan::new(args.duration);
@@ -112,6 +110,7 @@ struct Stage {
     simulators: Vec<Simulator>,
     server: Server,
     data: SocketAddr,
+    fake_gpu: bool,
 }
 
 impl Stage {
@@ -124,12 +123,13 @@ impl Stage {
             backends.push((profile, simulator.url()));
             simulators.push(simulator);
         }
-        let text = scene::configuration(args.listen, args.admin, &backends);
+        let text = scene::configuration(args.listen, args.admin, &backends, args.fake_gpu);
         let loaded = config::parse("demo.yaml", &text, &NoEnvironment).map_err(|report| anyhow::anyhow!("{report}"))?;
         logs::init(loaded.settings.telemetry.level)?;
-        let server = Server::start(loaded.settings, Arc::clone(clock)).await?;
+        let gpus = args.fake_gpu.then(|| fake_gpu::opener(&simulators, &backends, clock));
+        let server = Server::start_with(loaded.settings, Arc::clone(clock), gpus).await?;
         let data = server.addresses().first().copied().context("the proxy has no address")?;
-        Ok(Self { simulators, server, data })
+        Ok(Self { simulators, server, data, fake_gpu: args.fake_gpu })
     }
 
     /// Waits until the proxy has found every backend ready.
@@ -173,6 +173,9 @@ fn introduce(stage: &Stage, plan: &Plan, rows: usize) -> anyhow::Result<()> {
     let fleet = BACKENDS.map(|(name, _)| name).join(", ");
     writeln!(out, "headway demo: proxy at http://{}, admin at http://{}", stage.data, stage.server.admin_address())?;
     writeln!(out, "Three simulated NIMs ({fleet}), a trace of {rows} requests on {} routes, {length}.", ROUTES.len())?;
+    if stage.fake_gpu {
+        writeln!(out, "Its GPUs are fake: figures made of what the simulated engines do.")?;
+    }
     write!(out, "{}", report::look_further(stage.data, stage.server.admin_address(), false))?;
     writeln!(out)?;
     Ok(out.flush()?)
@@ -216,7 +219,7 @@ async fn watch(
     loop {
         let now = clock.now();
         if now >= next {
-            live.draw(&mut io::stdout().lock(), ledger, &stage.fleet(), now.saturating_duration_since(start))?;
+            live.draw(&mut io::stdout().lock(), ledger, &stage.fleet(), (start, now))?;
             next = now + live.pause();
         }
         tokio::select! {

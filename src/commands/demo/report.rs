@@ -223,7 +223,7 @@ pub(super) fn look_further(data: SocketAddr, admin: SocketAddr, finished: bool) 
         crate::nim_simulator::DEFAULT_MODEL
     );
     format!(
-        "{hint}\n  curl http://{admin}/metrics\n  curl http://{admin}/api/v1/backends\n  \
+        "{hint}\n  http://{admin}/ in a browser: the dashboard\n  curl http://{admin}/metrics\n  curl http://{admin}/api/v1/backends\n  \
          curl http://{admin}/api/v1/decisions\n  curl http://{admin}/api/v1/config\n  \
          curl -N http://{data}/v1/chat/completions -H 'content-type: application/json' -d '{body}'\n"
     )

@@ -106,12 +106,17 @@ impl Plan {
 }
 
 /// The configuration that the proxy of the demo runs, as anyone would write it.
-pub(super) fn configuration(listen: SocketAddr, admin: SocketAddr, backends: &[(Profile, String)]) -> String {
+pub(super) fn configuration(
+    listen: SocketAddr,
+    admin: SocketAddr,
+    backends: &[(Profile, String)],
+    fake_gpu: bool,
+) -> String {
     let mut text = format!(
         "listeners: [{{ address: \"{listen}\" }}]\nadmin: {{ address: \"{admin}\" }}\n\
          telemetry: {{ log: {{ level: warn }} }}\nbackends:\n"
     );
-    for ((name, _), (profile, url)) in BACKENDS.iter().zip(backends) {
+    for (place, ((name, _), (profile, url))) in BACKENDS.iter().zip(backends).enumerate() {
         let Profile { name: of, price_input, price_output, max_sequences, .. } = profile;
         let _ = write!(
             text,
@@ -119,6 +124,9 @@ pub(super) fn configuration(listen: SocketAddr, admin: SocketAddr, backends: &[(
              price: {{ input_per_mtok: {price_input}, output_per_mtok: {price_output} }}\n    \
              max_in_flight: {max_sequences}\n    health: {{ path: /v1/health/ready, interval: 1s }}\n"
         );
+        if fake_gpu {
+            let _ = writeln!(text, "    gpus: [{place}]\n    metrics: {{ path: /v1/metrics, interval: 1s }}");
+        }
     }
     let names = BACKENDS.map(|(name, _)| name);
     // Nobody waits for a summary, so the dearest GPU is not for it.
@@ -186,11 +194,14 @@ mod tests {
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let backends =
             BACKENDS.map(|(_, profile)| (Profile::named(profile).expect("known"), "http://127.0.0.1:1".into()));
-        let text = configuration(address(0), address(0), &backends);
-        let loaded = config::parse("demo.yaml", &text, &config::NoEnvironment)
-            .unwrap_or_else(|report| panic!("{report}\n{text}"));
-        assert_eq!(loaded.settings.routes.len(), 2);
-        assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+        for fake_gpu in [false, true] {
+            let text = configuration(address(0), address(0), &backends, fake_gpu);
+            let loaded = config::parse("demo.yaml", &text, &config::NoEnvironment)
+                .unwrap_or_else(|report| panic!("{report}\n{text}"));
+            assert_eq!(loaded.settings.routes.len(), 2);
+            assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+            assert!(loaded.settings.backends.iter().all(|backend| backend.gpus.is_empty() != fake_gpu));
+        }
     }
 
     #[test]

@@ -2,7 +2,6 @@
 //!
 //! It asks the admin listener of a running headway, and says in a person's words what is there in numbers.
 
-mod ask;
 mod show;
 
 use std::io::Write;
@@ -11,18 +10,15 @@ use anyhow::bail;
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use self::ask::Admin;
-
-/// The environment variable that holds the admin token where `--token` does not.
-const TOKEN: &str = "HEADWAY_ADMIN_TOKEN";
+use super::ask::{self, Admin, AdminArgs};
 
 /// Arguments of `headway explain`.
 #[derive(Debug, Clone, Args)]
 #[command(group = clap::ArgGroup::new("question").required(true))]
 pub struct ExplainArgs {
-    /// The admin listener of the headway to ask.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090")]
-    pub admin: String,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub admin: AdminArgs,
     /// The request, by its `x-request-id`: why it went where it went.
     #[arg(long, value_name = "ID", group = "question")]
     pub request_id: Option<String>,
@@ -38,10 +34,6 @@ pub struct ExplainArgs {
     /// Ask about an answer that is not streamed.
     #[arg(long, requires = "route")]
     pub unstreamed: bool,
-    /// The admin token; by default that of the environment variable `HEADWAY_ADMIN_TOKEN`, which other users of this
-    /// machine cannot see.
-    #[arg(long, value_name = "TOKEN")]
-    pub token: Option<String>,
     /// How to print it.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
@@ -61,8 +53,7 @@ pub enum Format {
 /// # Errors
 /// When there is no such headway, request or route.
 pub fn run(args: &ExplainArgs, out: &mut dyn Write) -> anyhow::Result<u8> {
-    let token = args.token.clone().or_else(|| std::env::var(TOKEN).ok()).filter(|token| !token.is_empty());
-    let admin = Admin::parse(&args.admin, token)?;
+    let admin = Admin::of(&args.admin)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let answer = runtime.block_on(admin.get(&question(args)))?;
     let text = if args.request_id.is_some() { past(args, &answer)? } else { present(args, &answer)? };

@@ -67,6 +67,11 @@ const ADMIN: Shape = Shape::Map(&[
     Key::one("address", Kind::Address, "Address to bind. Default: 127.0.0.1:9090. Fixed until restart."),
     Key::optional("token", SECRET, "Token that callers must bring; required unless the address is loopback."),
     Key::one("open_metrics", Kind::Switch, "Whether /metrics needs no token. Default: true."),
+    Key::one(
+        "trace_url",
+        Kind::TraceUrl,
+        "Where the dashboard's links to traces lead; {trace_id} stands for the id. Default: no links.",
+    ),
 ]);
 
 const SECRET: Shape = Shape::OneOrMap(

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::suggest::nearest;
 use crate::config::network::Network;
-use crate::config::settings::{BackendUrl, GpuId};
+use crate::config::settings::{BackendUrl, GpuId, TRACE_ID};
 use crate::units::{self, ParseError, Quantile};
 
 /// Longest text anywhere in the configuration.
@@ -200,6 +200,21 @@ pub(super) fn url_path(text: &str) -> Result<&str, Wrong> {
         Wrong::new(format!("`{text}` is not a URL path"), "begin with `/`, leave out host, query and fragment");
     wrong.suggestion = Some(format!("/{text}")).filter(|meant| !text.contains(':') && meant.chars().all(clean));
     Err(wrong)
+}
+
+/// A page's address with a place for a trace's id; a browser follows it, so it can be no script.
+pub(super) fn trace_url(text: &str) -> Result<&str, Wrong> {
+    let example = "write it as `http://jaeger:16686/trace/{trace_id}`";
+    if !(text.starts_with("http://") || text.starts_with("https://")) {
+        return Err(Wrong::new("the address of traces begins with `http://` or `https://`", example));
+    }
+    if !text.contains(TRACE_ID) {
+        return Err(Wrong::new(format!("`{TRACE_ID}` is missing: every link would lead to the same page"), example));
+    }
+    if text.len() > MAX_TEXT || !text.chars().all(|c| c.is_ascii_graphic()) {
+        return Err(Wrong::new("this is no address", example));
+    }
+    Ok(text)
 }
 
 pub(super) fn header_name(text: &str) -> Result<http::HeaderName, Wrong> {

@@ -74,6 +74,7 @@ fn of_kind(kind: Kind) -> Value {
         Kind::Money => or_variable(json!({ "type": "number", "minimum": 0 })),
         Kind::Choice(words) => or_variable(json!({ "enum": words() })),
         Kind::Url => text("^https?://"),
+        Kind::TraceUrl => text("^https?://.*\\{trace_id\\}"),
         Kind::UrlPath => text("^/"),
         Kind::Date => text("^[0-9]{4}-[0-9]{2}-[0-9]{2}"),
         Kind::Gpu => {

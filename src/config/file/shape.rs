@@ -72,6 +72,8 @@ pub(super) enum Kind {
     Network,
     /// A path in an URL.
     UrlPath,
+    /// A page's address with a place for a trace's id.
+    TraceUrl,
     /// A file, relative to the configuration's folder.
     File,
     /// The name of a header field.
@@ -157,6 +159,7 @@ impl Kind {
             Self::Address => "an address with a port",
             Self::Network => "a network",
             Self::UrlPath => "a URL path",
+            Self::TraceUrl => "the address of traces",
             Self::File => "a file path",
             Self::HeaderName => "a header name",
             Self::Secret => "a secret",
@@ -182,6 +185,7 @@ impl Kind {
             Self::Address => "`127.0.0.1:8080` or `[::1]:8080`".to_owned(),
             Self::Network => "`10.0.0.0/8`".to_owned(),
             Self::UrlPath => "`/v1/chat/completions`".to_owned(),
+            Self::TraceUrl => "`http://jaeger:16686/trace/{trace_id}`".to_owned(),
             Self::File => "`/etc/headway/tls.crt`".to_owned(),
             Self::HeaderName => "`x-tier`".to_owned(),
             Self::Secret => "`\"${NIM_KEY}\"` or `{ file: /run/secrets/nim }`".to_owned(),
@@ -209,6 +213,7 @@ impl Kind {
             Self::Address => scalar::address(text).map(drop),
             Self::Network => scalar::network(text).map(drop),
             Self::UrlPath => scalar::url_path(text).map(drop),
+            Self::TraceUrl => scalar::trace_url(text).map(drop),
             Self::HeaderName => scalar::header_name(text).map(drop),
             Self::Secret => scalar::secret(text).map(drop),
             Self::Threads => scalar::threads(text).map(drop),

@@ -12,7 +12,7 @@ use super::{keys, schema};
 use crate::config::{Contents, Environment, Lookup, NoEnvironment, SystemEnvironment, dump, parse};
 
 /// Uses every key there is, with values that differ from the defaults.
-const FULL: &str = r"
+const FULL: &str = r#"
 listeners:
   - address: 127.0.0.1:8443
     tls: { certificate: tls.crt, key: tls.key, client_ca: ca.crt }
@@ -21,7 +21,7 @@ trusted_proxies: [10.0.0.0/8]
 limits: { body: 1MiB, header: 8KiB, headers: 50, header_deadline: 1s, body_idle: 2s, connections: 5, write_idle: 3s, memory: 1GiB }
 shutdown: { pre_drain: 5s, drain: 1m }
 threads: 777
-admin: { address: 127.0.0.1:9191, token: { file: token }, open_metrics: false }
+admin: { address: 127.0.0.1:9191, token: { file: token }, open_metrics: false, trace_url: "http://jaeger:16686/trace/{trace_id}" }
 telemetry:
   access_log: { format: json, path: access.log }
   log: { level: debug }
@@ -69,7 +69,7 @@ routes:
     client_slo: tighten
     client_slo_floor: { ttft: 1s, itl: 1ms }
   - { name: rest, backends: [b], client_slo: ignore }
-";
+"#;
 
 /// Keys whose only value is their default.
 const WITHOUT_EFFECT: &[&str] = &["telemetry.access_log.format"];

@@ -204,3 +204,17 @@ fn how_often_it_is_advanced_changes_nothing() {
     }
     assert_eq!(run(&mut once), events);
 }
+
+#[test]
+fn an_engine_is_busy_while_a_step_runs() {
+    let mut model = exact(round());
+    let millis = Duration::from_millis;
+    assert_eq!(model.busy(millis(50)), Duration::ZERO);
+    model.advance(millis(50), &mut Vec::new());
+    model.arrive(millis(50), &request(1, 100, 2)).expect("room");
+    // 110 ms of prefill and 11 ms for the second token; in between, as much as has passed.
+    assert_eq!(model.busy(millis(90)), millis(40));
+    run(&mut model);
+    let within_a_microsecond = model.busy(FAR).abs_diff(millis(121)) < Duration::from_micros(1);
+    assert!(within_a_microsecond, "{:?}", model.busy(FAR));
+}

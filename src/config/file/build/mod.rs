@@ -188,6 +188,7 @@ fn admin(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Admin {
         address,
         token: builder.secret(&token),
         open_metrics: view.key("open_metrics").read(scalar::switch).unwrap_or(true),
+        trace_url: view.key("trace_url").read(scalar::trace_url).map(str::to_owned),
     }
 }
 

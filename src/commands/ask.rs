@@ -1,9 +1,10 @@
-//! One question to an admin listener.
+//! Questions to the admin listener of a running headway, for the commands that show what it knows.
 
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
+use clap::Args;
 use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
@@ -19,6 +20,21 @@ const LONGEST: usize = 16 << 20;
 /// Where an admin listener is when its URL does not say.
 const PORT: u16 = 9_090;
 
+/// The environment variable that holds the admin token where `--token` does not.
+const TOKEN: &str = "HEADWAY_ADMIN_TOKEN";
+
+/// The arguments that say whom to ask.
+#[derive(Debug, Clone, Args)]
+pub struct AdminArgs {
+    /// The admin listener of the headway to ask.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9090")]
+    pub admin: String,
+    /// The admin token; by default that of the environment variable `HEADWAY_ADMIN_TOKEN`, which other users of this
+    /// machine cannot see.
+    #[arg(long, value_name = "TOKEN")]
+    pub token: Option<String>,
+}
+
 /// Where to ask, and with which token.
 pub(super) struct Admin {
     authority: String,
@@ -27,8 +43,19 @@ pub(super) struct Admin {
 }
 
 impl Admin {
+    /// The one that the arguments mean.
+    pub(super) fn of(args: &AdminArgs) -> anyhow::Result<Self> {
+        let token = args.token.clone().or_else(|| std::env::var(TOKEN).ok()).filter(|token| !token.is_empty());
+        Self::parse(&args.admin, token)
+    }
+
+    /// Where it is.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
     /// Reads `http://127.0.0.1:9090`; the scheme and the port may be missing.
-    pub(super) fn parse(url: &str, token: Option<String>) -> anyhow::Result<Self> {
+    fn parse(url: &str, token: Option<String>) -> anyhow::Result<Self> {
         let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
         let uri: Uri = url.parse().with_context(|| format!("`{url}` is not a URL"))?;
         let (Some("http"), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
