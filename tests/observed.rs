@@ -28,9 +28,6 @@ const CONTRACT: &str = "headway_requests_total headway_request_duration_seconds 
     headway_config_last_reload_success_timestamp_seconds headway_build_info process_cpu_seconds_total \
     process_resident_memory_bytes";
 
-/// Families that come with parts that are not built into this version.
-const ANNOUNCED: [(&str, &[&str]); 1] = [("headway_spans_dropped_total", &["reason"])];
-
 /// Labels that a scrape adds.
 const ADDED: [&str; 2] = ["job", "instance"];
 
@@ -47,10 +44,7 @@ fn samples() -> BTreeMap<String, BTreeSet<&'static str>> {
         let labels: BTreeSet<_> = labels.into_iter().chain(le).collect();
         suffixes.iter().map(move |suffix| (format!("{}{suffix}", family.name), labels.clone())).collect::<Vec<_>>()
     };
-    let announced = ANNOUNCED
-        .iter()
-        .map(|(name, labels)| ((*name).to_owned(), labels.iter().copied().chain(ADDED).collect::<BTreeSet<_>>()));
-    announced.chain(FAMILIES.iter().flat_map(own)).collect()
+    FAMILIES.iter().flat_map(own).collect()
 }
 
 /// The words of a query or a page, with what follows each.
@@ -180,8 +174,7 @@ fn every_alert_has_a_paragraph_and_a_case_each_way() {
 
 #[test]
 fn pages_name_metrics_that_there_are() {
-    let families: BTreeSet<_> =
-        FAMILIES.iter().map(|family| family.name).chain(ANNOUNCED.iter().map(|(name, _)| *name)).collect();
+    let families: BTreeSet<_> = FAMILIES.iter().map(|family| family.name).collect();
     let samples = samples();
     for page in ["README.md", "docs/runbook.md", "docs/autoscaling.md"] {
         for (word, _) in words(&read(page)) {
@@ -198,6 +191,6 @@ fn pages_name_metrics_that_there_are() {
 fn every_family_of_the_contract_is_exported() {
     for name in CONTRACT.split_whitespace() {
         let exported = FAMILIES.iter().any(|family| family.name == name);
-        assert!(exported || ANNOUNCED.iter().any(|(announced, _)| *announced == name), "{name}");
+        assert!(exported, "{name}");
     }
 }

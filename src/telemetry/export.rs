@@ -183,7 +183,7 @@ impl Page {
         }
         for objective in &live.objectives {
             let (route, latency) = (&*objective.route, objective.latency);
-            if let Some((share, seconds)) = objective.promise {
+            if let Some((share, seconds)) = objective.target.zip(objective.threshold) {
                 self.gauge(&families::SLO_TARGET, &[route, latency], share);
                 self.gauge(&families::SLO_THRESHOLD, &[route, latency], seconds);
             }
