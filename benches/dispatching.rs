@@ -15,6 +15,7 @@
 )]
 
 use std::hint::black_box;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
@@ -39,7 +40,22 @@ const BLOCKS: usize = 8;
 /// Distinct prompts.
 const PROMPTS: u64 = 64;
 
-fn fleet(backends: usize, work: Work) -> Fleet {
+/// A fleet and its time, which only ever goes on: from the warm-up through every round, by the same pace whoever asks.
+struct Staged {
+    fleet: Fleet,
+    start: Instant,
+    turns: AtomicU32,
+}
+
+impl Staged {
+    /// One request at the next moment; whether it was turned away.
+    fn once(&self, work: Work) -> bool {
+        let turn = self.turns.fetch_add(1, Ordering::Relaxed);
+        work.once(&self.fleet, self.start + PACE * turn, turn.into())
+    }
+}
+
+fn staged(backends: usize, work: Work) -> Staged {
     let on_overload = if matches!(work, Work::Scarce) { "shed" } else { "sacrifice" };
     let one = |number: usize| {
         let price = 1.0 + f64::from(u32::try_from(number % 5).unwrap());
@@ -56,13 +72,12 @@ fn fleet(backends: usize, work: Work) -> Fleet {
         names.join(", ")
     );
     let loaded = config::parse("bench.yaml", &text, &SystemEnvironment).unwrap_or_else(|report| panic!("{report}"));
-    let now = SystemClock.now();
-    let fleet = Fleet::new(Arc::new(loaded.settings), now).unwrap();
-    fleet.backends().iter().for_each(|backend| backend.checked(CheckOutcome::Passed, now));
-    (0..200 * backends).for_each(|round| {
-        Work::Whole.once(&fleet, now + PACE * u32::try_from(round).unwrap(), round as u64);
-    });
-    fleet
+    let start = SystemClock.now();
+    let fleet = Fleet::new(Arc::new(loaded.settings), start).unwrap();
+    fleet.backends().iter().for_each(|backend| backend.checked(CheckOutcome::Passed, start));
+    let staged = Staged { fleet, start, turns: AtomicU32::new(0) };
+    (0..200 * backends).for_each(|_| drop(staged.once(Work::Whole)));
+    staged
 }
 
 /// Names as the hasher makes them: every bit of them is drawn.
@@ -117,19 +132,17 @@ struct Measured {
     turned_away: f64,
 }
 
-fn contended(work: Work, fleets: &[Arc<Fleet>], threads: usize) -> Measured {
+fn contended(work: Work, fleets: &[Arc<Staged>], threads: usize) -> Measured {
     let calls = CALLS / u32::try_from(threads).unwrap();
     let mut turned_away = 0;
     let mut rounds: Vec<f64> = (0..ROUNDS)
         .map(|_| {
             let start = Arc::new(Barrier::new(threads + 1));
             let run = |thread: usize| {
-                let (fleet, start) = (Arc::clone(&fleets[thread % fleets.len()]), Arc::clone(&start));
+                let (staged, start) = (Arc::clone(&fleets[thread % fleets.len()]), Arc::clone(&start));
                 std::thread::spawn(move || {
                     start.wait();
-                    let base = SystemClock.now();
-                    let once = |call: &u32| work.once(&fleet, base + PACE * *call, (*call).into());
-                    (0..calls).filter(once).count()
+                    (0..calls).filter(|_| staged.once(work)).count()
                 })
             };
             let running: Vec<_> = (0..threads).map(run).collect();
@@ -157,8 +170,8 @@ fn main() {
         for work in [Work::Decision, Work::Whole, Work::Scarce] {
             let mut alone: Option<(f64, f64)> = None;
             for threads in [1, 2, 16] {
-                let shared = [Arc::new(fleet(backends, work))];
-                let own: Vec<_> = (0..threads).map(|_| Arc::new(fleet(backends, work))).collect();
+                let shared = [Arc::new(staged(backends, work))];
+                let own: Vec<_> = (0..threads).map(|_| Arc::new(staged(backends, work))).collect();
                 let (one, each) = (contended(work, &shared, threads), contended(work, &own, threads));
                 let (base_one, base_each) = *alone.get_or_insert((one.nanos, each.nanos));
                 println!(

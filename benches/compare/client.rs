@@ -81,9 +81,14 @@ async fn read_whole(stream: &mut TcpStream, buffer: &mut [u8]) -> bool {
 /// The metrics page of an admin listener.
 pub(crate) async fn page(admin: SocketAddr) -> String {
     let (mut stream, mut page) = (connect(admin).await, Vec::new());
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: b\r\nconnection: close\r\n\r\n").await.expect("a request");
+    stream
+        .write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        .await
+        .expect("a request");
     stream.read_to_end(&mut page).await.expect("a page");
-    String::from_utf8_lossy(&page).into_owned()
+    let page = String::from_utf8_lossy(&page).into_owned();
+    assert!(page.contains("\nheadway_build_info"), "no metrics: {page}");
+    page
 }
 
 /// Streams side by side; returns, for every event, the nanoseconds from its being sent to its being read.

@@ -69,7 +69,7 @@ struct DecidedView {
     /// `shed`, or `wait` where the route has a queue.
     #[serde(skip_serializing_if = "Option::is_none")]
     turned_away: Option<&'static str>,
-    /// `doomed`, or `makes_room` for several smaller ones.
+    /// `doomed`, or `makes_room` for others where room is scarce.
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -2,7 +2,7 @@
 //!
 //! A backend's demand is the load it carries over the most it could carry with its routes' promises kept, as its model
 //! reckons. What routing kept away from it is asked for all the same: where a share of a route's latest requests found no
-//! backend that would keep the promise, each backend of the route is asked for that much more.
+//! place, turned away or served in vain, each backend of the route is asked for that much more.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,8 +21,11 @@ const SLOTS: usize = 12;
 /// However many found no place, a backend is asked for no more than so many times what it carries: a signal that
 /// explodes makes whoever scales by it overshoot.
 const MOST: f64 = 4.0;
+/// From this share of requests without a place on, what is carried says too little: there is too much, whatever it says.
+const TURNED_AWAY: f64 = 0.5;
 
-/// A route's latest requests, and how many of them no backend could keep the promise for.
+/// A route's latest requests, and how many of them found no place: no backend was expected to keep the promise, or room
+/// was made for others.
 #[derive(Debug, Default)]
 pub(super) struct Placing {
     unplaced: AtomicU64,
@@ -45,8 +48,8 @@ struct Slot {
 
 impl Placing {
     /// A request was decided on, once.
-    pub(super) fn decided(&self, doomed: bool, now: Instant) {
-        self.unplaced.fetch_add(u64::from(doomed), Ordering::Relaxed);
+    pub(super) fn decided(&self, unplaced: bool, now: Instant) {
+        self.unplaced.fetch_add(u64::from(unplaced), Ordering::Relaxed);
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         let number = latest.number(now);
         let Some(slot) = usize::try_from(number).ok().and_then(|number| latest.slots.get_mut(number % SLOTS)) else {
@@ -56,10 +59,10 @@ impl Placing {
             *slot = Slot { number, ..Slot::default() };
         }
         slot.all = slot.all.saturating_add(1);
-        slot.unplaced = slot.unplaced.saturating_add(u32::from(doomed));
+        slot.unplaced = slot.unplaced.saturating_add(u32::from(unplaced));
     }
 
-    /// Requests that no backend could keep the promise for, ever.
+    /// Requests that found no place, ever.
     pub(super) fn unplaced(&self) -> u64 {
         self.unplaced.load(Ordering::Relaxed)
     }
@@ -69,8 +72,10 @@ impl Placing {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         let number = latest.number(now);
         let recent = latest.slots.iter().filter(|slot| slot.number > 0 && slot.number + SLOTS as u64 > number);
-        let (unplaced, all) = recent.fold((0, 0), |(unplaced, all), slot| (unplaced + slot.unplaced, all + slot.all));
-        (all > 0).then(|| f64::from(unplaced) / f64::from(all))
+        let (unplaced, all) = recent
+            .fold((0, 0), |(unplaced, all), slot| (unplaced + u64::from(slot.unplaced), all + u64::from(slot.all)));
+        #[allow(clippy::cast_precision_loss, reason = "a minute's requests are far below 2^52")]
+        (all > 0).then(|| unplaced as f64 / all as f64)
     }
 }
 
@@ -96,8 +101,10 @@ impl Fleet {
         let asked = lately().filter_map(|(route, share)| {
             let usual = Request { facts: route.usual_request(), ..Request::default() };
             let margin = route.counts.model().margin();
-            let carried = backend.shared.model().demand(&asking(route, &usual), margin, &arriving, now)?;
-            Some((carried * (1.0 / (1.0 - share)).min(MOST)).min(MOST))
+            let asking = asking(route, &usual);
+            let carried = backend.shared.model().demand(&asking, margin, &arriving, now)?;
+            let least = if share > TURNED_AWAY { 1.0 + share } else { 0.0 };
+            Some((carried * (1.0 / (1.0 - share)).min(MOST)).max(least).min(MOST))
         });
         let none = lately().next().is_none().then_some(0.0);
         asked.reduce(f64::max).or(none)
@@ -115,7 +122,7 @@ fn arriving<'a>(routes: impl Iterator<Item = &'a Arc<LiveRoute>>, backend: &Live
 }
 
 impl LiveRoute {
-    /// Requests for which no backend was expected to keep the promise, since the start.
+    /// Requests that found no place when they were first decided on, since the start.
     pub fn unplaced(&self) -> u64 {
         self.counts.placing.unplaced()
     }

@@ -144,7 +144,8 @@ impl Fleet {
         choose(route, &request.facts, (candidates, *scarcity), decision);
         if !request.again && exclude.is_empty() {
             scarcity.decided(decision);
-            route.counts.placing.decided(decision.is_doomed(), now);
+            let found_no_place = decision.is_doomed() || decision.turned_away.is_some();
+            route.counts.placing.decided(found_no_place, now);
         }
         if decision.turned_away.is_none() && decision.chosen.is_none() {
             return Err(passed_over.reason());

@@ -102,8 +102,10 @@ const ASSUMED: f64 = 5.0;
 
 /// The offset that a share `alpha` of residuals exceeds: the conformal quantile tracker of Gibbs and Candès (2021).
 ///
-/// Up by `step · (1 − alpha)` on a miss, down by `step · alpha` otherwise. For any sequence of residuals the share of
-/// misses ends within `(range + step) ÷ (step · samples)` of alpha, as long as the offset is not cut to its range.
+/// Up by `step · (1 − alpha)` on a miss, down by `step · alpha` otherwise. With steps of one length the share of misses
+/// ends, for any sequence of residuals, within `(range + step) ÷ (step · samples)` of alpha, as long as the offset is not
+/// cut to its range. Steps that grow with scatter, and residuals that count less, give that up for a faster start: how
+/// often bounds are missed is what the policy simulator counts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct QuantileTracker {
     span: Span,

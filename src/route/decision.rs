@@ -138,8 +138,8 @@ impl Assessment {
 pub enum Cause {
     /// No backend can keep its promise.
     Doomed,
-    /// It needs so much that several smaller ones can be served in its place; see
-    /// [`Scarcity`](super::scarcity::Scarcity).
+    /// Room is scarce, and it needs so much that several smaller ones can be served in its place, or would keep its
+    /// promise only just; see [`Scarcity`](super::scarcity::Scarcity).
     MakesRoom,
 }
 

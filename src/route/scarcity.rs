@@ -1,7 +1,7 @@
 //! Which requests to turn away when not all can be served in time: those that take the most.
 //!
 //! Without this, an overloaded fleet turns away whoever comes when nothing is free: the short requests with tight
-//! promises, while long ones with loose promises still fit and take the room of ten. Here whoever is turned away for
+//! promises, while long ones with loose promises still fit and take the room of ten. Here whoever is doomed for
 //! lack of room lowers a limit on what a request may need, and every other arrival raises it again: more than about
 //! five in a hundred turned away, and the limit falls until the largest are turned away instead. In calm there is none.
 //!

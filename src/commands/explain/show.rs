@@ -72,7 +72,9 @@ fn verdict(decided: &Decided, went: &str, was: &str) -> String {
     }
     let again = decided.retry_after_ms.map(|wait| format!(", to try again in {}", millis(wait))).unwrap_or_default();
     let because = match decided.cause.as_deref() {
-        Some("makes_room") => "it needs so much that several smaller ones are served in its place",
+        Some("makes_room") => {
+            "room is scarce, and it needs much or would only just make it: others are served in its place"
+        }
         _ => "no backend is expected to keep the promise",
     };
     match decided.turned_away.as_deref() {

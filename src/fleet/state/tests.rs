@@ -125,10 +125,11 @@ fn refused(contents: &[u8], replaced: bool) {
 
 #[test]
 fn broken_files_are_replaced_and_files_of_others_are_left_alone() {
-    refused(b"{\"headway_state\":1,\"saved\":0,", true);
-    refused(b"{\"headway_state\":2,\"what\":\"ever\"}", true);
-    refused(b"{\"headway_state\":1,\"saved\":18446744073709551615,\"backends\":[],\"routes\":[]}", true);
+    refused(b"{\"headway_state\":2,\"saved\":0,", true);
     refused(b"{\"headway_state\":1,\"saved\":0,\"backends\":[],\"routes\":[]}", true);
+    refused(b"{\"headway_state\":3,\"what\":\"ever\"}", true);
+    refused(b"{\"headway_state\":2,\"saved\":18446744073709551615,\"backends\":[],\"routes\":[]}", true);
+    refused(b"{\"headway_state\":2,\"saved\":0,\"backends\":[],\"routes\":[]}", true);
     refused(b"# a shopping list", false);
     refused(b"{}", false);
 }

@@ -243,7 +243,9 @@ fn what_found_no_place_is_asked_of_every_backend() {
     assert!(refused >= 36 && fleet.routes()[0].unplaced() - before == refused as u64, "{refused}");
     let asked = demand(at) / placed;
     assert!((1.7..2.2).contains(&asked), "{asked}");
-    assert!(demand(at + SECOND * 90).abs() < 1e-9, "nothing has come since");
+    (0..60).for_each(|_| drop(fleet.dispatch(0, &promising(hopeless()), &[], at + SECOND * 40)));
+    assert!(demand(at + SECOND * 50) > 1.0, "hardly anything is carried, and most is turned away");
+    assert!(demand(at + SECOND * 150).abs() < 1e-9, "nothing has come since");
     fleet.backends()[1].drain();
     assert_eq!(fleet.demand(&fleet.backends()[1], at), None, "it is out of service");
 }
@@ -290,4 +292,20 @@ fn streams_that_were_held_back_teach_no_latency() {
     let same = |before: f64, after: f64| (after / before - 1.0).abs() < 0.01;
     assert!(same(before.0, after.0) && same(before.1, after.1), "{before:?} {after:?}");
     check_idle(&fleet);
+}
+
+#[test]
+fn who_makes_room_has_found_no_place() {
+    let now = now();
+    let fleet = routed(|route| route.on_overload = OnOverload::Shed, now);
+    let before = || fleet.routes()[0].unplaced();
+    let start = before();
+    // Some that nobody can serve in time lower the limit on what one may need; a large one then makes room.
+    (0..20).for_each(|_| drop(fleet.dispatch(0, &promising(hopeless()), &[], now)));
+    let doomed = before() - start;
+    let mut large = promising(hopeless());
+    large.facts.objectives = fleet.routes()[0].settings().objectives;
+    large.facts.input_tokens *= 50;
+    let refused = (0..20).filter(|_| fleet.dispatch(0, &large, &[], now).is_err()).count() as u64;
+    assert_eq!(before() - start, doomed + refused);
 }

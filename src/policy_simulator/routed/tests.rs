@@ -49,8 +49,10 @@ impl Rule for Watched {
         if view.now >= self.next {
             self.next = view.now + SAMPLE;
             let demands: Vec<_> = self.rule.models.iter().filter_map(demand).collect();
-            let mean = demands.iter().sum::<f64>() / demands.len().max(1) as f64;
-            self.seen.borrow_mut().push((view.now.as_secs_f64(), mean));
+            if !demands.is_empty() {
+                let mean = demands.iter().sum::<f64>() / demands.len() as f64;
+                self.seen.borrow_mut().push((view.now.as_secs_f64(), mean));
+            }
         }
         self.rule.choose(asked, view, random)
     }
@@ -140,7 +142,7 @@ fn check(profile: &str, machines: usize, peak: f64) {
     // The first requests meet a model that knows nothing.
     let missed = kept.iter().skip(3).position(|kept| kept.is_some_and(|kept| kept < 0.9)).expect("misses") + 3;
     assert!(above <= missed, "{profile}: above 1 at {} s, missed at {} s: \n{table}", above * BIN, missed * BIN);
-    let quiet = |bins: &[Option<f64>]| bins.iter().flatten().all(|demand| *demand < 0.6);
+    let quiet = |bins: &[Option<f64>]| bins.iter().all(|demand| demand.is_some_and(|demand| demand < 0.6));
     assert!(quiet(&demand[2..4]) && quiet(&demand[demand.len() - 2..]), "{profile}: \n{table}");
 }
 

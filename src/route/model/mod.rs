@@ -84,6 +84,8 @@ pub struct BackendModel {
     /// The usual gap between tokens, in seconds.
     gap: f64,
     probing: Probing,
+    /// Whether something on the way held the latest first token back: what then comes late says nothing of the backend.
+    held_back: bool,
     /// By the route's slot.
     pairs: Vec<Option<PairModel>>,
     /// Requests sent so far; numbers tickets.
@@ -109,6 +111,7 @@ impl BackendModel {
             observed: Moment::START,
             gap: USUAL_GAP,
             probing: Probing::new(&tuning),
+            held_back: false,
             pairs: Vec::new(),
             requests: 0,
             books: 0,

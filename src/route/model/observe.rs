@@ -97,12 +97,8 @@ impl BackendModel {
 
     /// The first token of a stream came. Later calls, and calls for what is not streamed, change nothing.
     pub fn first_token(&mut self, ticket: &mut Ticket, now: Instant) {
-        let old = ticket.books != self.books;
-        if old || !ticket.stream || std::mem::replace(&mut ticket.first_token, true) {
-            return;
-        }
-        let now = self.moment(now);
-        self.load.first_token(ticket.id, &mut ticket.load, now);
+        let Some(now) = self.arrived(ticket, now) else { return };
+        self.held_back = false;
         let actual = now.since(ticket.sent);
         let lateness = (actual.max(LEAST) / ticket.ttft).ln();
         self.ttft_bounds.observe(lateness - ticket.ttft_bias, self.stride(ticket));
@@ -124,13 +120,21 @@ impl BackendModel {
 
     /// The first token of a stream came, but something on its way holds tokens back: the books move, nothing is learned.
     pub fn first_token_held_back(&mut self, ticket: &mut Ticket, now: Instant) {
+        if self.arrived(ticket, now).is_some() {
+            self.held_back = true;
+            self.probing.over(ticket.id);
+        }
+    }
+
+    /// Moves the books at a stream's first token; `None` where it is none.
+    fn arrived(&mut self, ticket: &mut Ticket, now: Instant) -> Option<Moment> {
         let old = ticket.books != self.books;
         if old || !ticket.stream || std::mem::replace(&mut ticket.first_token, true) {
-            return;
+            return None;
         }
         let now = self.moment(now);
         self.load.first_token(ticket.id, &mut ticket.load, now);
-        self.probing.over(ticket.id);
+        Some(now)
     }
 
     /// Bytes of any stream came. One store; lets standing streams be told from slow ones between two calls of
@@ -200,7 +204,7 @@ impl BackendModel {
     fn waited_in_vain(&mut self, ticket: &Ticket, now: Moment) {
         let lateness = (now.since(ticket.sent).max(LEAST) / ticket.ttft).ln();
         let bound = self.ttft_bounds.factor(ticket.alphas.ttft).ln();
-        if self.tuning.censored_evidence && lateness - ticket.ttft_bias > bound {
+        if self.tuning.censored_evidence && !self.held_back && lateness - ticket.ttft_bias > bound {
             self.ttft_bounds.observe(lateness - ticket.ttft_bias, self.stride(ticket));
             self.ttft_bias.learn(lateness, self.tuning.bias_gain, BIAS_RANGE);
             self.observed = self.observed.max(now);

@@ -83,7 +83,8 @@ impl BackendModel {
             resident_itl: self.resident_itl(asking.route, now),
             awaiting: self.load.awaited(),
             queue: view.load.awaiting,
-            unproven: samples < PROVEN,
+            // More of what is held back would prove nothing.
+            unproven: samples < PROVEN && !self.held_back,
             probing: self.probing.is_under_way(now),
             probe_due: self.probing.is_due(rested, replicas, now),
             idle: self.load.in_flight() == 0 && rested > self.tuning.probe_idle.as_secs_f64() * f64::from(replicas),

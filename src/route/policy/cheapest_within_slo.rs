@@ -4,7 +4,8 @@
 //! 5 % of its price the one with the most headroom. Now and then a request finds out about a cheaper one that is passed
 //! over. When none is feasible the central predictions decide; when those miss too, the request is doomed, and the route
 //! says whether it is turned away or sacrificed: served where that costs little, so that the others stay fast. A route
-//! that turns away at all does so first with the requests that need the most.
+//! that turns away at all does so first with the requests that need the most, and, the scarcer room is, with those that
+//! would only just keep their promise.
 
 use std::time::Duration;
 
