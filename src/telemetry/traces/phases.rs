@@ -11,7 +11,7 @@ use crate::measure::exchange::{Attempt, ExchangeRecord};
 
 /// What a stretch is a part of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Within {
+pub enum Within {
     /// The exchange itself.
     Exchange,
     /// The try at this place.
@@ -22,17 +22,21 @@ pub(super) enum Within {
 
 /// One stretch; offsets are from the request being complete, the upload's from the head being complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Phase {
-    pub(super) name: &'static str,
-    pub(super) within: Within,
-    pub(super) from: Duration,
-    pub(super) to: Duration,
+pub struct Phase {
+    /// The name in spans.
+    pub name: &'static str,
+    /// What it is a part of.
+    pub within: Within,
+    /// Where it begins.
+    pub from: Duration,
+    /// Where it ends, which is never before.
+    pub to: Duration,
     /// How much of it counts, where that is not all.
-    pub(super) pending: Option<Duration>,
+    pub pending: Option<Duration>,
     /// When the head of the answer came, where that lies within.
-    pub(super) head: Option<Duration>,
+    pub head: Option<Duration>,
     /// Whether the engine told how much of it was its own.
-    pub(super) told: bool,
+    pub told: bool,
 }
 
 /// Most stretches of an exchange: its own, and those of each try.
@@ -40,7 +44,7 @@ const OWN: usize = 5;
 const PER_TRY: usize = 7;
 
 /// All stretches but the upload, which lies before the request was complete.
-pub(super) fn phases(record: &ExchangeRecord) -> Vec<Phase> {
+pub fn phases(record: &ExchangeRecord) -> Vec<Phase> {
     let mut phases = Vec::with_capacity(OWN + PER_TRY * record.attempts.len());
     own(record, &mut phases);
     for (place, attempt) in record.attempts.iter().enumerate() {
