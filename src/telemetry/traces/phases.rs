@@ -46,15 +46,26 @@ const PER_TRY: usize = 7;
 /// All stretches but the upload, which lies before the request was complete.
 pub fn phases(record: &ExchangeRecord) -> Vec<Phase> {
     let mut phases = Vec::with_capacity(OWN + PER_TRY * record.attempts.len());
-    own(record, &mut phases);
+    each(record, &mut |phase| phases.push(phase));
+    phases
+}
+
+/// How many [`phases`] there are: counted on the data path, where nothing is kept of them.
+pub(super) fn count(record: &ExchangeRecord) -> usize {
+    let mut phases = 0;
+    each(record, &mut |_| phases += 1);
+    phases
+}
+
+fn each(record: &ExchangeRecord, add: &mut impl FnMut(Phase)) {
+    own(record, add);
     for (place, attempt) in record.attempts.iter().enumerate() {
-        of_try(record, (place, attempt), &mut phases);
+        of_try(record, (place, attempt), add);
     }
     if let Some((from, to)) = record.course.blocked {
         let pending = Some(record.phases.backpressure);
-        phases.push(Phase { pending, ..phase(names::BACKPRESSURE, Within::Exchange, from, to) });
+        add(Phase { pending, ..phase(names::BACKPRESSURE, Within::Exchange, from, to) });
     }
-    phases
 }
 
 fn phase(name: &'static str, within: Within, from: Duration, to: Duration) -> Phase {
@@ -62,26 +73,26 @@ fn phase(name: &'static str, within: Within, from: Duration, to: Duration) -> Ph
 }
 
 /// Until the first try began: headway's own time, and the wait for a place.
-fn own(record: &ExchangeRecord, phases: &mut Vec<Phase>) {
+fn own(record: &ExchangeRecord, add: &mut impl FnMut(Phase)) {
     let until = record.attempts.first().map_or(record.course.ended, |first| first.course.began);
     let (queued, waited) = (record.course.queued, record.phases.queue);
     if waited.is_zero() {
-        return phases.push(phase(names::OWN, Within::Exchange, Duration::ZERO, until));
+        return add(phase(names::OWN, Within::Exchange, Duration::ZERO, until));
     }
     let served = queued + waited;
-    phases.push(phase(names::OWN, Within::Exchange, Duration::ZERO, queued));
-    phases.push(phase(names::QUEUE, Within::Exchange, queued, served));
-    phases.push(phase(names::OWN, Within::Exchange, served, until));
+    add(phase(names::OWN, Within::Exchange, Duration::ZERO, queued));
+    add(phase(names::QUEUE, Within::Exchange, queued, served));
+    add(phase(names::OWN, Within::Exchange, served, until));
 }
 
-fn of_try(record: &ExchangeRecord, (place, attempt): (usize, &Attempt), phases: &mut Vec<Phase>) {
+fn of_try(record: &ExchangeRecord, (place, attempt): (usize, &Attempt), add: &mut impl FnMut(Phase)) {
     let course = &attempt.course;
     let ended = course.began + attempt.duration;
     let within = Within::Try(place);
     let Some(connecting) = course.connecting else { return };
-    phases.push(phase(names::CONNECT, within, connecting, course.connected.unwrap_or(ended)));
+    add(phase(names::CONNECT, within, connecting, course.connected.unwrap_or(ended)));
     let Some(connected) = course.connected else { return };
-    phases.push(phase(names::SEND, within, connected, course.sent.unwrap_or(ended)));
+    add(phase(names::SEND, within, connected, course.sent.unwrap_or(ended)));
     let Some(sent) = course.sent else { return };
     // What a stream is waited for is its first token; of any other answer it is the head.
     let answered = course.first_token.or(course.head.filter(|_| !record.stream || course.last_token.is_some()));
@@ -91,16 +102,16 @@ fn of_try(record: &ExchangeRecord, (place, attempt): (usize, &Attempt), phases: 
         answered && engine.first_token <= wait.to.saturating_sub(wait.from)
     });
     let head = course.head.filter(|head| *head <= wait.to);
-    phases.push(Phase { head, told: engine.is_some(), ..wait });
+    add(Phase { head, told: engine.is_some(), ..wait });
     let Some(answered) = answered else { return };
     if let Some(engine) = engine {
         let arrived = answered.saturating_sub(engine.first_token);
         let begun = arrived + engine.queue;
-        phases.push(phase(names::ENGINE_QUEUE, Within::Previous, arrived, begun));
-        phases.push(phase(names::ENGINE_PREFILL, Within::Previous, begun, answered));
+        add(phase(names::ENGINE_QUEUE, Within::Previous, arrived, begun));
+        add(phase(names::ENGINE_PREFILL, Within::Previous, begun, answered));
     }
     if let Some(last) = course.last_token {
         let name = if course.first_token.is_some() { names::DECODE } else { names::BODY };
-        phases.push(phase(name, within, answered, last));
+        add(phase(name, within, answered, last));
     }
 }
