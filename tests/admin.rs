@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use headway::admin::{self, ConfigStatus, ReloadOutcome, Services};
 use headway::clock::{Clock, SystemClock};
+use headway::config::otlp::{AlwaysSample, Otlp, OtlpProtocol, OtlpTls, Sampler, SpanQueue};
 use headway::config::settings::{
     Admin, Backend, BackendTls, BackendUrl, ClientSlo, Commit, Credential, Features, Health, Limits, PrefixAffinity,
     Retry, Route, RouteMatch, Settings, Shutdown, Telemetry as TelemetrySettings, Timeouts,
@@ -106,6 +107,20 @@ fn settings(token: Option<&str>, open_metrics: bool) -> Settings {
         baselines: None,
         backends: vec![Arc::new(backend)],
         routes: vec![Arc::new(route)],
+    }
+}
+
+fn otlp() -> Otlp {
+    Otlp {
+        endpoint: BackendUrl { https: false, host: "127.0.0.1".into(), port: 9, base_path: "/v1/traces".into() },
+        protocol: OtlpProtocol::HttpProtobuf,
+        headers: vec![("authorization".into(), "canary-collector-token".into())],
+        tls: OtlpTls::default(),
+        timeout: Duration::from_secs(10),
+        sampler: Sampler { follows_parent: false, ratio: 0.25 },
+        always_sample: AlwaysSample { slo_miss: true, error: false },
+        queue: SpanQueue::default(),
+        resource: vec![("team".to_owned(), "canary-team".to_owned())],
     }
 }
 
@@ -321,7 +336,9 @@ fn the_token_opens_everything_and_probes_need_none() {
 
 #[test]
 fn no_secret_is_in_any_answer() {
-    let running = start(settings(Some(CANARY_TOKEN), true));
+    let mut settings = settings(Some(CANARY_TOKEN), true);
+    settings.telemetry.otlp = Some(otlp());
+    let running = start(settings);
     running.telemetry.record(Arc::new(exchange("a")), SystemClock.now());
     for path in EVERY_PATH.iter().chain(&["/nothing", "/api/v1/log-level"]) {
         for token in [BEARER, "Authorization: Bearer canary-wrong-token", "X-Canary: canary-header"] {
@@ -332,7 +349,29 @@ fn no_secret_is_in_any_answer() {
     let config = running.ask("GET /api/v1/config", &[BEARER], "").json();
     assert_eq!(config["backends"][0]["api_key"], "[redacted]");
     assert_eq!(config["admin"]["token"], "[redacted]");
+    let otlp = &config["telemetry"]["otlp"];
+    assert_eq!(otlp["headers"], serde_json::json!({ "authorization": "[redacted]" }));
     assert_eq!(config["routes"][0]["slo"]["ttft"]["p95"], "300ms");
+}
+
+#[test]
+fn the_configuration_shows_where_traces_go_and_which() {
+    let mut with = settings(None, true);
+    let shown = |settings| start(settings).ask("GET /api/v1/config", &[], "").json()["telemetry"]["otlp"].clone();
+    assert!(shown(with.clone()).is_null(), "there are none");
+    with.telemetry.otlp = Some(otlp());
+    let expected = serde_json::json!({
+        "endpoint": "http://127.0.0.1:9/v1/traces",
+        "protocol": "http/protobuf",
+        "follows_parent": false,
+        "sample_ratio": 0.25,
+        "always_sample": ["slo_miss"],
+        "headers": { "authorization": "[redacted]" },
+        "tls": { "ca": null, "certificate": null, "key": null },
+        "timeout": "10s",
+        "queue": { "spans": 2_048, "batch": 512, "delay": "5s" },
+    });
+    assert_eq!(shown(with), expected);
 }
 
 #[test]

@@ -105,7 +105,7 @@ fn show(services: &Services, endpoint: &Endpoint, query: Option<&str>) -> Answer
                 of(route, Some(&one.route)) && of(id, one.request_id.as_deref())
             });
             let exchange = id.and_then(|id| services.telemetry.recent().find(id));
-            let view = |decision: &_| DecisionView::new(decision, services, exchange.as_deref());
+            let view = |one: &Arc<_>| DecisionView::new(one, services, exchange.as_deref());
             let views: Vec<_> = newest.iter().map(view).collect();
             shown(&json!({ "decisions": views }))
         }

@@ -4,6 +4,7 @@
 
 use serde_json::{Value, json};
 
+use crate::config::otlp::{AlwaysSample, Otlp};
 use crate::config::settings::{
     AccessLog, Backend, BackendUrl, ClientSlo, Commit, Credential, GpuTelemetry, Level, Listener, NvmlLibrary, Route,
     Settings,
@@ -38,6 +39,7 @@ pub(super) fn config(settings: &Settings) -> Value {
             "trace_url": settings.admin.trace_url,
         },
         "telemetry": {
+            "otlp": settings.telemetry.otlp.as_ref().map(otlp),
             "access_log": settings.telemetry.access_log.as_ref().map(access_log),
             "log": { "level": level_name(settings.telemetry.level) },
             "gpu": gpu(&settings.telemetry.gpu),
@@ -62,6 +64,29 @@ fn gpu(gpu: &GpuTelemetry) -> Value {
         NvmlLibrary::File(path) => json!(path),
     };
     json!({ "nvml": nvml, "interval": format_duration(gpu.interval) })
+}
+
+/// What the file and the environment came to. The value of a header is a secret whoever it is meant for.
+fn otlp(otlp: &Otlp) -> Value {
+    let AlwaysSample { slo_miss, error } = otlp.always_sample;
+    let always = [(slo_miss, "slo_miss"), (error, "error")];
+    let headers = otlp.headers.iter().map(|(name, _)| (name.to_string(), Value::from(REDACTED)));
+    let (identity, queue) = (otlp.tls.identity.as_ref(), &otlp.queue);
+    json!({
+        "endpoint": url(&otlp.endpoint),
+        "protocol": otlp.protocol.as_str(),
+        "follows_parent": otlp.sampler.follows_parent,
+        "sample_ratio": otlp.sampler.ratio,
+        "always_sample": always.into_iter().filter_map(|(kept, name)| kept.then_some(name)).collect::<Vec<_>>(),
+        "headers": headers.collect::<serde_json::Map<_, _>>(),
+        "tls": {
+            "ca": otlp.tls.ca,
+            "certificate": identity.map(|(certificate, _)| certificate),
+            "key": identity.map(|(_, key)| key),
+        },
+        "timeout": format_duration(otlp.timeout),
+        "queue": { "spans": queue.spans, "batch": queue.batch, "delay": format_duration(queue.delay) },
+    })
 }
 
 fn access_log(log: &AccessLog) -> Value {

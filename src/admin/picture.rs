@@ -98,9 +98,10 @@ impl Picture {
         let moment = Moment::new(services, &fleet, now);
         let history = services.telemetry.history();
         let last = history.step(now);
+        let remembered = fleet.decisions(usize::MAX, |_| true);
         let decisions = |wanted: fn(&DecisionRecord) -> bool| {
-            let newest = fleet.decisions(DECISIONS, wanted);
-            newest.iter().map(|decision| DecisionView::row(decision, services)).collect()
+            let newest = remembered.iter().filter(|decision| wanted(decision)).take(DECISIONS);
+            newest.map(|decision| DecisionView::row(decision, services)).collect()
         };
         Self {
             tick,

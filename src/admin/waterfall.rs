@@ -1,110 +1,91 @@
-//! Where the time of one exchange went, stretch by stretch, in the order in which it was spent.
-//!
-//! The exchange's record holds how long each phase took, not when it began: phases that follow each other are laid one
-//! behind the other, and what lies between the last of them and the first token is the model's.
+//! Where the time of one exchange went: the bars of its trace, for whoever looks at the API instead.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::view::millis;
+use super::view::{Name, millis};
 use crate::measure::exchange::ExchangeRecord;
+use crate::telemetry::traces::phases::{Phase, Within, phases};
 
-/// One stretch of an exchange. Time 0 is the request being complete, where every latency starts; the upload lies before it.
-#[derive(Debug, Serialize, PartialEq)]
+/// One stretch of an exchange. Time 0 is the request being complete, where every latency starts; the upload lies before
+/// it, and the engine's own stretches lie within the wait before them.
+#[derive(Debug, Serialize)]
 pub(super) struct Stretch {
-    /// `upload`, `headway`, `queue`, `failed_try`, `connect`, `backend_wait`, `first_token`, `decode`, `answer`, or
-    /// `backpressure`, which lies somewhere within the answer.
-    phase: &'static str,
+    /// The name of the trace's span, its words joined by underscores: `upload`, `headway`, `queue`, `connect`, `send`,
+    /// `backend_wait`, `engine_queue`, `engine_prefill`, `decode`, `body`, `client_back_pressure`.
+    phase: String,
     start_ms: f64,
     duration_ms: f64,
-    /// Of a try that failed.
+    /// How much of it counts, where that is not all.
     #[serde(skip_serializing_if = "Option::is_none")]
-    backend: Option<String>,
+    pending_ms: Option<f64>,
+    /// When the head of the answer came, where that lies within.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    head_ms: Option<f64>,
+    /// Whose try it is a part of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backend: Option<Name>,
 }
 
+/// In the order of the trace; what took no time is left out.
 pub(super) fn of(record: &ExchangeRecord) -> Vec<Stretch> {
-    let (phases, felt) = (&record.phases, &record.latencies);
-    let mut line = Line { stretches: Vec::new(), at: Duration::ZERO };
-    line.before("upload", phases.upload);
-    line.next("headway", phases.overhead);
-    line.next("queue", phases.queue);
-    let tried = record.attempts.split_last().map(|(_, before)| before).unwrap_or_default();
-    for attempt in tried {
-        line.next("failed_try", attempt.duration);
-        line.of_backend(&attempt.backend);
-    }
-    if phases.backend_wait.is_zero() {
-        return line.stretches;
-    }
-    line.next("connect", phases.connect);
-    line.next("backend_wait", phases.backend_wait);
-    let (first, end) = (felt.first_token, felt.end_to_end);
-    if let Some(first) = first {
-        line.until("first_token", first);
-        line.until("decode", end.unwrap_or(first));
-    } else if let Some(end) = end {
-        line.until("answer", end);
-    }
-    let (at, whole) = (first.unwrap_or(line.at), phases.backpressure);
-    line.add("backpressure", at, whole);
-    line.stretches
+    let mut backend = None;
+    let of_trace = phases(record).into_iter().map(|phase| {
+        backend = match phase.within {
+            Within::Exchange => None,
+            Within::Try(place) => record.attempts.get(place).map(|attempt| &attempt.backend),
+            Within::Previous => backend,
+        };
+        Stretch { backend: backend.map(Name::new), ..stretch(&phase) }
+    });
+    let of_trace = of_trace.filter(|stretch| stretch.duration_ms > 0.0);
+    upload(record.phases.upload).into_iter().chain(of_trace).collect()
 }
 
-struct Line {
-    stretches: Vec<Stretch>,
-    at: Duration,
+fn stretch(phase: &Phase) -> Stretch {
+    Stretch {
+        phase: phase.name.replace([' ', '-'], "_"),
+        start_ms: millis(phase.from),
+        duration_ms: millis(phase.to.saturating_sub(phase.from)),
+        pending_ms: phase.pending.map(millis),
+        head_ms: phase.head.map(millis),
+        backend: None,
+    }
 }
 
-impl Line {
-    fn before(&mut self, phase: &'static str, duration: Duration) {
-        if !duration.is_zero() {
-            let (start_ms, duration_ms) = (-millis(duration), millis(duration));
-            self.stretches.push(Stretch { phase, start_ms, duration_ms, backend: None });
-        }
-    }
-
-    /// From where the last one ended, so long.
-    fn next(&mut self, phase: &'static str, duration: Duration) {
-        self.add(phase, self.at, duration);
-        self.at = self.at.saturating_add(duration);
-    }
-
-    /// From where the last one ended to then, if that is later.
-    fn until(&mut self, phase: &'static str, end: Duration) {
-        self.next(phase, end.saturating_sub(self.at));
-    }
-
-    fn add(&mut self, phase: &'static str, start: Duration, duration: Duration) {
-        if !duration.is_zero() {
-            let (start_ms, duration_ms) = (millis(start), millis(duration));
-            self.stretches.push(Stretch { phase, start_ms, duration_ms, backend: None });
-        }
-    }
-
-    fn of_backend(&mut self, backend: &str) {
-        if let Some(last) = self.stretches.last_mut() {
-            last.backend = Some(backend.to_owned());
-        }
-    }
+fn upload(took: Duration) -> Option<Stretch> {
+    let (start_ms, duration_ms) = (-millis(took), millis(took));
+    let stretch = || Stretch {
+        phase: "upload".to_owned(),
+        start_ms,
+        duration_ms,
+        pending_ms: None,
+        head_ms: None,
+        backend: None,
+    };
+    (!took.is_zero()).then(stretch)
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::SystemTime;
 
+    use serde_json::Value;
+
     use super::*;
     use crate::measure::course::{Course, TryCourse};
     use crate::measure::exchange::{Attempt, Latencies, Phases};
     use crate::measure::objective::Verdicts;
     use crate::measure::outcome::Outcome;
-    use crate::wire::Usage;
+    use crate::wire::{EngineTimings, Usage};
 
     const fn ms(millis: u64) -> Duration {
         Duration::from_millis(millis)
     }
 
-    fn attempt(backend: &str, outcome: Outcome, duration: Duration) -> Attempt {
+    /// One that began then and took so long.
+    fn attempt(backend: &str, outcome: Outcome, began: u64, took: u64, course: TryCourse) -> Attempt {
         let (backend, blame) = (backend.into(), outcome.blame());
         Attempt {
             backend,
@@ -113,13 +94,13 @@ mod tests {
             decision: None,
             outcome,
             blame,
-            duration,
+            duration: ms(took),
             first_token: None,
-            course: TryCourse::default(),
+            course: TryCourse { began: ms(began), ..course },
         }
     }
 
-    fn record(attempts: Vec<Attempt>, phases: Phases, latencies: Latencies) -> ExchangeRecord {
+    fn record(attempts: Vec<Attempt>, phases: Phases, course: Course) -> ExchangeRecord {
         ExchangeRecord {
             started: SystemTime::UNIX_EPOCH,
             request_id: "id".into(),
@@ -133,13 +114,13 @@ mod tests {
             outcome: Outcome::Complete,
             stream: true,
             choices: 1,
-            latencies,
+            latencies: Latencies::default(),
             gaps: None,
             usage: Usage::default(),
             engine: None,
             finish_reason: None,
             phases,
-            course: Course::default(),
+            course,
             bytes_in: 0,
             bytes_out: 0,
             decision: None,
@@ -149,54 +130,104 @@ mod tests {
         }
     }
 
+    type Row<'a> = (&'a str, &'a str, f64, f64);
+
     #[track_caller]
-    fn check(record: &ExchangeRecord, expected: &[(&str, f64, f64)]) {
-        let seen: Vec<_> = of(record).iter().map(|one| (one.phase, one.start_ms, one.duration_ms)).collect();
+    fn check(record: &ExchangeRecord, expected: &[Row<'_>]) {
+        let stretches = serde_json::to_value(of(record)).expect("JSON");
+        let text = |one: &Value, field: &str| one[field].as_str().unwrap_or("-").to_owned();
+        let row = |one: &Value| {
+            let times = [&one["start_ms"], &one["duration_ms"]].map(|time| time.as_f64().expect("a time"));
+            (text(one, "phase"), text(one, "backend"), times[0], times[1])
+        };
+        let seen: Vec<_> = stretches.as_array().expect("a list").iter().map(row).collect();
+        let seen: Vec<_> =
+            seen.iter().map(|(phase, on, from, took)| (phase.as_str(), on.as_str(), *from, *took)).collect();
         assert_eq!(seen, expected);
     }
 
+    fn connected(connecting: u64, connected: u64, sent: u64) -> TryCourse {
+        let [connecting, connected, sent] = [connecting, connected, sent].map(|at| Some(ms(at)));
+        TryCourse { connecting, connected, sent, ..TryCourse::default() }
+    }
+
+    /// 20 ms in the queue, a try that cannot connect in 10 ms, and one whose head comes after 30 ms and whose first token
+    /// after 60.
+    fn answered() -> ExchangeRecord {
+        let phases = Phases { upload: ms(5), queue: ms(20), backpressure: ms(7), ..Phases::default() };
+        let course = Course { queued: ms(1), blocked: Some((ms(100), ms(150))), ended: ms(300), ..Course::default() };
+        let refused = TryCourse { connecting: Some(ms(22)), ..TryCourse::default() };
+        let (head, first_token, last_token) = (Some(ms(65)), Some(ms(95)), Some(ms(295)));
+        let streamed = TryCourse { head, first_token, last_token, ..connected(32, 34, 35) };
+        let attempts = vec![
+            attempt("a", Outcome::ConnectFailed, 22, 10, refused),
+            attempt("b", Outcome::Complete, 32, 266, streamed),
+        ];
+        record(attempts, phases, course)
+    }
+
+    const BEGINNING: [Row<'_>; 6] = [
+        ("upload", "-", -5.0, 5.0),
+        ("headway", "-", 0.0, 1.0),
+        ("queue", "-", 1.0, 20.0),
+        ("headway", "-", 21.0, 1.0),
+        ("connect", "a", 22.0, 10.0),
+        ("connect", "b", 32.0, 2.0),
+    ];
+
     #[test]
-    fn stretches_follow_each_other_from_the_upload_to_the_last_token() {
-        let phases = Phases {
-            upload: ms(5),
-            overhead: ms(1),
-            queue: ms(20),
-            connect: ms(2),
-            backend_wait: ms(30),
-            backpressure: ms(7),
-            ..Phases::default()
-        };
-        let latencies = Latencies { first_token: Some(ms(93)), end_to_end: Some(ms(293)), ..Latencies::default() };
-        let attempts = vec![attempt("a", Outcome::ConnectFailed, ms(10)), attempt("b", Outcome::Complete, ms(262))];
-        let record = record(attempts, phases, latencies);
-        check(
-            &record,
-            &[
-                ("upload", -5.0, 5.0),
-                ("headway", 0.0, 1.0),
-                ("queue", 1.0, 20.0),
-                ("failed_try", 21.0, 10.0),
-                ("connect", 31.0, 2.0),
-                ("backend_wait", 33.0, 30.0),
-                ("first_token", 63.0, 30.0),
-                ("decode", 93.0, 200.0),
-                ("backpressure", 93.0, 7.0),
-            ],
-        );
-        assert_eq!(of(&record)[3].backend.as_deref(), Some("a"));
+    fn stretches_lie_where_the_trace_has_them_from_the_upload_to_the_last_token() {
+        let answer = [
+            ("send", "b", 34.0, 1.0),
+            ("backend_wait", "b", 35.0, 60.0),
+            ("decode", "b", 95.0, 200.0),
+            ("client_back_pressure", "-", 100.0, 50.0),
+        ];
+        check(&answered(), &[&BEGINNING[..], &answer].concat());
+        let stretches = of(&answered());
+        let (wait, pressed) = (&stretches[7], &stretches[9]);
+        assert_eq!((wait.head_ms, pressed.pending_ms), (Some(65.0), Some(7.0)));
+    }
+
+    #[test]
+    fn what_the_engine_tells_lies_within_the_wait() {
+        let engine = Some(EngineTimings { queue: ms(10), first_token: ms(50) });
+        let answer = [
+            ("send", "b", 34.0, 1.0),
+            ("backend_wait", "b", 35.0, 60.0),
+            ("engine_queue", "b", 45.0, 10.0),
+            ("engine_prefill", "b", 55.0, 40.0),
+            ("decode", "b", 95.0, 200.0),
+            ("client_back_pressure", "-", 100.0, 50.0),
+        ];
+        check(&ExchangeRecord { engine, ..answered() }, &[&BEGINNING[..], &answer].concat());
+    }
+
+    #[test]
+    fn a_last_try_that_came_to_no_head_is_shown_as_far_as_it_came() {
+        let course = Course { ended: ms(101), ..Course::default() };
+        let last = |outcome, course: TryCourse| attempt("a", outcome, 1, 100, course);
+        let shown = |last| record(vec![last], Phases::default(), course.clone());
+        let unreachable = TryCourse { connecting: Some(ms(1)), ..TryCourse::default() };
+        let own = ("headway", "-", 0.0, 1.0);
+        check(&shown(last(Outcome::ConnectFailed, unreachable)), &[own, ("connect", "a", 1.0, 100.0)]);
+        let rest = [own, ("connect", "a", 1.0, 2.0), ("send", "a", 3.0, 1.0), ("backend_wait", "a", 4.0, 97.0)];
+        check(&shown(last(Outcome::FirstTokenTimeout, connected(1, 3, 4))), &rest);
     }
 
     #[test]
     fn an_answer_in_one_piece_has_no_tokens_of_its_own() {
-        let phases = Phases { backend_wait: ms(40), ..Phases::default() };
-        let latencies = Latencies { end_to_end: Some(ms(50)), ..Latencies::default() };
-        let record = record(vec![attempt("a", Outcome::Complete, ms(50))], phases, latencies);
-        check(&record, &[("backend_wait", 0.0, 40.0), ("answer", 40.0, 10.0)]);
+        let answer = TryCourse { head: Some(ms(41)), last_token: Some(ms(50)), ..connected(0, 0, 1) };
+        let attempts = vec![attempt("a", Outcome::Complete, 0, 50, answer)];
+        let course = Course { ended: ms(50), ..Course::default() };
+        let whole = ExchangeRecord { stream: false, ..record(attempts, Phases::default(), course) };
+        check(&whole, &[("send", "a", 0.0, 1.0), ("backend_wait", "a", 1.0, 40.0), ("body", "a", 41.0, 9.0)]);
     }
 
     #[test]
     fn what_reached_no_backend_ends_with_the_queue() {
-        let phases = Phases { overhead: ms(1), queue: ms(50), ..Phases::default() };
-        check(&record(Vec::new(), phases, Latencies::default()), &[("headway", 0.0, 1.0), ("queue", 1.0, 50.0)]);
+        let phases = Phases { queue: ms(50), ..Phases::default() };
+        let course = Course { queued: ms(1), ended: ms(51), ..Course::default() };
+        check(&record(Vec::new(), phases, course), &[("headway", "-", 0.0, 1.0), ("queue", "-", 1.0, 50.0)]);
     }
 }

@@ -93,10 +93,10 @@ pub(super) struct Circumstances<'a> {
     pub(super) now: Instant,
 }
 
-/// A ring that allocates nothing once it has been round.
+/// A ring that allocates nothing once it has been round, but for records that somebody still looks at.
 #[derive(Debug, Default)]
 pub(super) struct DecisionLog {
-    ring: Vec<DecisionRecord>,
+    ring: Vec<Arc<DecisionRecord>>,
     made: u64,
 }
 
@@ -123,14 +123,18 @@ impl DecisionLog {
             shadow: of.shadow,
             happened: None,
         };
-        if let Some(old) = self.ring.get_mut(place) {
+        let old = self.ring.get_mut(place);
+        if let Some(old) = old.and_then(Arc::get_mut) {
             record.candidates = std::mem::take(&mut old.candidates);
             record.candidates.clear();
             record.candidates.extend(named);
             *old = record;
-        } else {
-            record.candidates.extend(named);
-            self.ring.push(record);
+            return self.made;
+        }
+        record.candidates.extend(named);
+        match self.ring.get_mut(place) {
+            Some(looked_at) => *looked_at = Arc::new(record),
+            None => self.ring.push(Arc::new(record)),
         }
         self.made
     }
@@ -148,16 +152,16 @@ impl DecisionLog {
         let Some(number) = attempt.decision else { return };
         let place = place(number.wrapping_sub(1));
         if let Some(record) = self.ring.get_mut(place).filter(|record| record.number == number) {
-            record.happened = Some(happened);
+            // Who looks at it keeps what it was.
+            Arc::make_mut(record).happened = Some(happened);
         }
     }
 
-    /// Those that are wanted, the newest first.
-    pub(super) fn newest(&self, most: usize, wanted: impl Fn(&DecisionRecord) -> bool) -> Vec<DecisionRecord> {
+    /// All that are remembered, the newest first: pointers only, for this is done while no other decision can be made.
+    pub(super) fn newest_first(&self) -> Vec<Arc<DecisionRecord>> {
         // The place that is written next holds the oldest.
         let (latest, before) = self.ring.split_at(place(self.made).min(self.ring.len()));
-        let newest_first = latest.iter().rev().chain(before.iter().rev());
-        newest_first.filter(|record| wanted(record)).take(most).cloned().collect()
+        latest.iter().rev().chain(before.iter().rev()).cloned().collect()
     }
 }
 

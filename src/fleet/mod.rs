@@ -220,8 +220,10 @@ impl Fleet {
     }
 
     /// The latest decisions that are wanted, newest first; the last 1,000 are remembered.
-    pub fn decisions(&self, most: usize, wanted: impl Fn(&DecisionRecord) -> bool) -> Vec<DecisionRecord> {
-        self.desk().log.newest(most, wanted)
+    pub fn decisions(&self, most: usize, wanted: impl Fn(&DecisionRecord) -> bool) -> Vec<Arc<DecisionRecord>> {
+        // Every request is decided on behind the same lock: what is wanted is found out after it.
+        let remembered = self.desk().log.newest_first();
+        remembered.into_iter().filter(|record| wanted(record)).take(most).collect()
     }
 
     /// Whether a request that must be sent by `deadline` has to wait because others of its route go first.

@@ -5,6 +5,7 @@ import { appendFileSync, readFileSync, writeFileSync } from "node:fs";
 import { after, before, test } from "node:test";
 
 import * as format from "../../src/admin/dashboard/format.js";
+import { follow } from "../../src/admin/dashboard/stream.js";
 import { Headway, drawn, freePort, launch, open } from "./stage.mjs";
 
 const WIDTHS = [360, 768, 1920];
@@ -243,6 +244,19 @@ test("it survives a restart of headway, and says so meanwhile", async () => {
   await check(/ERR_CONNECTION|ERR_INCOMPLETE_CHUNKED|ERR_EMPTY_RESPONSE/);
   await context.close();
   await own.end();
+});
+
+test("an event that cannot be drawn is reported and the stream begins again; one that breaks is no fault", async (context) => {
+  globalThis.sessionStorage ??= { getItem: () => null };
+  const event = () => ({ status: 200, ok: true, body: new Blob(["event: whole\ndata: {}\n\n"]).stream() });
+  const answers = [event, () => { throw new TypeError("broken"); }, () => ({ status: 401 })];
+  context.mock.method(globalThis, "fetch", async () => answers.shift()());
+  const { mock } = context.mock.method(console, "error", () => {});
+  const states = [];
+  const fault = new TypeError("cannot be drawn");
+  await follow({ state: (state) => states.push(state), event() { throw fault; } });
+  assert.deepEqual(mock.calls.map((call) => call.arguments), [[fault]]);
+  assert.deepEqual(states, ["live", "reconnecting", "reconnecting", "refused"]);
 });
 
 const configuration = (token) => `

@@ -119,13 +119,14 @@ const PHASES = {
   upload: ["upload", "the client sending the request", "muted"],
   headway: ["headway", "reading it, deciding", "warn"],
   queue: ["queue", "waiting for a place", "series-4"],
-  failed_try: ["failed try", "before another backend was tried", "bad"],
   connect: ["connect", "getting a connection", "series-3"],
-  backend_wait: ["backend", "until its answer began: queue and prefill", "series-1"],
-  first_token: ["first token", "from the answer's head to its first token", "series-1"],
+  send: ["send", "the backend taking the request", "series-3"],
+  backend_wait: ["backend wait", "until the first token, or until it failed: network or model", "series-1"],
+  engine_queue: ["engine queue", "of that, waiting in the engine, by its own word", "series-4"],
+  engine_prefill: ["engine prefill", "of that, the prompt, by the engine's own word", "series-1"],
   decode: ["decode", "from the first to the last token", "series-2"],
-  answer: ["answer", "until it was whole", "series-2"],
-  backpressure: ["back-pressure", "of that, waiting for the client to read", "bad"],
+  body: ["body", "from its head until it was whole", "series-2"],
+  client_back_pressure: ["back-pressure", "of that, waiting for the client to read", "bad"],
 };
 
 function waterfall({ waterfall: stretches = [], exchange }) {
@@ -139,7 +140,7 @@ function waterfall({ waterfall: stretches = [], exchange }) {
       const [name, meaning, color] = PHASES[one.phase] ?? [one.phase, "", "muted"];
       return h("tr", null,
         h("th", { scope: "row", title: meaning }, name, one.backend && ` on ${one.backend}`),
-        h("td", { class: "took" }, format.latency(one.duration_ms)),
+        h("td", { class: "took" }, format.latency(one.pending_ms ?? one.duration_ms)),
         h("td", { class: "lane", "aria-hidden": "true" }, h("i", { vars: { from: part(one.start_ms - begin), wide: part(one.duration_ms), color: `var(--${color})` } })));
     })));
 }

@@ -56,13 +56,23 @@ async function once(on) {
       clearTimeout(silence);
       silence = setTimeout(() => stop.abort(), SILENCE_MS);
       if (name === "again") return "again";
-      on.state("live");
-      on.event(name, JSON.parse(data));
+      take(on, name, data);
     }
     return "lost";
   } finally {
     clearTimeout(silence);
     stop.abort();
+  }
+}
+
+/** A stream that breaks is everyday; an event that cannot be drawn is a fault of ours, to be seen and reported. */
+function take(on, name, data) {
+  try {
+    on.state("live");
+    on.event(name, JSON.parse(data));
+  } catch (fault) {
+    console.error(fault);
+    throw fault;
   }
 }
 

@@ -119,6 +119,25 @@ fn a_decision_that_was_forgotten_is_not_taken_for_another() {
 }
 
 #[test]
+fn who_looks_at_decisions_keeps_what_they_were_while_they_end_and_are_forgotten() {
+    let now = now();
+    let fleet = routed(|_| {}, now);
+    let given = fleet.dispatch(0, &promising(Objectives::default()), &[], now).unwrap();
+    let number = given.summary.number;
+    let of_number = || fleet.decisions(1, |one| one.number == number).pop();
+    let looked_at = of_number().unwrap();
+    assert!(Arc::ptr_eq(&looked_at, &of_number().unwrap()), "pointers are handed out, not copies");
+    let mut record = learning::completed(given.backend.name(), SECOND);
+    record.attempts[0].decision = Some(number);
+    fleet.record(&record, now);
+    assert_eq!(of_number().unwrap().happened.map(|happened| happened.outcome), Some(Outcome::Complete));
+    (0..decisions::REMEMBERED).for_each(|_| drop(send(&fleet, now)));
+    assert!(of_number().is_none());
+    assert_eq!((looked_at.number, looked_at.happened, looked_at.candidates.len()), (number, None, 2));
+    assert_eq!(fleet.decisions(usize::MAX, |_| true).len(), decisions::REMEMBERED);
+}
+
+#[test]
 fn an_explanation_is_what_would_be_decided_and_changes_nothing() {
     let now = now();
     let fleet = routed(|route| route.shadow_policy = Some(PolicyKind::LeastInFlight), now);

@@ -9,7 +9,7 @@ mod client;
 mod exporter;
 mod ids;
 mod names;
-mod phases;
+pub mod phases;
 mod queue;
 mod spans;
 #[cfg(test)]

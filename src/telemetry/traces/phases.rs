@@ -11,7 +11,7 @@ use crate::measure::exchange::{Attempt, ExchangeRecord};
 
 /// What a stretch is a part of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Within {
+pub enum Within {
     /// The exchange itself.
     Exchange,
     /// The try at this place.
@@ -22,17 +22,21 @@ pub(super) enum Within {
 
 /// One stretch; offsets are from the request being complete, the upload's from the head being complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Phase {
-    pub(super) name: &'static str,
-    pub(super) within: Within,
-    pub(super) from: Duration,
-    pub(super) to: Duration,
+pub struct Phase {
+    /// The name in spans.
+    pub name: &'static str,
+    /// What it is a part of.
+    pub within: Within,
+    /// Where it begins.
+    pub from: Duration,
+    /// Where it ends, which is never before.
+    pub to: Duration,
     /// How much of it counts, where that is not all.
-    pub(super) pending: Option<Duration>,
+    pub pending: Option<Duration>,
     /// When the head of the answer came, where that lies within.
-    pub(super) head: Option<Duration>,
+    pub head: Option<Duration>,
     /// Whether the engine told how much of it was its own.
-    pub(super) told: bool,
+    pub told: bool,
 }
 
 /// Most stretches of an exchange: its own, and those of each try.
@@ -40,17 +44,28 @@ const OWN: usize = 5;
 const PER_TRY: usize = 7;
 
 /// All stretches but the upload, which lies before the request was complete.
-pub(super) fn phases(record: &ExchangeRecord) -> Vec<Phase> {
+pub fn phases(record: &ExchangeRecord) -> Vec<Phase> {
     let mut phases = Vec::with_capacity(OWN + PER_TRY * record.attempts.len());
-    own(record, &mut phases);
+    each(record, &mut |phase| phases.push(phase));
+    phases
+}
+
+/// How many [`phases`] there are: counted on the data path, where nothing is kept of them.
+pub(super) fn count(record: &ExchangeRecord) -> usize {
+    let mut phases = 0;
+    each(record, &mut |_| phases += 1);
+    phases
+}
+
+fn each(record: &ExchangeRecord, add: &mut impl FnMut(Phase)) {
+    own(record, add);
     for (place, attempt) in record.attempts.iter().enumerate() {
-        of_try(record, (place, attempt), &mut phases);
+        of_try(record, (place, attempt), add);
     }
     if let Some((from, to)) = record.course.blocked {
         let pending = Some(record.phases.backpressure);
-        phases.push(Phase { pending, ..phase(names::BACKPRESSURE, Within::Exchange, from, to) });
+        add(Phase { pending, ..phase(names::BACKPRESSURE, Within::Exchange, from, to) });
     }
-    phases
 }
 
 fn phase(name: &'static str, within: Within, from: Duration, to: Duration) -> Phase {
@@ -58,26 +73,26 @@ fn phase(name: &'static str, within: Within, from: Duration, to: Duration) -> Ph
 }
 
 /// Until the first try began: headway's own time, and the wait for a place.
-fn own(record: &ExchangeRecord, phases: &mut Vec<Phase>) {
+fn own(record: &ExchangeRecord, add: &mut impl FnMut(Phase)) {
     let until = record.attempts.first().map_or(record.course.ended, |first| first.course.began);
     let (queued, waited) = (record.course.queued, record.phases.queue);
     if waited.is_zero() {
-        return phases.push(phase(names::OWN, Within::Exchange, Duration::ZERO, until));
+        return add(phase(names::OWN, Within::Exchange, Duration::ZERO, until));
     }
     let served = queued + waited;
-    phases.push(phase(names::OWN, Within::Exchange, Duration::ZERO, queued));
-    phases.push(phase(names::QUEUE, Within::Exchange, queued, served));
-    phases.push(phase(names::OWN, Within::Exchange, served, until));
+    add(phase(names::OWN, Within::Exchange, Duration::ZERO, queued));
+    add(phase(names::QUEUE, Within::Exchange, queued, served));
+    add(phase(names::OWN, Within::Exchange, served, until));
 }
 
-fn of_try(record: &ExchangeRecord, (place, attempt): (usize, &Attempt), phases: &mut Vec<Phase>) {
+fn of_try(record: &ExchangeRecord, (place, attempt): (usize, &Attempt), add: &mut impl FnMut(Phase)) {
     let course = &attempt.course;
     let ended = course.began + attempt.duration;
     let within = Within::Try(place);
     let Some(connecting) = course.connecting else { return };
-    phases.push(phase(names::CONNECT, within, connecting, course.connected.unwrap_or(ended)));
+    add(phase(names::CONNECT, within, connecting, course.connected.unwrap_or(ended)));
     let Some(connected) = course.connected else { return };
-    phases.push(phase(names::SEND, within, connected, course.sent.unwrap_or(ended)));
+    add(phase(names::SEND, within, connected, course.sent.unwrap_or(ended)));
     let Some(sent) = course.sent else { return };
     // What a stream is waited for is its first token; of any other answer it is the head.
     let answered = course.first_token.or(course.head.filter(|_| !record.stream || course.last_token.is_some()));
@@ -87,16 +102,16 @@ fn of_try(record: &ExchangeRecord, (place, attempt): (usize, &Attempt), phases: 
         answered && engine.first_token <= wait.to.saturating_sub(wait.from)
     });
     let head = course.head.filter(|head| *head <= wait.to);
-    phases.push(Phase { head, told: engine.is_some(), ..wait });
+    add(Phase { head, told: engine.is_some(), ..wait });
     let Some(answered) = answered else { return };
     if let Some(engine) = engine {
         let arrived = answered.saturating_sub(engine.first_token);
         let begun = arrived + engine.queue;
-        phases.push(phase(names::ENGINE_QUEUE, Within::Previous, arrived, begun));
-        phases.push(phase(names::ENGINE_PREFILL, Within::Previous, begun, answered));
+        add(phase(names::ENGINE_QUEUE, Within::Previous, arrived, begun));
+        add(phase(names::ENGINE_PREFILL, Within::Previous, begun, answered));
     }
     if let Some(last) = course.last_token {
         let name = if course.first_token.is_some() { names::DECODE } else { names::BODY };
-        phases.push(phase(name, within, answered, last));
+        add(phase(name, within, answered, last));
     }
 }

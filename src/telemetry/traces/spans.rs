@@ -16,7 +16,7 @@ use super::attributes::{self, Attributes};
 use super::ids::Ids;
 use super::is_error;
 use super::names;
-use super::phases::{Phase, Within, phases};
+use super::phases::{self, Phase, Within};
 use crate::measure::exchange::{Attempt, ExchangeRecord};
 use crate::measure::outcome::Outcome;
 use crate::units::Quantile;
@@ -34,7 +34,7 @@ static SCOPE: LazyLock<InstrumentationScope> =
 /// How many spans [`of`] makes of a record.
 pub(super) fn count(record: &ExchangeRecord) -> usize {
     let upload = usize::from(!record.phases.upload.is_zero());
-    1 + record.attempts.len() + upload + phases(record).len()
+    1 + record.attempts.len() + upload + phases::count(record)
 }
 
 /// Adds the spans of a record that has a place in a trace.
@@ -51,7 +51,7 @@ pub(super) fn of(record: &ExchangeRecord, ids: &Ids, made: &mut Vec<SpanData>) {
         made.push(tree.upload(ids.span(), trace.span_id));
     }
     let mut previous = trace.span_id;
-    for phase in phases(record) {
+    for phase in phases::phases(record) {
         let span_id = ids.span();
         let parent = match phase.within {
             Within::Exchange => trace.span_id,
