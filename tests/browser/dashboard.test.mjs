@@ -2,21 +2,24 @@
 
 import assert from "node:assert/strict";
 import { appendFileSync, readFileSync, writeFileSync } from "node:fs";
-import { after, before, test } from "node:test";
+import { after, before, test as withoutLimit } from "node:test";
 
 import * as format from "../../src/admin/dashboard/format.js";
 import { Headway, drawn, freePort, launch, open } from "./stage.mjs";
 
 const WIDTHS = [360, 768, 1920];
+/** Here rather than by `--test-timeout`, which Node 18 does not know. */
+const LIMIT_MS = 300_000;
+const test = (name, run) => withoutLimit(name, { timeout: LIMIT_MS }, run);
 let browser;
 let demo;
 
 before(async () => {
   [browser, demo] = await Promise.all([launch(), Headway.demo()]);
-});
+}, { timeout: LIMIT_MS });
 after(async () => {
   await Promise.all([browser?.close(), demo?.end()]);
-});
+}, { timeout: LIMIT_MS });
 
 /** The events as the API tells them, by tick, for as long as `enough` says no. */
 async function events(admin, enough) {
