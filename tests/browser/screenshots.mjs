@@ -1,6 +1,7 @@
 // The README's pictures: the page at three widths in both themes, while the demo's incident lasts.
 //
-// HEADWAY=target/release/headway PLAYWRIGHT_FOLDER=target/browser CHROMIUM=chromium node tests/browser/screenshots.mjs
+// HEADWAY=target/release/headway PLAYWRIGHT_FOLDER=target/browser CHROMIUM=$(command -v chromium) \
+//   node tests/browser/screenshots.mjs
 
 import { mkdirSync } from "node:fs";
 

@@ -7,9 +7,9 @@ import { mkdtempSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 
-const { chromium } = createRequire(join(process.env.PLAYWRIGHT_FOLDER, "package.json"))("playwright-core");
+const { chromium } = createRequire(resolve(process.env.PLAYWRIGHT_FOLDER, "package.json"))("playwright-core");
 
 export const launch = () => chromium.launch({ executablePath: process.env.CHROMIUM, args: ["--no-sandbox"] });
 

@@ -157,12 +157,10 @@ async fn grpc_by_the_environment() {
 async fn the_file_goes_before_the_environment_key_by_key() {
     let collector = Collector::start().await;
     for protocol in ["http/protobuf", "grpc"] {
-        let telemetry = format!(
-            "telemetry: {{ otlp: {{ endpoint: \"{}\", protocol: {protocol}, headers: {{ a: file }} }} }}\n",
-            collector.url()
-        );
+        let telemetry = format!("telemetry: {{ otlp: {{ protocol: {protocol}, headers: {{ a: file }} }} }}\n");
+        let url = collector.url();
         let variables = [
-            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:1/elsewhere"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &*url),
             ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", if protocol == "grpc" { "http/protobuf" } else { "grpc" }),
             ("OTEL_EXPORTER_OTLP_HEADERS", "a=environment,b=2"),
         ];
@@ -171,6 +169,36 @@ async fn the_file_goes_before_the_environment_key_by_key() {
         assert_eq!((&export["a"], &export["b"]), (&json!("file"), &json!("2")), "{protocol}");
     }
     assert_eq!(collector.exports().len(), 2);
+}
+
+/// A token of the environment's collector is nothing for the file's, whether the file has headers or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_of_the_environment_go_to_its_own_endpoint_alone() {
+    for (protocol, headers) in [
+        ("http/protobuf", ""),
+        ("http/protobuf", ", headers: { a: file }"),
+        ("grpc", ""),
+        ("grpc", ", headers: { a: file }"),
+    ] {
+        let collector = Collector::start().await;
+        let url = collector.url();
+        let telemetry = format!("telemetry: {{ otlp: {{ endpoint: \"{url}\", protocol: {protocol}{headers} }} }}\n");
+        let variables = [
+            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:1/elsewhere"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "a=secret-7,b=secret-7,user-agent=secret-7,content-type=secret-7"),
+        ];
+        let (exports, log) = with(&collector, &variables, &telemetry, "").await;
+        assert_eq!(exports.len(), 1, "{protocol}{headers}: {log}");
+        let own = if headers.is_empty() { Value::Null } else { json!("file") };
+        assert_eq!((&exports[0]["a"], &exports[0]["b"]), (&own, &Value::Null), "{protocol}{headers}");
+        for export in collector.exports() {
+            let told =
+                export.headers.iter().find(|(_, value)| value.to_str().is_ok_and(|value| value.contains("secret-7")));
+            assert_eq!(told, None, "{protocol}{headers}");
+        }
+        let warned = "`OTEL_EXPORTER_OTLP_HEADERS` in the environment is not sent";
+        assert!(log.contains(warned) && !log.contains("secret-7"), "{log}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -23,12 +23,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::exporter::read;
+use super::exporter::{fields, read};
 use super::queue::{DropReason, SpanCounts};
 use crate::config::otlp::{Otlp, OtlpTls};
 
 /// Most of an answer that is read: it says little.
 const ANSWER: usize = 64 << 10;
+
+const HTTP: [(&str, &str); 1] = [("content-type", "application/x-protobuf")];
 
 /// The connection to one collector.
 pub(super) struct Client {
@@ -77,10 +79,7 @@ impl Client {
             let mut request = Request::new(Full::new(body.clone()));
             *request.method_mut() = parts.method.clone();
             *request.uri_mut() = path.parse::<Uri>()?;
-            *request.headers_mut() = parts.headers.clone();
-            for (name, value) in &self.headers {
-                request.headers_mut().insert(name, value.clone());
-            }
+            *request.headers_mut() = fields(&HTTP, &self.headers);
             request.headers_mut().insert(HOST, self.authority.clone());
             Ok::<_, HttpError>(request)
         };

@@ -19,6 +19,8 @@ use super::client::Client;
 use super::queue::SpanCounts;
 use crate::config::otlp::{Otlp, OtlpProtocol};
 
+const GRPC: [(&str, &str); 2] = [("content-type", "application/grpc"), ("te", "trailers")];
+
 /// The exporter that `settings` ask for. Call it within the runtime that it is to work on.
 ///
 /// # Errors
@@ -40,13 +42,8 @@ fn over_http(settings: &Otlp, counts: &Arc<SpanCounts>) -> io::Result<SpanExport
 
 fn over_grpc(settings: &Otlp) -> io::Result<SpanExporter> {
     let headers = headers(settings)?;
-    // Put in last, so that the exporter's own reading of the environment does not win.
     let with_headers = move |mut request: Request<()>| {
-        let mut fields = std::mem::take(request.metadata_mut()).into_headers();
-        for (name, value) in &headers {
-            fields.insert(name, value.clone());
-        }
-        *request.metadata_mut() = MetadataMap::from_headers(fields);
+        *request.metadata_mut() = MetadataMap::from_headers(fields(&GRPC, &headers));
         Ok(request)
     };
     let exporter = SpanExporter::builder().with_tonic().with_protocol(Protocol::Grpc).with_interceptor(with_headers);
@@ -65,6 +62,23 @@ fn tls(settings: &Otlp) -> io::Result<ClientTlsConfig> {
         tls = tls.identity(Identity::from_pem(read(certificate)?, read(key)?));
     }
     Ok(tls)
+}
+
+/// The fields of a request: what the protocol wants beside the body, and `own`; nothing that the exporter made.
+///
+/// The exporter adds the environment's headers by itself, whichever collector it sends to. A token in them is meant for
+/// the environment's collector; where they may go has been decided already, and `own` holds them then. Bodies go out
+/// without compression, which would have to be said here.
+pub(super) fn fields(of_protocol: &[(&'static str, &'static str)], own: &HeaderMap) -> HeaderMap {
+    let ours = ("user-agent", concat!("headway/", env!("CARGO_PKG_VERSION")));
+    let mut fields = HeaderMap::new();
+    for (name, value) in of_protocol.iter().chain([&ours]) {
+        fields.insert(*name, HeaderValue::from_static(value));
+    }
+    for (name, value) in own {
+        fields.insert(name, value.clone());
+    }
+    fields
 }
 
 fn headers(settings: &Otlp) -> io::Result<HeaderMap> {

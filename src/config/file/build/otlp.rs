@@ -2,6 +2,7 @@
 //!
 //! What the file says wins, key by key; the environment fills in what it does not say. Without `telemetry.otlp` an
 //! endpoint in the environment is enough, so that what injects these variables into every process works here too.
+//! Headers of the environment hold what its own collector wants to see, a token mostly: they go to no other.
 //! A variable that makes no sense is warned of and passed over, as OpenTelemetry's specification wants it.
 
 use std::path::PathBuf;
@@ -24,6 +25,8 @@ const PATH: &str = "/v1/traces";
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Most spans that may be asked to wait: some 100 MiB.
 const MOST_SPANS: usize = 100_000;
+/// Where the environment has what its collector wants to see, the more particular first.
+const HEADERS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"];
 /// Most headers and resource attributes taken from the environment.
 const MOST_PAIRS: usize = 64;
 
@@ -36,12 +39,12 @@ pub(super) fn otlp(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Option
         return None;
     }
     let protocol = variables.protocol(&view.key("protocol"));
-    let endpoint = variables.endpoint(protocol);
+    let (endpoint, of_environment) = variables.endpoint(protocol);
     let timeout = variables.millis(&["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"]);
     let sampler = variables.sampler(&view.key("sample_ratio"));
     let queue = variables.queue();
     let resource = variables.resource();
-    let from_environment = variables.headers();
+    let from_environment = if of_environment { variables.headers() } else { variables.keep_headers_back() };
     let tls = variables.tls();
     let headers = headers(&view.key("headers"), from_environment, builder);
     let tls = own_tls(&view.key("tls"), &endpoint, builder).unwrap_or(tls);
@@ -144,14 +147,16 @@ impl Variables<'_, '_, '_, '_, '_> {
         })
     }
 
-    /// The file's endpoint, the environment's, or a collector on this machine.
-    fn endpoint(&mut self, protocol: OtlpProtocol) -> BackendUrl {
-        let own = self.view.key("endpoint").read(scalar::url).map(|url| complete(url, protocol));
-        own.or_else(|| self.endpoint_from_environment(protocol)).unwrap_or_else(|| {
-            let url =
-                BackendUrl { https: false, host: "localhost".into(), port: protocol.port(), base_path: "".into() };
-            complete(url, protocol)
-        })
+    /// The file's endpoint, the environment's, or a collector on this machine; whether it is the environment's.
+    fn endpoint(&mut self, protocol: OtlpProtocol) -> (BackendUrl, bool) {
+        if let Some(own) = self.view.key("endpoint").read(scalar::url) {
+            return (complete(own, protocol), false);
+        }
+        if let Some(url) = self.endpoint_from_environment(protocol) {
+            return (url, true);
+        }
+        let url = BackendUrl { https: false, host: "localhost".into(), port: protocol.port(), base_path: "".into() };
+        (complete(url, protocol), false)
     }
 
     fn endpoint_from_environment(&mut self, protocol: OtlpProtocol) -> Option<BackendUrl> {
@@ -227,9 +232,17 @@ impl Variables<'_, '_, '_, '_, '_> {
         SpanQueue { spans, batch, delay: delay.unwrap_or(default.delay) }
     }
 
+    /// No headers; whoever set some learns that they are not sent.
+    fn keep_headers_back(&mut self) -> Vec<(String, String)> {
+        if let Some((name, _)) = self.first(&HEADERS) {
+            let message = format!("`{name}` in the environment is not sent, for the endpoint is not the environment's");
+            self.builder.warning(self.view, Code::Unused, message, "write what this collector wants under `headers`");
+        }
+        Vec::new()
+    }
+
     fn headers(&mut self) -> Vec<(String, String)> {
-        let set = self.first(&["OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"]);
-        let Some((name, text)) = set else { return Vec::new() };
+        let Some((name, text)) = self.first(&HEADERS) else { return Vec::new() };
         let pairs = pairs(&text);
         let sendable = |(name, value): &(String, String)| {
             scalar::header_name(name).is_ok() && http::HeaderValue::from_str(value).is_ok()
