@@ -76,7 +76,9 @@ fn staged(backends: usize, work: Work) -> Staged {
     let fleet = Fleet::new(Arc::new(loaded.settings), start).unwrap();
     fleet.backends().iter().for_each(|backend| backend.checked(CheckOutcome::Passed, start));
     let staged = Staged { fleet, start, turns: AtomicU32::new(0) };
-    (0..200 * backends).for_each(|_| drop(staged.once(Work::Whole)));
+    for _ in 0..200 * backends {
+        staged.once(Work::Whole);
+    }
     staged
 }
 
