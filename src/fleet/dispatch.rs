@@ -15,7 +15,7 @@ use super::models::Serves;
 use super::pace::Pace;
 use super::route::LiveRoute;
 use crate::measure::exchange::DecisionSummary;
-use crate::route::decision::{Decision, Reason, TurnedAway};
+use crate::route::decision::{Cause, Decision, Reason, TurnedAway};
 use crate::route::model::Asking;
 use crate::route::prefix::Prefix;
 use crate::route::price::Work;
@@ -96,6 +96,8 @@ pub enum NoCandidate {
     WouldMiss {
         /// When to try again, by how long the backends take to drain.
         retry_after: Duration,
+        /// The decision that says so; `None` where none was made anew.
+        decision: Option<Away>,
     },
     /// Prompt and `max_tokens` together exceed every context.
     #[error("prompt and max_tokens together exceed the {limit} tokens that any backend takes")]
@@ -109,6 +111,26 @@ pub enum NoCandidate {
     /// Only excluded ones were left.
     #[error("no other backend for this model is healthy")]
     Excluded,
+}
+
+/// A decision to send a request nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Away {
+    /// Its number in the list of decisions.
+    pub number: u64,
+    /// Why.
+    pub cause: Cause,
+    /// How many backends there were to choose from.
+    pub candidates: usize,
+}
+
+impl Away {
+    /// The decision as the exchange's record has it.
+    #[must_use]
+    pub fn summary(self) -> DecisionSummary {
+        let Self { number, cause, candidates } = self;
+        DecisionSummary { number, reason: cause.as_str(), candidates, ..DecisionSummary::default() }
+    }
 }
 
 /// What choosing needs, reused from request to request, under one lock.
@@ -153,7 +175,7 @@ impl Fleet {
         if let Some(TurnedAway::Shed { retry_after, .. } | TurnedAway::Wait { retry_after, .. }) = decision.turned_away
             && request.again
         {
-            return Err(NoCandidate::WouldMiss { retry_after });
+            return Err(NoCandidate::WouldMiss { retry_after, decision: None });
         }
         let shadow = self.shadow(route, &request.facts, (candidates, *scarcity), (decision, shadow));
         let names = |one: BackendIndex| self.backends().get(one.0).map(|backend| Arc::clone(backend.name()));
@@ -162,9 +184,11 @@ impl Fleet {
         let load = of_chosen.map(|backend| backend.shared.load(now)).unwrap_or_default();
         let of = Circumstances { route: route.name(), request_id: request.request_id, input_tokens, load, shadow, now };
         let number = log.add(&of, decision, names);
-        if let Some(TurnedAway::Shed { retry_after, .. } | TurnedAway::Wait { retry_after, .. }) = decision.turned_away
+        if let Some(TurnedAway::Shed { retry_after, cause } | TurnedAway::Wait { retry_after, cause }) =
+            decision.turned_away
         {
-            return Err(NoCandidate::WouldMiss { retry_after });
+            let away = Away { number, cause, candidates: decision.candidates.len() };
+            return Err(NoCandidate::WouldMiss { retry_after, decision: Some(away) });
         }
         route.counts.saw(&request.facts);
         let chosen = candidates.iter().find(|one| decision.chosen.is_some_and(|(index, _)| index == one.backend));

@@ -42,7 +42,7 @@ use std::time::{Duration, Instant};
 pub use self::backend::{BackendState, LiveBackend};
 pub use self::choosing::Explanation;
 pub use self::decisions::{Decided, DecisionRecord, Happened};
-pub use self::dispatch::{Dispatched, Needs, NoCandidate, Request};
+pub use self::dispatch::{Away, Dispatched, Needs, NoCandidate, Request};
 pub use self::endpoint::Endpoint;
 pub use self::in_flight::{InFlight, RetryPermit, Served};
 pub use self::line::{Place, Turn};

@@ -164,7 +164,7 @@ impl LiveRoute {
     /// The route's own: how long answers are, and whether the promise is kept. What reached no backend says nothing of
     /// either.
     fn learn(&self, record: &ExchangeRecord) {
-        let Some(decision) = &record.decision else { return };
+        let Some(decision) = record.decision.as_ref().filter(|_| !record.attempts.is_empty()) else { return };
         let mut model = self.counts.model();
         if let Some(tokens) = record.usage.output_tokens.filter(|_| record.measured()) {
             model.answered(tokens);

@@ -148,7 +148,7 @@ pub struct Phases {
 pub struct DecisionSummary {
     /// Counts all decisions of the process.
     pub number: u64,
-    /// The reason's name; one of a closed set.
+    /// The reason's name, or why the request was sent nowhere; one of a closed set.
     pub reason: &'static str,
     /// Whether the backend was expected to keep the objectives: such a request moves its route's margin.
     pub feasible: bool,

@@ -26,7 +26,7 @@ pub(super) async fn place(
     let wait = longest_wait(exchange, request).filter(|_| first);
     let deadline = wait.and_then(|wait| now.checked_add(wait));
     let jumps = deadline.is_some_and(|deadline| exchange.fleet.must_wait(request.route, deadline));
-    let mut reason = NoCandidate::WouldMiss { retry_after: RETRY_AFTER };
+    let mut reason = NoCandidate::WouldMiss { retry_after: RETRY_AFTER, decision: None };
     if !jumps {
         match dispatch(proxy, exchange, request, (excluded, false), now) {
             Ok(dispatched) => return Ok(dispatched),
@@ -106,7 +106,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Asks the fleet, and notes how long that took.
+/// Asks the fleet, and notes how long that took, and why the request goes nowhere.
 fn dispatch(
     proxy: &Arc<Proxy>,
     exchange: &mut Exchange,
@@ -126,13 +126,21 @@ fn dispatch(
     };
     let decided = exchange.fleet.dispatch(request.route, &asked, excluded, now);
     let took = proxy.clock.now().saturating_duration_since(now);
-    exchange.note(|record| record.phases.decide += took);
+    exchange.note(|record| {
+        record.phases.decide += took;
+        // A second try's belongs to none: the first one had its own.
+        if let Err(NoCandidate::WouldMiss { decision: Some(away), .. }) = decided
+            && record.attempts.is_empty()
+        {
+            record.decision = Some(away.summary());
+        }
+    });
     decided
 }
 
 fn retry_after(reason: &NoCandidate) -> Duration {
     match reason {
-        NoCandidate::AllFull { retry_after } | NoCandidate::WouldMiss { retry_after } => *retry_after,
+        NoCandidate::AllFull { retry_after } | NoCandidate::WouldMiss { retry_after, .. } => *retry_after,
         _ => RETRY_AFTER,
     }
 }
@@ -152,7 +160,7 @@ pub(super) fn refusal(reason: &NoCandidate, model: &str) -> Refusal {
         NoCandidate::NoneHealthy { retry_after } => {
             Refusal::unavailable("no_healthy_backend", "no backend for this model is healthy", *retry_after)
         }
-        NoCandidate::WouldMiss { retry_after } => {
+        NoCandidate::WouldMiss { retry_after, .. } => {
             let message = "no backend is expected to answer in time";
             Refusal::overloaded(ShedReason::Predicted, message, *retry_after)
         }

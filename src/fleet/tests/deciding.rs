@@ -49,7 +49,7 @@ fn a_route_that_sheds_says_when_to_come_back_and_counts_nothing_in() {
     let now = now();
     let fleet = routed(|route| route.on_overload = OnOverload::Shed, now);
     let refused = fleet.dispatch(0, &promising(hopeless()), &[], now).unwrap_err();
-    let NoCandidate::WouldMiss { retry_after } = refused else { panic!("{refused:?}") };
+    let NoCandidate::WouldMiss { retry_after, .. } = refused else { panic!("{refused:?}") };
     assert!((SECOND..=SECOND * 60).contains(&retry_after));
     let last = fleet.decisions(1, |_| true).pop().unwrap();
     assert!(matches!(last.verdict.turned_away, Some(TurnedAway::Shed { .. })) && last.verdict.chosen.is_none());

@@ -94,7 +94,15 @@ pub(super) fn of_exchange(record: &ExchangeRecord) -> Vec<KeyValue> {
     of.seconds(names::OVERHEAD, record.phases.overhead);
     slo(record, &mut of);
     of.maybe_float(names::COST, record.cost);
+    if let Some(decision) = undone(record) {
+        decided(record, decision, &mut of);
+    }
     of.done()
+}
+
+/// The decision that no try came of.
+pub(super) fn undone(record: &ExchangeRecord) -> Option<&DecisionSummary> {
+    record.decision.as_ref().filter(|_| record.attempts.is_empty())
 }
 
 /// Whether the route's promises were kept.

@@ -125,7 +125,8 @@ impl Tree<'_> {
         };
         let mut span = self.span(&place, SpanKind::Server, name);
         span.attributes = attributes::of_exchange(record);
-        span.events.events = record.attempts.iter().filter_map(|attempt| self.decision(attempt)).collect();
+        let chosen = record.attempts.iter().filter_map(|attempt| self.decision(attempt));
+        span.events.events = chosen.chain(self.turned_away()).collect();
         if is_error(record) {
             span.status = Status::error(record.outcome.as_str());
         }
@@ -139,6 +140,16 @@ impl Tree<'_> {
         attributes.text(names::DECISION_REASON, attempt.reason?);
         attributes.maybe_number(names::DECISION_NUMBER, attempt.decision);
         Some(self.event(names::EVENT_DECISION, attempt.course.began, attributes.done()))
+    }
+
+    /// That no backend was chosen: what would be told of a try is told of the exchange.
+    fn turned_away(&self) -> Option<Event> {
+        let (record, decision) = (self.record, attributes::undone(self.record)?);
+        let at = if record.phases.queue.is_zero() { record.course.ended } else { record.course.queued };
+        let mut attributes = Attributes::default();
+        attributes.text(names::DECISION_REASON, decision.reason);
+        attributes.maybe_number(names::DECISION_NUMBER, Some(decision.number));
+        Some(self.event(names::EVENT_DECISION, at, attributes.done()))
     }
 
     /// One try, as its backend's caller.
@@ -177,7 +188,7 @@ impl Tree<'_> {
         told.into_iter().flatten().collect()
     }
 
-    /// The longest silence within the answer, at its end, if it was out of the ordinary.
+    /// The longest silence within the answer, at its end, if it was out of the ordinary. Shorter ones are not told.
     fn stall(&self) -> Option<Event> {
         let (ended, longest) = self.record.course.stall_ended.zip(self.record.latencies.longest_stall)?;
         let usual = self.record.gaps.as_ref()?.quantile(Quantile::P50)?;

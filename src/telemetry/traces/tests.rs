@@ -8,6 +8,7 @@ use opentelemetry_sdk::trace::SpanData;
 use super::super::testing::{self, millis};
 use super::*;
 use crate::measure::course::{Course, TryCourse};
+use crate::measure::exchange::DecisionSummary;
 use crate::measure::objective::Verdicts;
 use crate::wire::EngineTimings;
 
@@ -129,6 +130,22 @@ fn a_span_says_who_called_what_kind_it_is_and_how_it_ended() {
     assert_eq!(events(server), ["decision", "decision"]);
     assert_eq!(events(first), Vec::<String>::new());
     assert_eq!(events(second), ["first_byte", "first_token", "last_token"]);
+}
+
+#[test]
+fn a_request_that_is_turned_away_says_why_on_its_only_span() {
+    let decision = testing::complete().decision.map(|one| DecisionSummary { reason: "doomed", ..one });
+    let record = ExchangeRecord { trace: traced().trace, decision, ..testing::refused() };
+    let made = made(&record);
+    let server = &made[0];
+    let attribute =
+        |name: &str| server.attributes.iter().find(|one| one.key.as_str() == name).map(|one| one.value.to_string());
+    let told = ["reason", "number", "candidates"].map(|name| attribute(&format!("headway.decision.{name}")));
+    assert_eq!(told, ["doomed", "7", "2"].map(|value| Some(value.to_owned())));
+    let event = server.events.iter().find(|event| event.name == "decision").unwrap();
+    let told: Vec<_> = event.attributes.iter().map(|one| (one.key.as_str(), one.value.to_string())).collect();
+    assert_eq!(told, [("headway.decision.reason", "doomed".to_owned()), ("headway.decision.number", "7".to_owned())]);
+    assert!(made.iter().all(|span| span.span_kind != SpanKind::Client));
 }
 
 #[test]
