@@ -72,8 +72,10 @@ def panels():
 
 
 def without_comparison(expression):
-    """What is compared, instead of whether it is."""
-    return re.sub(r"\s*(==|!=|>=|<=|>|<)\s*[\d.]+\s*$", "", expression.strip())
+    """What is compared, whether with a number or with another series; of hours ago, taken now: no demo is that old."""
+    number, series = r"[\d.]+", r"on \([^)]*\)\s*[\w:]+"
+    compared = re.sub(rf"\s*(==|!=|>=|<=|>|<)\s*({number}|{series})\s*$", "", expression.strip())
+    return re.sub(r"\s+offset \d+h", "", compared)
 
 
 def rules():
