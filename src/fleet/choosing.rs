@@ -61,8 +61,10 @@ impl Fleet {
 }
 
 pub(super) fn asking<'a>(route: &LiveRoute, request: &'a Request<'_>) -> Asking<'a> {
-    let model = *route.counts.model();
-    let (output, offsets) = (model.output(request.facts.max_tokens), model.offsets());
+    let (output, offsets) = {
+        let model = route.counts.model();
+        (model.output(request.facts.max_tokens), model.offsets())
+    };
     let prefix = if route.follows_prefixes() { request.prefix } else { Prefix::default() };
     Asking { facts: &request.facts, route: route.counts.slot, prefix, output, offsets }
 }

@@ -5,7 +5,7 @@ use crate::measure::exchange::Attempt;
 use crate::measure::objective::{Latency, Objective, Verdicts};
 use crate::measure::outcome::Outcome;
 use crate::route::admission::OnOverload;
-use crate::route::decision::{Reason, TurnedAway};
+use crate::route::decision::{Cause, Reason, TurnedAway};
 use crate::route::prefix::Prefix;
 use crate::route::price::Price;
 use crate::units::Quantile;
@@ -317,14 +317,13 @@ fn streams_that_were_held_back_teach_no_latency() {
 fn who_makes_room_has_found_no_place() {
     let now = now();
     let fleet = routed(|route| route.on_overload = OnOverload::Shed, now);
-    let before = || fleet.routes()[0].unplaced();
-    let start = before();
-    // Some that nobody can serve in time lower the limit on what one may need; a large one then makes room.
-    (0..20).for_each(|_| drop(fleet.dispatch(0, &promising(hopeless()), &[], now)));
-    let doomed = before() - start;
-    let mut large = promising(hopeless());
-    large.facts.objectives = fleet.routes()[0].settings().objectives;
-    large.facts.input_tokens *= 50;
-    let refused = (0..20).filter(|_| fleet.dispatch(0, &large, &[], now).is_err()).count() as u64;
-    assert_eq!(before() - start, doomed + refused);
+    let mut large = promising(Objectives::default());
+    large.facts.input_tokens = 50_000;
+    drop(fleet.dispatch(0, &large, &[], now).expect("there is room for all"));
+    (0..10).for_each(|_| drop(fleet.dispatch(0, &promising(hopeless()), &[], now)));
+    let before = fleet.routes()[0].unplaced();
+    fleet.dispatch(0, &large, &[], now).unwrap_err();
+    let verdict = fleet.decisions(1, |_| true).pop().unwrap().verdict;
+    assert!(matches!(verdict.turned_away, Some(TurnedAway::Shed { cause: Cause::MakesRoom, .. })), "{verdict:?}");
+    assert_eq!(fleet.routes()[0].unplaced() - before, 1);
 }
