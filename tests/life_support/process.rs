@@ -56,6 +56,12 @@ impl Process {
         (process, data, admin)
     }
 
+    /// The system's number of it.
+    #[allow(dead_code, reason = "not every test program looks at the system's side")]
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
