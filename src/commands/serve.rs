@@ -18,7 +18,7 @@ use crate::config::settings::Settings;
 use crate::config::{self, LastReload, Loaded, ReloadReport, Reloader, Report, Trigger, Watch};
 use crate::fleet::gpu::{self, OpenGpuSource};
 use crate::fleet::{Fleet, probes, state};
-use crate::proxy::{self, BindError, Connections, Lifecycle, Listeners, Proxy};
+use crate::proxy::{self, BindError, Certificates, Connections, Lifecycle, Listeners, Proxy};
 use crate::telemetry::{Telemetry, logs};
 
 /// How long exchanges may take to hear that the drain deadline has passed.
@@ -60,6 +60,8 @@ struct Core {
     telemetry: Arc<Telemetry>,
     clock: Arc<dyn Clock>,
     lifecycle: Arc<Lifecycle>,
+    /// What TLS listeners show and trust.
+    certificates: Arc<Certificates>,
     /// Which configuration is in force.
     configuration: ArcSwap<ConfigStatus>,
     /// How to read the configuration again, where there is a file.
@@ -72,6 +74,7 @@ impl Core {
     /// Puts a new configuration in force, keeping the state of what has not changed; all of it or nothing.
     fn apply(&self, settings: &Arc<Settings>) -> Result<(), String> {
         let prepared = self.telemetry.prepare(settings).map_err(|error| error.to_string())?;
+        let certificates = self.certificates.prepare(settings).map_err(|error| error.to_string())?;
         let old = self.fleet.load_full();
         let fleet = old.rebuilt(Arc::clone(settings), self.clock.now()).map_err(|error| error.to_string())?;
         // Nothing fails from here on.
@@ -79,10 +82,18 @@ impl Core {
         let fleet = Arc::new(fleet);
         fleet.settle();
         self.telemetry.apply(settings, prepared);
+        self.certificates.apply(certificates);
+        self.tell_expiries(&fleet);
         self.configuration.store(Arc::new(in_force(settings, &*self.clock)));
         self.fleet.store(Arc::clone(&fleet));
         self.generations.send_replace(fleet);
         Ok(())
+    }
+
+    /// Shows when the certificates in force stop working.
+    fn tell_expiries(&self, fleet: &Fleet) {
+        let listeners = self.certificates.expiries(fleet.settings());
+        self.telemetry.metrics().certificates(listeners.into_iter().chain(fleet.expiries()).collect());
     }
 
     /// Shows what became of reading the configuration again.
@@ -164,15 +175,17 @@ impl Server {
 
         let core = Arc::new(Core {
             fleet: Arc::new(ArcSwap::new(Arc::clone(&fleet))),
-            generations: watch::channel(fleet).0,
+            generations: watch::channel(Arc::clone(&fleet)).0,
             telemetry,
             configuration: ArcSwap::from_pointee(in_force(&settings, &*clock)),
             clock,
             lifecycle: Lifecycle::new(),
+            certificates: Arc::clone(listeners.certificates()),
             reload: Mutex::new(None),
             drain: Notify::new(),
         });
         core.telemetry.metrics().reload_succeeded(core.clock.wall());
+        core.tell_expiries(&fleet);
         let background = watch::channel(false).0;
         admin::spawn(admin_listener, services(&core), background.subscribe())?;
         let connector = proxy::connector();

@@ -62,7 +62,11 @@ pub(super) async fn win(
         let may =
             failure.cause.is_some_and(|cause| route.retry.causes.contains(&cause)) && tries < route.retry.attempts;
         let backend = exchange.fleet.backends().get(index.0).map_or("", |backend| shown(route, backend.name()));
-        let refusal = Refusal::upstream(failure.outcome, failure.status, backend, failure.wait);
+        let refusal = if failure.tls {
+            Refusal::upstream_tls(backend)
+        } else {
+            Refusal::upstream(failure.outcome, failure.status, backend, failure.wait)
+        };
         if may && permit.is_none() {
             permit = exchange.fleet.retry_permit(request.route);
         }
@@ -100,8 +104,7 @@ async fn try_backend(
     let added = Added {
         request_id: &exchange.request_id(),
         trace: exchange.trace_fields(span_id),
-        forwarded_for: request.forwarded.client.as_deref(),
-        forwarded_proto: request.forwarded.proto,
+        forwarded: &request.forwarded,
     };
     let head = headers::upstream_head(&request.client, backend.settings(), body.len(), &added)
         .map_err(|_| Refusal::internal())?;

@@ -11,6 +11,7 @@ mod engine_timings;
 pub mod error;
 mod exposition;
 mod finish;
+pub mod forwarded;
 pub mod gpu;
 pub mod json;
 mod messages;
