@@ -8,6 +8,7 @@
 
 mod atomically;
 pub mod baselines;
+pub mod certificates;
 mod diagnostic;
 mod dump;
 mod environment;

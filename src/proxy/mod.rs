@@ -9,16 +9,19 @@ mod answer;
 mod attempt;
 mod body;
 mod bounded;
+mod certificates;
 mod client;
 mod deliver;
 mod direct;
 mod exchange;
 mod flow;
 mod forward;
+mod forwarded;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod h1;
 mod headers;
+mod heads;
 mod heartbeat;
 mod inference;
 mod inspect;
@@ -46,6 +49,7 @@ use pingora_core::connectors::ConnectorOptions;
 use pingora_core::connectors::http::Connector;
 
 use self::body::MemoryBudget;
+pub use self::certificates::{Certificates, PreparedCertificates};
 use self::inspect::RequestIds;
 pub use self::lifecycle::Lifecycle;
 pub use self::listener::{BindError, Connections, Listeners};

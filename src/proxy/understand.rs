@@ -9,6 +9,7 @@ use pingora_http::RequestHeader;
 use super::Proxy;
 use super::body::{self, BodyError, Held};
 use super::exchange::Exchange;
+use super::forwarded::Forwarded;
 use super::inference::Turned;
 use super::inspect;
 use super::refuse::Refusal;
@@ -35,7 +36,7 @@ pub(super) struct Understood {
     pub(super) outgoing: Bytes,
     pub(super) asked_for_usage: bool,
     pub(super) client: RequestHeader,
-    pub(super) forwarded: inspect::Forwarded,
+    pub(super) forwarded: Forwarded,
 }
 
 impl Understood {
@@ -109,7 +110,7 @@ pub(super) async fn understand(
         blocks,
         outgoing,
         asked_for_usage: usage.is_some(),
-        forwarded: inspect::forwarded(session, &settings, &client.headers),
+        forwarded: Forwarded::of(session, &settings, &client),
         client,
         reading,
         body: whole.bytes,

@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::config::settings::Settings;
 use crate::config::{self, LastReload, Loaded, ReloadReport, Reloader, Trigger};
 use crate::fleet::{Fleet, state};
-use crate::proxy::Lifecycle;
+use crate::proxy::{Certificates, Lifecycle};
 use crate::telemetry::Telemetry;
 
 /// What reloads, the admin listener and the data path share.
@@ -22,6 +22,8 @@ pub(super) struct Core {
     pub(super) telemetry: Arc<Telemetry>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) lifecycle: Arc<Lifecycle>,
+    /// What TLS listeners show and trust.
+    pub(super) certificates: Arc<Certificates>,
     /// Which configuration is in force.
     pub(super) configuration: ArcSwap<ConfigStatus>,
     /// How to read the configuration again, where there is a file.
@@ -34,6 +36,7 @@ impl Core {
     /// Puts a new configuration in force, keeping the state of what has not changed; all of it or nothing.
     pub(super) fn apply(&self, settings: &Arc<Settings>) -> Result<(), String> {
         let prepared = self.telemetry.prepare(settings).map_err(|error| error.to_string())?;
+        let certificates = self.certificates.prepare(settings).map_err(|error| error.to_string())?;
         let old = self.fleet.load_full();
         let fleet = old.rebuilt(Arc::clone(settings), self.clock.now()).map_err(|error| error.to_string())?;
         // Nothing fails from here on.
@@ -41,10 +44,18 @@ impl Core {
         let fleet = Arc::new(fleet);
         fleet.settle();
         self.telemetry.apply(settings, prepared);
+        self.certificates.apply(certificates);
+        self.tell_expiries(&fleet);
         self.configuration.store(Arc::new(in_force(settings, &*self.clock)));
         self.fleet.store(Arc::clone(&fleet));
         self.generations.send_replace(fleet);
         Ok(())
+    }
+
+    /// Shows when the certificates in force stop working.
+    pub(super) fn tell_expiries(&self, fleet: &Fleet) {
+        let listeners = self.certificates.expiries(fleet.settings());
+        self.telemetry.metrics().certificates(listeners.into_iter().chain(fleet.expiries()).collect());
     }
 
     /// Shows what became of reading the configuration again.
