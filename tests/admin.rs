@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 use headway::admin::{self, ConfigStatus, ReloadOutcome, Services};
 use headway::clock::{Clock, SystemClock};
 use headway::config::access::Access;
-use headway::config::otlp::{AlwaysSample, Otlp, OtlpProtocol, OtlpTls, Sampler, SpanQueue};
+use headway::config::otlp::{AlwaysSample, Otlp, OtlpProtocol, OtlpTls, Sampler, SpanLimits, SpanQueue};
 use headway::config::settings::{
     Admin, Backend, BackendTls, BackendUrl, ClientSlo, Commit, Credential, Features, Health, Limits, PrefixAffinity,
     Retry, Route, RouteMatch, Settings, Shutdown, Telemetry as TelemetrySettings, Timeouts,
@@ -122,6 +122,9 @@ fn otlp() -> Otlp {
         sampler: Sampler { follows_parent: false, ratio: 0.25 },
         always_sample: AlwaysSample { slo_miss: true, error: false },
         queue: SpanQueue::default(),
+        limits: SpanLimits::default(),
+        gzip: false,
+        propagates: true,
         resource: vec![("team".to_owned(), "canary-team".to_owned())],
     }
 }

@@ -12,6 +12,8 @@ pub mod decisions;
 mod demand;
 pub mod dispatch;
 pub mod endpoint;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 pub mod gpu;
 pub mod in_flight;
 pub mod line;

@@ -127,7 +127,8 @@ impl Exchange {
 
     /// What a backend is told of the trace: that the try called it; without traces of our own, what the client said.
     pub(super) fn trace_fields(&self, span_id: Option<SpanId>) -> TraceFields {
-        let own = self.trace().zip(span_id).map(|(trace, span_id)| {
+        let told = span_id.filter(|_| self.proxy.telemetry.propagates_traces());
+        let own = self.trace().zip(told).map(|(trace, span_id)| {
             let field = TraceParent { trace_id: trace.trace_id, span_id, sampled: trace.sampled }.field();
             HeaderValue::try_from(field).ok()
         });

@@ -165,11 +165,21 @@ pub(super) struct Forwarded {
     pub(super) proto: &'static str,
 }
 
-/// `X-Forwarded-*` are rebuilt; what the client sent of them counts only when it is a trusted proxy.
+/// What a backend is told of the client of a session.
 pub(super) fn forwarded(session: &Session, settings: &Settings, headers: &HeaderMap) -> Forwarded {
     let secure = is_secure(session);
-    let proto = if secure { "https" } else { "http" };
-    let Some(address) = client_address(session) else { return Forwarded { client: None, proto } };
+    match client_address(session) {
+        Some(address) => forwarded_for(address, secure, settings, headers),
+        None => Forwarded { client: None, proto: proto(secure) },
+    }
+}
+
+fn proto(secure: bool) -> &'static str {
+    if secure { "https" } else { "http" }
+}
+
+/// `X-Forwarded-*` are rebuilt; what the client sent of them counts only when it is a trusted proxy.
+pub(super) fn forwarded_for(address: IpAddr, secure: bool, settings: &Settings, headers: &HeaderMap) -> Forwarded {
     let trusted = settings.trusted_proxies.iter().any(|network| network.contains(address));
     let sent = |name| headers.get_all(name).iter().filter(|_| trusted).filter_map(|value| value.to_str().ok());
     let hops: Vec<&str> = sent("x-forwarded-for").collect();
@@ -178,7 +188,7 @@ pub(super) fn forwarded(session: &Session, settings: &Settings, headers: &Header
     let proto = match sent("x-forwarded-proto").next() {
         Some(sent) if sent.eq_ignore_ascii_case("https") => "https",
         Some(sent) if sent.eq_ignore_ascii_case("http") => "http",
-        _ => proto,
+        _ => proto(secure),
     };
     Forwarded { client: Some(client), proto }
 }

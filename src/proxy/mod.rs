@@ -17,6 +17,8 @@ mod direct;
 mod exchange;
 mod flow;
 mod forward;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod h1;
 mod headers;
 mod inference;

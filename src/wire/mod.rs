@@ -11,6 +11,8 @@ mod engine_timings;
 pub mod error;
 mod exposition;
 mod finish;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 pub mod gpu;
 pub mod json;
 mod messages;

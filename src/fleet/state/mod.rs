@@ -5,6 +5,8 @@
 //! ignored; a file that headway did not write is never written over.
 
 mod file;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 
 use std::fs::File;
 use std::io::{self, Read};
