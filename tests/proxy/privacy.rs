@@ -2,7 +2,7 @@
 
 use crate::support::backend::{Script, Scripted, Step, send};
 use crate::support::client::Client;
-use crate::support::headway::Setup;
+use crate::support::headway::{Headway, Setup};
 use crate::support::texts::{self, CHAT, DONE, FINISH, LAST, ROLE, TOKEN, answer, begun, digest, json, key, post_with};
 
 const PROMPT: &str = "canary-prompt-4711";
@@ -55,7 +55,7 @@ async fn a_canary_is_found_nowhere() {
         ),
     );
     let never = "  - { name: never, match: { paths: [/never] }, backends: [a] }\n";
-    let headway = crate::support::headway::Headway::start(&(text + never)).await;
+    let headway = Headway::start(&(text + never)).await;
     let fleet = headway.server.fleet();
     crate::support::until("a ready backend", || fleet.backends()[0].usable()).await;
     let mut shown = Vec::new();
@@ -80,15 +80,9 @@ async fn a_canary_is_found_nowhere() {
         shown.push(("a refusal", headway.exchange(post_with(CHAT, &fields, body)).await.text()));
         exchanges += 1;
     }
-    for (key, statuses) in [(WRONG_KEY, [401, 401]), (SPENT_KEY, [404, 429]), (OTHER_KEY, [403, 403])] {
-        let fields = format!("origin: https://a.test\r\nauthorization: Bearer {key}\r\n");
-        for (status, body) in statuses.into_iter().zip([&bodies[1], &bodies[0]]) {
-            let body = if status == 403 { &bodies[0] } else { body };
-            let reply = headway.exchange(post_with(CHAT, &fields, body)).await;
-            assert_eq!(reply.status, status, "{key}: {}", reply.text());
-            shown.push(("a refusal of a caller", reply.head.clone() + &reply.text()));
-            exchanges += 1;
-        }
+    for text in turned_away(&headway, [&bodies[1], &bodies[0]]).await {
+        shown.push(("a refusal of a caller", text));
+        exchanges += 1;
     }
     assert!(shown.len() > 14, "{shown:?}");
     let records = headway.records(exchanges).await;
@@ -111,6 +105,21 @@ async fn a_canary_is_found_nowhere() {
         assert!(!text.contains("canary"), "{place}: {text}");
         assert!(digests.iter().all(|digest| !text.contains(digest)), "{place}: {text}");
     }
+}
+
+/// What callers hear whose key is unknown, spent, or for another route.
+async fn turned_away(headway: &Headway, bodies: [&str; 2]) -> Vec<String> {
+    let mut heard = Vec::new();
+    for (key, statuses) in [(WRONG_KEY, [401, 401]), (SPENT_KEY, [404, 429]), (OTHER_KEY, [404, 403])] {
+        let fields = format!("origin: https://a.test\r\nauthorization: Bearer {key}\r\n");
+        for (status, body) in statuses.into_iter().zip(bodies) {
+            let reply = headway.exchange(post_with(CHAT, &fields, body)).await;
+            assert_eq!(reply.status, status, "{key}: {}", reply.text());
+            // The model's name is the client's own, and shown back to it.
+            heard.push(reply.head.clone() + &reply.text());
+        }
+    }
+    heard
 }
 
 /// What the admin listener shows.
