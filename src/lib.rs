@@ -48,6 +48,7 @@
 //! | [`mod@bench`] | the load generator |
 //! | [`policy_simulator`] | policies against each other in virtual time |
 //! | [`cli`], [`commands`] | the command line, and what wires all of this together |
+//! | `fuzzing`, and `fuzz` in each module | what must hold for any bytes; compiled for tests and with the feature `fuzzing` |
 
 pub mod clock;
 pub mod random;
@@ -72,3 +73,6 @@ pub mod proxy;
 
 pub mod cli;
 pub mod commands;
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;

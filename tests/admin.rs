@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use headway::admin::{self, ConfigStatus, ReloadOutcome, Services};
 use headway::clock::{Clock, SystemClock};
-use headway::config::otlp::{AlwaysSample, Otlp, OtlpProtocol, OtlpTls, Sampler, SpanQueue};
+use headway::config::otlp::{AlwaysSample, Otlp, OtlpProtocol, OtlpTls, Sampler, SpanLimits, SpanQueue};
 use headway::config::settings::{
     Admin, Backend, BackendTls, BackendUrl, ClientSlo, Commit, Credential, Features, Health, Limits, PrefixAffinity,
     Retry, Route, RouteMatch, Settings, Shutdown, Telemetry as TelemetrySettings, Timeouts,
@@ -89,6 +89,8 @@ fn settings(token: Option<&str>, open_metrics: bool) -> Settings {
         retry: Retry::default(),
         commit: Commit::default(),
         expose: false,
+        hedge: None,
+        heartbeat: None,
         client_slo: ClientSlo::default(),
     };
     Settings {
@@ -121,6 +123,9 @@ fn otlp() -> Otlp {
         sampler: Sampler { follows_parent: false, ratio: 0.25 },
         always_sample: AlwaysSample { slo_miss: true, error: false },
         queue: SpanQueue::default(),
+        limits: SpanLimits::default(),
+        gzip: false,
+        propagates: true,
         resource: vec![("team".to_owned(), "canary-team".to_owned())],
     }
 }
@@ -143,6 +148,8 @@ fn exchange(request_id: &str) -> ExchangeRecord {
             blame: Blame::Success,
             duration: Duration::from_millis(900),
             first_token: Some(Duration::from_millis(120)),
+            hedge: false,
+            cost: None,
             course: TryCourse::default(),
         }],
         status: 200,

@@ -14,6 +14,8 @@ mod dump;
 mod environment;
 mod file;
 mod fingerprint;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 pub mod network;
 pub mod otlp;
 mod reload;

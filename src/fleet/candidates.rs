@@ -111,6 +111,10 @@ impl PassedOver {
             }
             return false;
         }
+        // What is late must not become the one request that a breaker waits for.
+        if request.hedge && backend.shared.is_ejected() {
+            return false;
+        }
         let full = backend.settings().max_in_flight.is_some_and(|most| backend.in_flight() >= most);
         self.full |= full;
         !full

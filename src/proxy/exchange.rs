@@ -108,7 +108,8 @@ impl Exchange {
 
     /// What a backend is told of the trace: that the try called it; without traces of our own, what the client said.
     pub(super) fn trace_fields(&self, span_id: Option<SpanId>) -> TraceFields {
-        let own = self.trace().zip(span_id).map(|(trace, span_id)| {
+        let told = span_id.filter(|_| self.proxy.telemetry.propagates_traces());
+        let own = self.trace().zip(told).map(|(trace, span_id)| {
             let field = TraceParent { trace_id: trace.trace_id, span_id, sampled: trace.sampled }.field();
             HeaderValue::try_from(field).ok()
         });
@@ -118,10 +119,9 @@ impl Exchange {
         }
     }
 
-    /// The decision so far, for the trace of a try that another one may follow.
-    pub(super) fn traced_decision(&self) -> Option<Box<DecisionSummary>> {
-        self.trace()?;
-        self.record.as_ref()?.decision.clone().map(Box::new)
+    /// A decision for the trace of a try that another one may follow, or had stood beside.
+    pub(super) fn traced(&self, decision: DecisionSummary) -> Option<Box<DecisionSummary>> {
+        self.trace().map(|_| Box::new(decision))
     }
 
     /// Changes what the record will say.
@@ -148,11 +148,6 @@ impl Exchange {
     /// Why the backend was chosen.
     pub(super) fn decision_reason(&self) -> Option<&'static str> {
         Some(self.record.as_ref()?.decision.as_ref()?.reason)
-    }
-
-    /// The number of the decision.
-    pub(super) fn decision_number(&self) -> Option<u64> {
-        Some(self.record.as_ref()?.decision.as_ref()?.number)
     }
 
     /// What headway itself has added so far.

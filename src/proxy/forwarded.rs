@@ -23,7 +23,8 @@ impl Forwarded {
         Self::on(peer, own, head, trusted)
     }
 
-    fn on(peer: IpAddr, own: &'static str, head: &RequestHeader, trusted: impl Fn(IpAddr) -> bool) -> Self {
+    /// Of a connection from `peer`, where `own` is what is spoken on it.
+    pub(super) fn on(peer: IpAddr, own: &'static str, head: &RequestHeader, trusted: impl Fn(IpAddr) -> bool) -> Self {
         let claims = if trusted(peer) { claims(&head.headers) } else { Claims::default() };
         let way = Way::of(peer.to_canonical(), &claims, trusted);
         let (proto, host) = (way.proto.unwrap_or(own), way.host.or_else(|| asked(head)));

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -53,22 +54,28 @@ pub struct Listeners {
 }
 
 struct Bound {
+    /// As the configuration has it: port 0 stays 0.
+    configured: SocketAddr,
     tcp: TcpListener,
     tls: Option<Arc<Presented>>,
     h2c: bool,
 }
 
 impl Listeners {
-    /// Binds every listener of the settings, or none.
+    /// Binds every listener of the settings, or none. Where `inherited` gives a socket that listens at an address
+    /// already, it is taken.
     ///
     /// # Errors
     /// Names the address or the file that cannot be used.
-    pub async fn bind(settings: &Settings) -> Result<Self, BindError> {
+    pub async fn bind(
+        settings: &Settings,
+        mut inherited: impl FnMut(SocketAddr) -> Option<std::net::TcpListener>,
+    ) -> Result<Self, BindError> {
         let mut bound = Vec::with_capacity(settings.listeners.len());
         let mut addresses = Vec::with_capacity(settings.listeners.len());
         let certificates = Arc::new(Certificates::load(settings)?);
         for (index, listener) in settings.listeners.iter().enumerate() {
-            let one = bind(listener, certificates.of(index)).await?;
+            let one = bind(listener, certificates.of(index), inherited(listener.address)).await?;
             let failed = |error| BindError::Bind { address: listener.address, error };
             addresses.push(one.tcp.local_addr().map_err(failed)?);
             bound.push(one);
@@ -86,6 +93,15 @@ impl Listeners {
     #[must_use]
     pub fn certificates(&self) -> &Arc<Certificates> {
         &self.certificates
+    }
+
+    /// Handles of their own on the listening sockets, with the addresses that the configuration has.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn handles(&self) -> io::Result<Vec<(SocketAddr, OwnedFd)>> {
+        let handle = |one: &Bound| Ok((one.configured, one.tcp.as_fd().try_clone_to_owned()?));
+        self.bound.iter().map(handle).collect()
     }
 
     /// Accepts until the proxy's life closes; returns, when the last listener has stopped, the connections that go on
@@ -131,11 +147,17 @@ async fn sweep(proxy: Arc<Proxy>) {
     }
 }
 
-async fn bind(listener: &Listener, tls: Option<Arc<Presented>>) -> Result<Bound, BindError> {
-    let tcp = TcpListener::bind(listener.address)
-        .await
-        .map_err(|error| BindError::Bind { address: listener.address, error })?;
-    Ok(Bound { tcp, tls, h2c: listener.h2c })
+async fn bind(
+    listener: &Listener,
+    tls: Option<Arc<Presented>>,
+    inherited: Option<std::net::TcpListener>,
+) -> Result<Bound, BindError> {
+    let tcp = match inherited {
+        Some(inherited) => inherited.set_nonblocking(true).and_then(|()| TcpListener::from_std(inherited)),
+        None => TcpListener::bind(listener.address).await,
+    };
+    let tcp = tcp.map_err(|error| BindError::Bind { address: listener.address, error })?;
+    Ok(Bound { configured: listener.address, tcp, tls, h2c: listener.h2c })
 }
 
 /// How often a full listener looks whether its bound was raised.
@@ -178,7 +200,7 @@ impl Drop for Connection {
 }
 
 async fn accept(bound: Bound, proxy: Arc<Proxy>, open: Arc<Open>) {
-    let Bound { tcp, tls, h2c } = bound;
+    let Bound { tcp, tls, h2c, .. } = bound;
     let app = application(&proxy, h2c);
     let closing = proxy.lifecycle.closing();
     let mut closed = closing.clone();
@@ -202,7 +224,9 @@ async fn accept(bound: Bound, proxy: Arc<Proxy>, open: Arc<Open>) {
             }
         }
     }
+    drop(tcp);
     // Connections that wait for a next request are closed; those that serve one close after it.
+    turned(&mut proxy.lifecycle.hanging_up()).await;
     app.cleanup().await;
 }
 

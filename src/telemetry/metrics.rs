@@ -171,7 +171,7 @@ impl Counters {
         let table = self.table.load();
         page.series(&table);
         page.live(live);
-        page.predictions(live);
+        page.predictions(live, &table);
         page.counter(&families::SERIES_DROPPED, &[], float(table.dropped()));
         page.certificates(&self.certificates.load());
         page.total(&families::HANDSHAKES_FAILED, &[], &self.handshakes_failed);
@@ -340,6 +340,23 @@ mod tests {
         exported.sort();
         documented.sort();
         assert_eq!(exported, documented);
+    }
+
+    #[test]
+    fn what_is_true_now_has_a_bounded_number_of_series_too() {
+        let series = |live: &LiveFigures| {
+            let (kept, page) = (families::PREDICTED.name, busy().render(live));
+            (page.lines().count(), page.lines().filter(|line| line.starts_with(kept)).count())
+        };
+        let (one, mut many) = (live(), live());
+        many.backends = vec![one.backends[0].clone(); 30_000];
+        many.backends[0].gpus = vec![one.backends[0].gpus[0].clone(); 300];
+        many.routes = vec![one.routes[0].clone(); 30_000];
+        let stranger = |figure: &PairFigure| PairFigure { backend: "strange".into(), ..figure.clone() };
+        many.predicted = one.predicted.iter().chain(&vec![stranger(&one.predicted[0]); 300]).cloned().collect();
+        let ((lines, predicted), (few, expected)) = (series(&many), series(&one));
+        assert_eq!(predicted, expected);
+        assert!(lines < few + 60 * 1_000, "{lines}");
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub mod error;
 mod exposition;
 mod finish;
 pub mod forwarded;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 pub mod gpu;
 pub mod json;
 mod messages;

@@ -17,6 +17,8 @@ mod commit;
 mod connections;
 mod failover;
 mod headers;
+mod heartbeat;
+mod hedging;
 mod learned;
 mod metrics;
 mod midstream;
