@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use headway::admin::{self, ConfigStatus, ReloadOutcome, Services};
 use headway::clock::{Clock, SystemClock};
+use headway::config::access::Access;
 use headway::config::otlp::{AlwaysSample, Otlp, OtlpProtocol, OtlpTls, Sampler, SpanLimits, SpanQueue};
 use headway::config::settings::{
     Admin, Backend, BackendTls, BackendUrl, ClientSlo, Commit, Credential, Features, Health, Limits, PrefixAffinity,
@@ -108,6 +109,7 @@ fn settings(token: Option<&str>, open_metrics: bool) -> Settings {
         telemetry: TelemetrySettings::default(),
         state: None,
         baselines: None,
+        access: Access::default(),
         backends: vec![Arc::new(backend)],
         routes: vec![Arc::new(route)],
     }
@@ -136,6 +138,7 @@ fn exchange(request_id: &str) -> ExchangeRecord {
         request_id: request_id.into(),
         trace_id: None,
         trace: None,
+        key: None,
         route: Some("chat".into()),
         api: Some(Api::Chat),
         model: None,

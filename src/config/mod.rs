@@ -6,6 +6,7 @@
 //! # Ok::<(), headway::config::Report>(())
 //! ```
 
+pub mod access;
 mod atomically;
 pub mod baselines;
 pub mod certificates;

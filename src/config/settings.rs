@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use super::access::Access;
 use super::baselines::Baselines;
 use super::network::Network;
 use super::otlp::Otlp;
@@ -34,6 +35,8 @@ pub struct Settings {
     pub state: Option<StateFile>,
     /// Measurements that backends start from; `None` starts from neutral guesses.
     pub baselines: Option<Arc<Baselines>>,
+    /// Who may call, how much, and from which web pages.
+    pub access: Access,
     /// The model servers, names unique.
     pub backends: Vec<Arc<Backend>>,
     /// The routes, in order; the first that matches serves.

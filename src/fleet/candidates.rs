@@ -102,17 +102,14 @@ impl PassedOver {
             self.loading = true;
             return false;
         }
-        if admission != wanted {
+        // What is late must not become the one request that a breaker waits for.
+        if admission != wanted || (request.hedge && backend.shared.is_ejected()) {
             let no_tls = || backend.last_check().is_some_and(|check| matches!(check.outcome, CheckOutcome::NoTls(_)));
             if admission == Admission::Unusable && no_tls() {
                 self.no_tls = true;
             } else {
                 self.down = true;
             }
-            return false;
-        }
-        // What is late must not become the one request that a breaker waits for.
-        if request.hedge && backend.shared.is_ejected() {
             return false;
         }
         let full = backend.settings().max_in_flight.is_some_and(|most| backend.in_flight() >= most);

@@ -6,6 +6,7 @@
 
 pub mod backend;
 mod buffering;
+pub mod callers;
 pub mod choosing;
 pub mod decisions;
 mod demand;
@@ -42,6 +43,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 pub use self::backend::{BackendState, LiveBackend};
+pub use self::callers::{Admission, Allowance, Caller, Limit, Limited, MostOutput, Spent};
 pub use self::choosing::Explanation;
 pub use self::decisions::{Decided, DecisionRecord, Happened};
 pub use self::dispatch::{Away, Dispatched, Needs, NoCandidate, Request};
@@ -54,6 +56,7 @@ pub use self::shadow::ShadowFigures;
 pub use self::tls::{TlsProblem, is_tls_failure};
 
 use self::backend::Shared;
+use self::callers::Callers;
 use self::dispatch::Desk;
 use self::line::Line;
 use self::prompt_sizes::PromptSizes;
@@ -90,6 +93,7 @@ pub struct Fleet {
     settings: Arc<Settings>,
     backends: Vec<Arc<LiveBackend>>,
     routes: Vec<Arc<LiveRoute>>,
+    callers: Callers,
     common: Arc<Common>,
 }
 
@@ -300,7 +304,8 @@ impl Fleet {
             backends.push(Arc::new(LiveBackend::new(Arc::clone(backend), BackendIndex(index), tls, shared)));
         }
         let routes = settings.routes.iter().map(|route| live_route(route, &backends, old, &common)).collect();
-        Ok(Self { settings, backends, routes, common })
+        let callers = Callers::of(settings.access.keys.as_deref(), old.map(|old| &old.callers), now);
+        Ok(Self { settings, backends, routes, callers, common })
     }
 
     fn shared(

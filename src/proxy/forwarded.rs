@@ -23,7 +23,7 @@ impl Forwarded {
         Self::on(peer, own, head, trusted)
     }
 
-    /// Of a connection from `peer`, where `own` is what is spoken on it.
+    /// The same, by what is known of the connection.
     pub(super) fn on(peer: IpAddr, own: &'static str, head: &RequestHeader, trusted: impl Fn(IpAddr) -> bool) -> Self {
         let claims = if trusted(peer) { claims(&head.headers) } else { Claims::default() };
         let way = Way::of(peer.to_canonical(), &claims, trusted);

@@ -55,7 +55,7 @@ fn parsed(bytes: &[u8]) -> Option<RequestHeader> {
     Some(head)
 }
 
-/// Only a trusted proxy is believed, and it is named after whomever it names.
+/// Only a trusted proxy is believed and it is named after whomever it names.
 fn forwarded(settings: &Settings, client: &RequestHeader) {
     let of =
         |peer| Forwarded::on(peer, "http", client, |one| settings.trusted_proxies.iter().any(|net| net.contains(one)));
@@ -93,7 +93,8 @@ fn sent(backend: &Backend, client: &RequestHeader, id: &str) {
     assert_eq!(all("host"), [b"10.0.0.1:8000"]);
     assert_eq!(all("content-length"), [b"5"]);
     assert_eq!(all("x-request-id"), [id.as_bytes()]);
-    assert_eq!(all("x-forwarded-for"), [b"192.0.2.7"]);
+    assert_eq!((all("x-forwarded-for"), all("x-real-ip")), (vec![&b"192.0.2.7"[..]], vec![&b"192.0.2.7"[..]]));
+    assert!(all("forwarded").len() == 1 && all("x-forwarded-host").len() <= 1);
     for name in ["transfer-encoding", "connection", "te", "upgrade", "expect", "cookie"] {
         assert!(all(name).is_empty(), "{name} goes on");
     }

@@ -89,12 +89,6 @@ impl Listeners {
         &self.addresses
     }
 
-    /// What those that speak TLS show and trust.
-    #[must_use]
-    pub fn certificates(&self) -> &Arc<Certificates> {
-        &self.certificates
-    }
-
     /// Handles of their own on the listening sockets, with the addresses that the configuration has.
     ///
     /// # Errors
@@ -102,6 +96,12 @@ impl Listeners {
     pub fn handles(&self) -> io::Result<Vec<(SocketAddr, OwnedFd)>> {
         let handle = |one: &Bound| Ok((one.configured, one.tcp.as_fd().try_clone_to_owned()?));
         self.bound.iter().map(handle).collect()
+    }
+
+    /// What those that speak TLS show and trust.
+    #[must_use]
+    pub fn certificates(&self) -> &Arc<Certificates> {
+        &self.certificates
     }
 
     /// Accepts until the proxy's life closes; returns, when the last listener has stopped, the connections that go on

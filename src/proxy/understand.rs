@@ -92,6 +92,7 @@ pub(super) async fn understand(
     let route = find_route(exchange, &client, &model)?;
     let excluded = not_continuing(exchange, route, &reading)?;
     let facts = facts(exchange, &settings, route, &client, &reading, &model);
+    exchange.reserve((api, route), &reading, facts.input_tokens, proxy.clock.now())?;
     let blocks = name_blocks(proxy, exchange, route, (&reading, &whole.bytes, &model));
     let usage = if reading.stream && api.has_choices() { reading.ask_for_usage() } else { None };
     let outgoing = match &usage {
@@ -123,10 +124,11 @@ fn find_route(exchange: &mut Exchange, client: &RequestHeader, model: &str) -> R
     let known = fleet.serves_model(model);
     exchange.note(|record| record.model = known);
     let field = |name: &str| client.headers.get(name).and_then(|value| value.to_str().ok());
-    let route = match fleet.match_route(client.uri.path(), field, Some(model)) {
+    let route = match fleet.match_route(client.uri.path(), field, Some(model), exchange.caller.as_deref()) {
         RouteMatchResult::Found(route) => route,
         RouteMatchResult::NoSuchModel => return Err(Refusal::unknown_model(model)),
         RouteMatchResult::NoRoute => return Err(Refusal::not_found(true)),
+        RouteMatchResult::NotAllowed => return Err(Refusal::forbidden()),
     };
     exchange.route = Some(route);
     let name = fleet.settings().routes.get(route).map(|route| Arc::clone(&route.name));

@@ -212,7 +212,7 @@ pub fn host(text: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
-    /// 10.0.0.0/8 and fd00::/8 are trusted.
+    /// `10.0.0.0/8` and `fd00::/8` are trusted.
     fn trusted(address: IpAddr) -> bool {
         match address {
             IpAddr::V4(v4) => v4.octets()[0] == 10,

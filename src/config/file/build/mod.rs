@@ -3,6 +3,7 @@
 //! The checker has reported every value that is wrong by itself; here such a value reads as absent, so each mistake is
 //! reported once and the rest of the file is still judged.
 
+mod access;
 mod backend;
 mod files;
 mod lint;
@@ -48,6 +49,7 @@ pub(super) fn settings(root: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Se
     let backends = backend::backends(&root.key("backends"), builder);
     let names: Vec<_> = backends.iter().map(|backend| backend.name.to_string()).collect();
     let routes = route::routes(&root.key("routes"), &route::Context { names, timeouts, retry }, builder);
+    let route_names: Vec<_> = routes.iter().map(|route| route.name.to_string()).collect();
     let settings = Settings {
         listeners: listeners(&root.key("listeners"), builder),
         trusted_proxies: root.key("trusted_proxies").items().filter_map(|item| item.read(scalar::network)).collect(),
@@ -58,10 +60,12 @@ pub(super) fn settings(root: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Se
         telemetry: telemetry(&root.key("telemetry"), builder),
         state: state(&root.key("state"), builder),
         baselines: baselines(&root.key("baselines"), builder).map(Arc::new),
+        access: access::access(root, &route_names, builder),
         backends,
         routes,
     };
     lint::settings(&settings, root, builder);
+    access::lint(&settings, root, builder);
     settings
 }
 
