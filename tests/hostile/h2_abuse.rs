@@ -161,8 +161,8 @@ async fn floods_cost_no_memory_and_no_neighbour() {
     let quiet = Neighbour::start(data);
     tokio::time::sleep(lasting()).await;
     let quiet = quiet.end().await.median;
-    let before = gauge(admin, "process_resident_memory_bytes").await;
     for flood in floods() {
+        let before = gauge(admin, "process_resident_memory_bytes").await;
         let neighbour = Neighbour::start(data);
         let (closed, sent) = run(&flood, data).await;
         let grown = gauge(admin, "process_resident_memory_bytes").await - before;
