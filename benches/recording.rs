@@ -76,6 +76,8 @@ fn exchange(route: usize, backend: usize, traced: bool) -> Arc<ExchangeRecord> {
             blame: Blame::Success,
             duration: Duration::from_secs(4),
             first_token: Some(Duration::from_millis(120)),
+            hedge: false,
+            cost: None,
             course: TryCourse::default(),
         }],
         status: 200,

@@ -89,6 +89,8 @@ fn settings(token: Option<&str>, open_metrics: bool) -> Settings {
         retry: Retry::default(),
         commit: Commit::default(),
         expose: false,
+        hedge: None,
+        heartbeat: None,
         client_slo: ClientSlo::default(),
     };
     Settings {
@@ -148,6 +150,8 @@ fn exchange(request_id: &str) -> ExchangeRecord {
             blame: Blame::Success,
             duration: Duration::from_millis(900),
             first_token: Some(Duration::from_millis(120)),
+            hedge: false,
+            cost: None,
             course: TryCourse::default(),
         }],
         status: 200,

@@ -129,7 +129,7 @@ const MISTAKES: &[Mistake] = &[
     mistake("    slo: {", "    ttft_slo: 500ms\n    slo: {", (26, 5), "routes[0].ttft_slo", "unknown field", None),
     mistake("policy:", "polciy:", (27, 5), "routes[0].polciy", "unknown field", Some("policy")),
     mistake("client_slo:", "client_slos:", (29, 5), "routes[0].client_slos", "unknown field", Some("client_slo")),
-    mistake("    policy:", "    hedge: { after: p95 }\n    policy:", (27, 5), "routes[0].hedge", "not built yet", None),
+    mistake("    policy:", "    split: { canary: {} }\n    policy:", (27, 5), "routes[0].split", "not built yet", None),
     mistake("shadow_policy:", "shadow:", (32, 5), "routes[1].shadow", "unknown field", Some("shadow_policy")),
     mistake("on_overload:", "on_overlaod:", (34, 5), "routes[1].on_overlaod", "unknown field", Some("on_overload")),
     mistake("queue:", "que:", (34, 20), "routes[1].on_overload.que", "unknown field", Some("queue")),

@@ -148,6 +148,8 @@ fn settings(backends: Vec<Backend>) -> Arc<Settings> {
         retry: Retry::default(),
         commit: Commit::default(),
         expose: false,
+        hedge: None,
+        heartbeat: None,
         client_slo: ClientSlo::default(),
     };
     Arc::new(Settings {

@@ -96,6 +96,8 @@ mod tests {
             blame,
             duration: ms(took),
             first_token: None,
+            hedge: false,
+            cost: None,
             course: TryCourse { began: ms(began), ..course },
         }
     }

@@ -231,6 +231,8 @@ fn route(route: &Route, settings: &Settings) -> Value {
             Commit::FirstToken => "first_token",
             Commit::Headers => "headers",
         },
+        "hedge": route.hedge.map(|hedge| json!({ "after": hedge.after.to_string(), "budget": hedge.budget })),
+        "heartbeat": route.heartbeat.map(duration),
         "expose": route.expose,
         "client_slo": match route.client_slo {
             ClientSlo::Ignore => "ignore",

@@ -12,7 +12,7 @@ use super::baselines::Baselines;
 use super::network::Network;
 use super::otlp::Otlp;
 use crate::measure::objective::Objectives;
-use crate::route::{admission::OnOverload, policy::PolicyKind, price::Price};
+use crate::route::{admission::OnOverload, hedge::Hedge, policy::PolicyKind, price::Price};
 
 /// Everything a running headway does, as one value that is swapped whole.
 #[derive(Debug, Clone)]
@@ -538,6 +538,10 @@ pub struct Route {
     pub retry: Retry,
     /// When the response head goes to the client.
     pub commit: Commit,
+    /// When a second backend is asked for the same; `None` never.
+    pub hedge: Option<Hedge>,
+    /// How often a client that waits for the first token of a stream is sent a comment; `None` never.
+    pub heartbeat: Option<Duration>,
     /// Whether responses name the backend and the decision.
     pub expose: bool,
     /// What becomes of `x-slo-*`.

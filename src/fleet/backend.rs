@@ -491,7 +491,8 @@ impl Shared {
         self.judged().health == Health::Ready
     }
 
-    fn is_ejected(&self) -> bool {
+    /// Whether its breaker is open, or waits for a probe.
+    pub(super) fn is_ejected(&self) -> bool {
         self.judged().ejection.standing() != Standing::Closed
     }
 

@@ -100,7 +100,8 @@ impl PassedOver {
             self.loading = true;
             return false;
         }
-        if admission != wanted {
+        // What is late must not become the one request that a breaker waits for.
+        if admission != wanted || (request.hedge && backend.shared.is_ejected()) {
             return false;
         }
         let full = backend.settings().max_in_flight.is_some_and(|most| backend.in_flight() >= most);

@@ -41,7 +41,7 @@ impl Fleet {
         let copy = |state: &std::sync::Mutex<PolicyState>| state.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut state = copy(&route.counts.policy);
         let fleet = (candidates.as_slice(), self.desk().scarcity);
-        decide(route, route.settings().policy, &request.facts, fleet, (&mut state, &mut decision));
+        decide(route, route.settings().policy, (&request.facts, Tuning::default()), fleet, (&mut state, &mut decision));
         let name = |one: &Assessment| Some((Arc::clone(self.backends().get(one.backend.0)?.name()), *one));
         let nothing = decision.chosen.is_none() && decision.turned_away.is_none();
         let mut explanation = Explanation {
@@ -53,7 +53,7 @@ impl Fleet {
         };
         if let Some(policy) = route.shadow_policy() {
             let mut state = copy(&route.counts.shadow_policy);
-            decide(route, policy, &request.facts, fleet, (&mut state, &mut decision));
+            decide(route, policy, (&request.facts, Tuning::default()), fleet, (&mut state, &mut decision));
             explanation.shadow = Some(Decided::of(&decision));
         }
         Some(explanation)
@@ -72,12 +72,14 @@ pub(super) fn asking<'a>(route: &LiveRoute, request: &'a Request<'_>) -> Asking<
 /// Lets the route's policy decide.
 pub(super) fn choose(
     route: &LiveRoute,
-    facts: &RequestFacts,
+    request: &Request<'_>,
     fleet: (&[Candidate], Scarcity),
     decision: &mut Decision,
 ) {
     let mut state = route.counts.policy.lock().unwrap_or_else(PoisonError::into_inner);
-    decide(route, route.settings().policy, facts, fleet, (&mut state, decision));
+    let probes = Tuning::default().probes && !request.hedge;
+    let asked = (&request.facts, Tuning { probes, ..Tuning::default() });
+    decide(route, route.settings().policy, asked, fleet, (&mut state, decision));
 }
 
 /// Lets the route's shadow decide.
@@ -89,17 +91,17 @@ pub(super) fn shadow(
     decision: &mut Decision,
 ) {
     let mut state = route.counts.shadow_policy.lock().unwrap_or_else(PoisonError::into_inner);
-    decide(route, policy, facts, fleet, (&mut state, decision));
+    decide(route, policy, (facts, Tuning::default()), fleet, (&mut state, decision));
 }
 
 fn decide(
     route: &LiveRoute,
     policy: PolicyKind,
-    facts: &RequestFacts,
+    (facts, tuning): (&RequestFacts, Tuning),
     (candidates, scarcity): (&[Candidate], Scarcity),
     (state, decision): (&mut PolicyState, &mut Decision),
 ) {
-    let (learned, tuning) = (*route.counts.model(), Tuning::default());
+    let learned = *route.counts.model();
     let snapshot = FleetSnapshot {
         candidates,
         route: &learned,

@@ -48,6 +48,8 @@ pub struct Request<'a> {
     pub request_id: Option<&'a Arc<str>>,
     /// It waits and was turned away before: being turned away again is nothing new.
     pub again: bool,
+    /// It has been sent already, and is late: the other backend is no place to find out about, and proves nothing.
+    pub hedge: bool,
 }
 
 /// A request that was given a backend and is counted in there.
@@ -65,6 +67,9 @@ pub struct Dispatched {
     pub summary: DecisionSummary,
     /// What this backend calls the model, when that is something else than the client's word.
     pub model_name: Option<Arc<str>>,
+    /// When a first token that has not come is late enough to ask another backend too; `None` where the route does not
+    /// hedge, or too little is known.
+    pub hedge_after: Option<Duration>,
 }
 
 /// Why no backend could be given.
@@ -163,7 +168,7 @@ impl Fleet {
         let mut desk = self.desk();
         let Desk { candidates, decision, shadow, scarcity, log } = &mut *desk;
         let passed_over = self.gather(route, (request, &asking), exclude, candidates, now);
-        choose(route, &request.facts, (candidates, *scarcity), decision);
+        choose(route, request, (candidates, *scarcity), decision);
         if !request.again && exclude.is_empty() {
             scarcity.decided(decision);
             let found_no_place = decision.is_doomed() || decision.turned_away.is_some();
@@ -191,6 +196,9 @@ impl Fleet {
             return Err(NoCandidate::WouldMiss { retry_after, decision: Some(away) });
         }
         route.counts.saw(&request.facts);
+        if route.settings().hedge.is_some() && exclude.is_empty() {
+            route.counts.may_hedge_later(now);
+        }
         let chosen = candidates.iter().find(|one| decision.chosen.is_some_and(|(index, _)| index == one.backend));
         let given = decision.chosen.zip(chosen);
         let given = given.and_then(|((_, reason), one)| self.count_in(route, (request, &asking), (one, reason), now));
@@ -222,13 +230,40 @@ impl Fleet {
         let index = chosen.backend;
         let backend = Arc::clone(self.backends().get(index.0)?);
         let endpoint = backend.shared.next_endpoint()?;
+        let hedge_after = hedge_after(&backend, route, asking, now);
         let in_flight = self.count(&backend, route, asking, (chosen, reason), now);
         backend.shared.owes(request.facts.stream, now);
         let model_name = match backend.serves(request.model) {
             Serves::Renamed(name) => Some(name),
             Serves::Yes | Serves::NotYetKnown | Serves::No => None,
         };
-        Some(Dispatched { backend, index, endpoint, in_flight, summary: DecisionSummary::default(), model_name })
+        let summary = DecisionSummary::default();
+        Some(Dispatched { backend, index, endpoint, in_flight, summary, model_name, hedge_after })
+    }
+
+    /// Another backend for a request whose first token is late, if the route's budget has room for one and there is one
+    /// that would be given a new request: who is expected to miss the promise has no room for doubled work.
+    pub fn hedge(
+        &self,
+        route: usize,
+        request: &Request<'_>,
+        exclude: &[BackendIndex],
+        now: Instant,
+    ) -> Option<Dispatched> {
+        let live = self.routes().get(route)?;
+        let share = live.settings().hedge?.budget;
+        let taken = live.counts.hedges().as_mut().is_some_and(|budget| budget.take(share, now));
+        if !taken {
+            return None;
+        }
+        let request = Request { again: true, hedge: true, ..*request };
+        let given = self.dispatch(route, &request, exclude, now).ok();
+        if given.is_none()
+            && let Some(budget) = live.counts.hedges().as_mut()
+        {
+            budget.returned(now);
+        }
+        given
     }
 
     /// From here on the guard's drop undoes each of these increments.
@@ -266,4 +301,10 @@ impl Fleet {
             price: chosen.price,
         }
     }
+}
+
+/// When another backend may be asked for the same. Costs nothing on routes that do not hedge.
+fn hedge_after(backend: &LiveBackend, route: &LiveRoute, asking: &Asking<'_>, now: Instant) -> Option<Duration> {
+    let hedge = route.settings().hedge.filter(|_| asking.facts.stream)?;
+    backend.shared.model().first_token_within(asking, hedge.after, now)
 }

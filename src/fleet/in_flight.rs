@@ -46,7 +46,24 @@ pub struct Served {
     pub held_back: bool,
 }
 
+/// Tells a backend's watchdog of bytes, for as long as somebody listens.
+#[derive(Debug, Clone)]
+pub struct Progress(Arc<LiveBackend>);
+
+impl Progress {
+    /// Bytes came from the backend, of whatever kind. One relaxed store.
+    pub fn at(&self, now: Instant) {
+        self.0.shared.progressed(now);
+    }
+}
+
 impl InFlight {
+    /// For whoever reads from the backend while the guard is kept elsewhere.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        Progress(Arc::clone(&self.backend))
+    }
+
     /// The request has been sent to the backend: from now on it owes an answer.
     pub fn sent(&self, now: Instant) {
         self.backend.shared.owes(self.stream, now);
@@ -139,6 +156,12 @@ impl InFlight {
     pub fn ended(mut self, blame: Blame, now: Instant) {
         self.end(if blame == Blame::Fault { How::Failed } else { How::Cancelled }, now);
         self.judge(blame, now);
+    }
+
+    /// Another backend was asked for the same when this one was late, and was faster: it took at least so long.
+    pub fn outrun(mut self, now: Instant) {
+        self.end(How::Outrun, now);
+        self.judge(Blame::Neutral, now);
     }
 
     fn end(&mut self, how: How, now: Instant) {

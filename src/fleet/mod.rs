@@ -48,7 +48,7 @@ pub use self::choosing::Explanation;
 pub use self::decisions::{Decided, DecisionRecord, Happened};
 pub use self::dispatch::{Away, Dispatched, Needs, NoCandidate, Request};
 pub use self::endpoint::Endpoint;
-pub use self::in_flight::{InFlight, RetryPermit, Served};
+pub use self::in_flight::{InFlight, Progress, RetryPermit, Served};
 pub use self::line::{Place, Turn};
 pub use self::matching::RouteMatchResult;
 pub use self::route::LiveRoute;

@@ -12,6 +12,7 @@ use crate::measure::exchange::{Attempt, ExchangeRecord};
 use crate::measure::objective::Latency;
 use crate::measure::outcome::Outcome;
 use crate::route::admission::OnOverload;
+use crate::route::hedge::HedgeBudget;
 use crate::route::model::RouteModel;
 use crate::route::policy::{PolicyKind, PolicyState};
 use crate::route::snapshot::{Observed, RequestFacts, RouteSlot};
@@ -43,6 +44,8 @@ pub(super) struct RouteCounts {
     pub(super) shadow: ShadowCounts,
     /// Whether requests find a place.
     pub(super) placing: Placing,
+    /// How many requests were sent twice lately, on a route that hedges.
+    hedges: Mutex<Option<HedgeBudget>>,
     /// Prompt tokens of a usual request, as bits; written under the desk's lock only.
     usual_input: AtomicU64,
 }
@@ -58,6 +61,7 @@ impl RouteCounts {
             shadow_policy: Mutex::new(PolicyState::seeded(!seed)),
             shadow: ShadowCounts::default(),
             placing: Placing::default(),
+            hedges: Mutex::new(None),
             usual_input: AtomicU64::new(USUAL_INPUT.to_bits()),
         }
     }
@@ -68,6 +72,15 @@ impl RouteCounts {
         let usual = f64::from_bits(self.usual_input.load(Ordering::Relaxed));
         let usual = usual + INPUT_GAIN * (facts.input_tokens as f64 - usual);
         self.usual_input.store(usual.to_bits(), Ordering::Relaxed);
+    }
+
+    /// A request of a route that hedges is sent for the first time.
+    pub(super) fn may_hedge_later(&self, now: Instant) {
+        self.hedges().get_or_insert_with(|| HedgeBudget::new(now)).requested(now);
+    }
+
+    pub(super) fn hedges(&self) -> MutexGuard<'_, Option<HedgeBudget>> {
+        self.hedges.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn model(&self) -> MutexGuard<'_, RouteModel> {
@@ -186,9 +199,15 @@ impl Pair {
         self.windows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The attempt's own first token; a wait that was cut short by its timer counts as at least that long.
+    /// The attempt's own first token; a wait that was cut short by its timer, or for another one's sake when it was
+    /// late, counts as at least that long.
     fn attempted(&self, attempt: &Attempt, stream: bool, now: Instant) {
-        let cut = (attempt.outcome == Outcome::FirstTokenTimeout).then_some(attempt.duration);
+        let late = match attempt.outcome {
+            Outcome::FirstTokenTimeout => true,
+            Outcome::HedgeLost => !attempt.hedge,
+            _ => false,
+        };
+        let cut = late.then_some(attempt.duration);
         if let Some(value) = attempt.first_token.or(cut).filter(|_| stream) {
             self.windows().record(Latency::TimeToFirstToken, value, now);
         }

@@ -63,7 +63,7 @@ pub struct ExchangeRecord {
     pub bytes_out: u64,
     /// Why the (last) backend was chosen.
     pub decision: Option<DecisionSummary>,
-    /// What the answer cost, in the configuration's currency; `None` without a price, or without an answer.
+    /// What all tries cost, in the configuration's currency; `None` without a price, or without an answer.
     pub cost: Option<f64>,
     /// Why the exchange was refused for its load.
     pub shed: Option<ShedReason>,
@@ -90,6 +90,10 @@ pub struct Attempt {
     pub duration: Duration,
     /// From connecting to the first token: the backend's own time to first token.
     pub first_token: Option<Duration>,
+    /// Whether it was sent beside another one that was late.
+    pub hedge: bool,
+    /// What it cost, in the configuration's currency; `None` without a price, or where nothing can be said.
+    pub cost: Option<f64>,
     /// How it went on.
     pub course: TryCourse,
 }

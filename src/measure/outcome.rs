@@ -37,6 +37,8 @@ pub enum Outcome {
     Drained,
     /// headway's own fault.
     InternalError,
+    /// Of an attempt only: another backend was asked for the same and was faster.
+    HedgeLost,
 }
 
 /// What an attempt's end says about its backend.
@@ -52,7 +54,7 @@ pub enum Blame {
 
 impl Outcome {
     /// Every outcome, in the order of the documentation.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Complete,
         Self::ClientCancelled,
         Self::RejectedRequest,
@@ -70,6 +72,7 @@ impl Outcome {
         Self::ClientStalled,
         Self::Drained,
         Self::InternalError,
+        Self::HedgeLost,
     ];
 
     /// The name in logs, metrics and the API.
@@ -93,6 +96,7 @@ impl Outcome {
             Self::ClientStalled => "client_stalled",
             Self::Drained => "drained",
             Self::InternalError => "internal_error",
+            Self::HedgeLost => "hedge_lost",
         }
     }
 
@@ -116,7 +120,8 @@ impl Outcome {
             | Self::NoBackend
             | Self::ClientStalled
             | Self::Drained
-            | Self::InternalError => Blame::Neutral,
+            | Self::InternalError
+            | Self::HedgeLost => Blame::Neutral,
         }
     }
 

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
+use super::attempt::Failure;
 use super::headers::BodyKind;
 use super::upstream::Upstream;
 use crate::measure::bursts::Delivery;
@@ -269,6 +270,18 @@ impl Reading {
                 (record.usage, record.finish_reason) = (Usage::default(), None::<FinishReason>);
             }
         }
+    }
+}
+
+impl Answer {
+    /// An answer, unless it is a refusal.
+    pub(super) fn unless_rejected(self: Box<Self>) -> Result<Box<Self>, Failure> {
+        if self.rejected { Err(Failure::rejected(self.status)) } else { Ok(self) }
+    }
+
+    /// Whether it can follow comments that were sent before it.
+    pub(super) fn follows_comments(&self) -> bool {
+        matches!(self.reading, Reading::Stream { .. })
     }
 }
 

@@ -14,7 +14,7 @@ use super::headers::{self, BodyKind};
 use super::marks::{Marks, Step};
 use super::upstream::Upstream;
 use crate::config::settings::{Commit, RetryCause, Route};
-use crate::fleet::Endpoint;
+use crate::fleet::{Endpoint, Progress};
 use crate::measure::outcome::{Blame, Outcome};
 use crate::measure::reader::StreamReader;
 use crate::measure::sieve::UsageSieve;
@@ -30,11 +30,11 @@ const STALE_WITHIN: Duration = Duration::from_secs(1);
 /// How long the body of a refusal is waited for: it may say that a queue is full, but nobody should wait for it.
 const REFUSAL_BODY: Duration = Duration::from_secs(1);
 
-/// What is sent, and how the answer is to be read.
+/// What is sent, and how the answer is to be read. Needs nothing of the exchange, so that two may be under way.
 pub(super) struct Call<'a> {
     pub(super) proxy: &'a Arc<Proxy>,
     pub(super) route: &'a Route,
-    pub(super) endpoint: &'a Arc<Endpoint>,
+    pub(super) endpoint: Arc<Endpoint>,
     pub(super) head: Box<RequestHeader>,
     pub(super) body: Bytes,
     pub(super) api: Api,
@@ -45,9 +45,9 @@ pub(super) struct Call<'a> {
     /// When the request was complete.
     pub(super) started: Instant,
     /// Hears of every byte: the backend's progress watchdog.
-    pub(super) progressed: &'a (dyn Fn(Instant) + Sync),
+    pub(super) progress: Progress,
     /// Notes how far it comes.
-    pub(super) marks: &'a Marks,
+    pub(super) marks: Arc<Marks>,
 }
 
 /// Why a try came to nothing.
@@ -73,8 +73,18 @@ impl Failure {
         Self::new(Outcome::Truncated, RetryCause::Reset, 502)
     }
 
+    /// A try that nobody knows of; cannot be.
+    pub(super) fn lost() -> Self {
+        Self::new(Outcome::InternalError, None, 500)
+    }
+
     fn total() -> Self {
         Self::new(Outcome::TotalTimeout, None, 504)
+    }
+
+    /// The backend's own 4xx, of a try that is not to be shown.
+    pub(super) fn rejected(status: u16) -> Self {
+        Self::new(Outcome::BackendRejected, None, status)
     }
 
     fn connect() -> Self {
@@ -160,7 +170,7 @@ async fn once(call: &Call<'_>, fresh: bool) -> Result<Box<Answer>, Broken> {
     let clock = &call.proxy.clock;
     let began = clock.now();
     call.marks.reached(Step::Connecting, began);
-    let connecting = Upstream::connect(&call.proxy.backends, call.endpoint, fresh);
+    let connecting = Upstream::connect(&call.proxy.backends, &call.endpoint, fresh);
     let Ok(Ok(mut upstream)) = tokio::time::timeout(call.route.timeouts.connect, connecting).await else {
         return Err(Failure::connect().into());
     };
@@ -181,7 +191,7 @@ async fn once(call: &Call<'_>, fresh: bool) -> Result<Box<Answer>, Broken> {
         return Err(if error.retry() && at_once { broken(&upstream) } else { Failure::reset().into() });
     }
     let now = clock.now();
-    (call.progressed)(now);
+    call.progress.at(now);
     let Some(head) = upstream.head() else { return Err(Failure::reset().into()) };
     let (kind, status) = (headers::body_kind(head), head.status.as_u16());
     call.marks.reached(Step::Head, now);
@@ -264,7 +274,7 @@ async fn read_held(call: &Call<'_>, answer: &mut Answer) -> Option<usize> {
     let Answer { reading, held, .. } = answer;
     match read {
         Ok(Some(bytes)) => {
-            (call.progressed)(now);
+            call.progress.at(now);
             let length = bytes.len();
             reading.take(bytes, now, |bytes| held.push(bytes));
             Some(length)
@@ -317,7 +327,7 @@ async fn refused(call: &Call<'_>, mut answer: Box<Answer>, status: u16) -> Failu
     // The body may say that a queue is full, and reading it lets the connection serve again.
     let reading = async {
         while let Ok(Some(bytes)) = answer.upstream.read_body().await {
-            (call.progressed)(call.proxy.clock.now());
+            call.progress.at(call.proxy.clock.now());
             if body.len() + bytes.len() > HELD {
                 break;
             }

@@ -14,9 +14,11 @@ use super::exchange::Exchange;
 use super::flow::{Forwarded, Terms};
 use super::forward::forward;
 use super::headers;
+use super::heartbeat::{self, Shown, tell, without_chunks};
 use super::inference::{Downstream, turn_away};
 use super::refuse::{Refusal, shown};
 use super::stream;
+use super::tries::sum;
 use super::win::Won;
 use crate::config::settings::{Route, Settings};
 use crate::fleet::Served;
@@ -34,37 +36,50 @@ pub(super) async fn deliver(
     session: &mut Session,
     mut exchange: Exchange,
     won: Won,
-    route: &Route,
-    settings: &Settings,
-    total_deadline: Instant,
+    (route, settings): (&Route, &Settings),
+    (total_deadline, shown_before): (Instant, &Shown),
 ) -> Downstream {
-    let status = won.answer.status;
-    let Ok(mut head) = response_head(&won, &exchange, route, session.is_http2()) else {
-        return turn_away(session, exchange, Refusal::internal().into()).await;
-    };
-    if session.req_header().version == Version::HTTP_10 && head.remove_header("transfer-encoding").is_some() {
-        // Such a client knows no chunks: the body ends with the connection.
-        session.set_keepalive(None);
-    }
-    exchange.note(|record| record.status = status);
-    let writing = tokio::time::timeout(settings.limits.write_idle, session.write_response_header(head));
-    let (mut forwarded, won) = match writing.await {
-        Ok(Ok(())) => {
-            let terms = Terms {
-                clock: Arc::clone(&proxy.clock),
-                timeouts: route.timeouts,
-                total_deadline,
-                write_idle: settings.limits.write_idle,
-                cut: proxy.lifecycle.cutting(),
-            };
-            forward(session, won, terms).await
+    let write_idle = settings.limits.write_idle;
+    if shown_before.is_committed() {
+        exchange.note(|record| record.status = 200);
+        if !won.answer.follows_comments() {
+            return no_stream(proxy, session, exchange, won, (route, shown_before)).await;
         }
-        Ok(Err(_)) => (Forwarded::nothing(Outcome::ClientCancelled), won),
-        Err(_) => (Forwarded::nothing(Outcome::ClientStalled), won),
+    } else {
+        let status = won.answer.status;
+        let Ok(mut head) = response_head(&won, &exchange, route, session.is_http2()) else {
+            return turn_away(session, exchange, Refusal::internal().into()).await;
+        };
+        without_chunks(session, &mut head);
+        exchange.note(|record| record.status = status);
+        let writing = tokio::time::timeout(write_idle, session.write_response_header(head));
+        let failed = match writing.await {
+            Ok(Ok(())) => None,
+            Ok(Err(_)) => Some(Outcome::ClientCancelled),
+            Err(_) => Some(Outcome::ClientStalled),
+        };
+        if let Some(outcome) = failed {
+            settle(proxy, exchange, won, Forwarded::nothing(outcome)).await;
+            return Downstream::Close;
+        }
+    }
+    let heartbeat = match &won.answer.reading {
+        Reading::Stream { api, .. } => heartbeat::interval(route, *api, true),
+        Reading::Whole(_) | Reading::Opaque { .. } => None,
     };
+    let terms = Terms {
+        clock: Arc::clone(&proxy.clock),
+        timeouts: route.timeouts,
+        total_deadline,
+        write_idle,
+        heartbeat,
+        cut: proxy.lifecycle.cutting(),
+    };
+    let (mut forwarded, won) = forward(session, won, terms).await;
+    forwarded.bytes_out += shown_before.bytes();
     // The last bytes, too, wait for a client that does not read, but no longer than any others.
     let ending = end_downstream(session, &forwarded, shown(route, &won.backend));
-    let downstream = tokio::time::timeout(settings.limits.write_idle, ending).await.unwrap_or_else(|_| {
+    let downstream = tokio::time::timeout(write_idle, ending).await.unwrap_or_else(|_| {
         if forwarded.outcome == Outcome::Complete {
             forwarded.outcome = Outcome::ClientStalled;
         }
@@ -72,6 +87,21 @@ pub(super) async fn deliver(
     });
     settle(proxy, exchange, won, forwarded).await;
     downstream
+}
+
+/// The client was promised a stream by comments, and the answer is none: that can only be told.
+async fn no_stream(
+    proxy: &Arc<Proxy>,
+    session: &mut Session,
+    exchange: Exchange,
+    won: Won,
+    (route, shown_before): (&Route, &Shown),
+) -> Downstream {
+    let outcome = if won.answer.rejected { Outcome::BackendRejected } else { Outcome::UpstreamError };
+    let refusal = Refusal::upstream(outcome, 502, shown(route, &won.backend), None);
+    let bytes_out = shown_before.bytes() + tell(session, &refusal).await;
+    settle(proxy, exchange, won, Forwarded { bytes_out, ..Forwarded::nothing(outcome) }).await;
+    Downstream::Close
 }
 
 /// The backend's head as the client gets it.
@@ -122,6 +152,12 @@ async fn end_downstream(session: &mut Session, forwarded: &Forwarded, backend: &
         let event = error_event(&refusal.message, refusal.kind, None, Some(refusal.code));
         let _ = session.write_response_body(Bytes::from(event), false).await;
     }
+    break_off(session).await;
+    Downstream::Close
+}
+
+/// Ends a response so that nobody takes it for whole.
+pub(super) async fn break_off(session: &mut Session) {
     if session.is_http2() {
         // A reset overtakes what its connection has not sent yet, the head included: an SDK would take that for a
         // failed connection and ask again. h2 tells nobody when a frame is out, so this is a pause, not a proof.
@@ -131,12 +167,11 @@ async fn end_downstream(session: &mut Session, forwarded: &Forwarded, backend: &
         Some(stream) if session.req_header().version == Version::HTTP_10 => stream::reset_on_close(stream),
         _ => session.shutdown().await,
     }
-    Downstream::Close
 }
 
 /// Tells everyone how it ended, and gives the connection back.
 async fn settle(proxy: &Arc<Proxy>, mut exchange: Exchange, won: Won, forwarded: Forwarded) {
-    let Won { answer, in_flight, backend, profile, prompt, mut course, .. } = won;
+    let Won { answer, in_flight, backend, profile, hedge, prompt, mut course, .. } = won;
     let now = proxy.clock.now();
     let busy = forwarded.outcome == Outcome::UpstreamError
         && answer.reading.error().is_some_and(|error| error.is_backpressure());
@@ -151,7 +186,9 @@ async fn settle(proxy: &Arc<Proxy>, mut exchange: Exchange, won: Won, forwarded:
     exchange.note(|record| {
         answer.reading.report(record, started);
         usage = record.usage;
-        record.cost = in_flight.cost(usage.input_tokens, usage.cached_tokens, output_tokens(&answer.reading, usage));
+        let output = output_tokens(&answer.reading, usage);
+        let cost = in_flight.cost(usage.input_tokens, usage.cached_tokens, output);
+        record.cost = sum(record.cost, cost);
         let held_back = in_flight.held_back(answer.reading.delivery(answer.began));
         let learned = Served { output_tokens: usage.output_tokens, mean_gap: record.latencies.inter_token, held_back };
         served = Some(learned).filter(|_| forwarded.outcome == Outcome::Complete);
@@ -172,6 +209,8 @@ async fn settle(proxy: &Arc<Proxy>, mut exchange: Exchange, won: Won, forwarded:
             blame,
             duration: now.saturating_duration_since(answer.began),
             first_token: answer.reading.first_token_at().map(|at| at.saturating_duration_since(answer.began)),
+            hedge,
+            cost,
             course,
         });
     });

@@ -114,6 +114,10 @@ impl Pump {
         self.poll_client(cx)?;
         self.poll_timers(cx)?;
         self.poll_cut(cx)?;
+        if self.piece.is_none() && self.flow.has_more() {
+            // A comment was due.
+            cx.waker().wake_by_ref();
+        }
         Poll::Pending
     }
 

@@ -138,10 +138,9 @@ impl Exchange {
         }
     }
 
-    /// The decision so far, for the trace of a try that another one may follow.
-    pub(super) fn traced_decision(&self) -> Option<Box<DecisionSummary>> {
-        self.trace()?;
-        self.record.as_ref()?.decision.clone().map(Box::new)
+    /// A decision for the trace of a try that another one may follow, or had stood beside.
+    pub(super) fn traced(&self, decision: DecisionSummary) -> Option<Box<DecisionSummary>> {
+        self.trace().map(|_| Box::new(decision))
     }
 
     /// Changes what the record will say.
@@ -175,11 +174,6 @@ impl Exchange {
     /// Why the backend was chosen.
     pub(super) fn decision_reason(&self) -> Option<&'static str> {
         Some(self.record.as_ref()?.decision.as_ref()?.reason)
-    }
-
-    /// The number of the decision.
-    pub(super) fn decision_number(&self) -> Option<u64> {
-        Some(self.record.as_ref()?.decision.as_ref()?.number)
     }
 
     /// What headway itself has added so far.

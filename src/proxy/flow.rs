@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::answer::Answer;
 use super::headers::BodyKind;
+use super::heartbeat::COMMENT;
 use super::win::Won;
 use crate::clock::Clock;
 use crate::config::settings::Timeouts;
@@ -94,6 +95,8 @@ pub(super) struct Terms {
     pub(super) total_deadline: Instant,
     /// Longest time the client may take nothing.
     pub(super) write_idle: Duration,
+    /// How often a client that waits for the first token is sent a comment.
+    pub(super) heartbeat: Option<Duration>,
     /// Turns true when the drain deadline has passed.
     pub(super) cut: watch::Receiver<bool>,
 }
@@ -114,6 +117,8 @@ pub(super) struct Flow {
     queue: VecDeque<Bytes>,
     queued: usize,
     last_read: Instant,
+    /// When the next comment is due, while no token has come.
+    next_beat: Option<Instant>,
     /// The latest instant that was asked for.
     latest: Instant,
     bytes_out: u64,
@@ -135,6 +140,7 @@ impl Flow {
             queued: queue.iter().map(Bytes::len).sum(),
             queue,
             last_read: now,
+            next_beat: terms.heartbeat.map(|every| now + every),
             latest: now,
             won,
             terms,
@@ -280,7 +286,30 @@ impl Flow {
     pub(super) fn next_deadline(&self) -> Instant {
         let fixed =
             self.first_token_deadline().map_or(self.terms.total_deadline, |at| at.min(self.terms.total_deadline));
-        (self.last_read + self.terms.timeouts.idle).min(fixed)
+        let next = (self.last_read + self.terms.timeouts.idle).min(fixed);
+        self.beats_next().map_or(next, |at| at.min(next))
+    }
+
+    /// When the next comment is due, while no token has come.
+    fn beats_next(&self) -> Option<Instant> {
+        self.next_beat.filter(|_| !self.won.answer.reading.has_token() && !self.ended())
+    }
+
+    /// Queues a comment that is due, where the client can take one: between two events, after all that came before.
+    fn beat(&mut self, now: Instant) {
+        let Some(every) = self.terms.heartbeat.filter(|_| self.beats_next().is_some_and(|at| now >= at)) else {
+            return;
+        };
+        self.next_beat = Some(now + every);
+        if self.all_written() && self.won.answer.reading.at_event_boundary() {
+            self.queued += COMMENT.len();
+            self.queue.push_back(Bytes::from_static(COMMENT));
+        }
+    }
+
+    /// Whether something waits to be written.
+    pub(super) fn has_more(&self) -> bool {
+        !self.queue.is_empty()
     }
 
     /// When the first token is due, while it has not come.
@@ -305,7 +334,7 @@ impl Flow {
 
     /// The timer is set once and looks, when it fires, at what has happened since: reads cost it nothing. Answers when
     /// to look again.
-    pub(super) fn check_deadlines(&self) -> Result<Instant, Stop> {
+    pub(super) fn check_deadlines(&mut self) -> Result<Instant, Stop> {
         let now = self.terms.clock.now();
         if let Some(stop) = self.overdue_at(now) {
             return Err(stop);
@@ -320,6 +349,7 @@ impl Flow {
         if now >= self.last_read + self.terms.timeouts.idle {
             return Err(Stop::Timeout(Outcome::IdleTimeout));
         }
+        self.beat(now);
         Ok(self.next_deadline())
     }
 

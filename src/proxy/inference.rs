@@ -7,14 +7,15 @@ use bytes::Bytes;
 use pingora_core::protocols::http::server::Session;
 
 use super::Proxy;
-use super::client::{gone, linger};
+use super::client::linger;
 use super::deliver::deliver;
 use super::exchange::Exchange;
+use super::heartbeat::{self, Heartbeat, Shown};
 use super::lifecycle::turned;
 use super::refuse::Refusal;
 use super::stamp::Stamp;
 use super::understand::understand;
-use super::win::win;
+use super::win::{Bounds, win};
 use crate::measure::outcome::Outcome;
 use crate::wire::Api;
 
@@ -31,6 +32,8 @@ pub(super) enum Downstream {
 pub(super) enum Turned {
     Refused(Box<Refusal>),
     Gone,
+    /// It does not take what it is sent.
+    Stalled,
     Drained,
 }
 
@@ -63,22 +66,22 @@ pub(super) async fn serve(
         return turn_away(session, exchange, Refusal::internal().into()).await;
     };
     let total_deadline = exchange.started + route.timeouts.total;
+    let shown = Shown::default();
     let won = {
+        let every = heartbeat::interval(route, api, understood.reading.stream);
+        let beats = Heartbeat::new(every, &exchange, &shown, &*proxy.clock);
+        let bounds = Bounds { total_deadline, shown: &shown };
         // On the heap, so that a stream does not carry the room for its tries to its end.
-        let tries = Box::pin(win(proxy, &mut exchange, &understood, route, total_deadline));
-        tokio::select! {
-            biased;
-            won = tries => won,
-            () = gone(session) => Err(Turned::Gone),
-            () = turned(&mut cut) => Err(Turned::Drained),
-        }
+        let tries = Box::pin(win(proxy, &mut exchange, &understood, route, bounds));
+        heartbeat::wait_for(session, tries, beats, cut, settings.limits.write_idle).await
     };
     match won {
         Ok(won) => {
             // No second try is left: the request's bytes are not needed any more.
             drop(understood);
-            deliver(proxy, session, exchange, won, route, &settings, total_deadline).await
+            deliver(proxy, session, exchange, won, (route, &settings), (total_deadline, &shown)).await
         }
+        Err(turned) if shown.is_committed() => heartbeat::turn_away(session, exchange, turned, &shown).await,
         Err(turned) => turn_away(session, exchange, turned).await,
     }
 }
@@ -86,22 +89,12 @@ pub(super) async fn serve(
 /// Answers in headway's own name, or not at all.
 pub(super) async fn turn_away(session: &mut Session, mut exchange: Exchange, turned: Turned) -> Downstream {
     let refusal = match turned {
-        Turned::Gone => {
+        Turned::Gone | Turned::Stalled => {
             exchange.finish(Outcome::ClientCancelled);
             return Downstream::Close;
         }
-        Turned::Drained => {
-            let mut refusal = Refusal::unavailable("draining", "headway is shutting down", Duration::from_secs(1));
-            refusal.outcome = Outcome::Drained;
-            // The try that was under way was dropped by us, not by the client.
-            exchange.note(|record| {
-                if let Some(last) = record.attempts.last_mut().filter(|last| last.outcome == Outcome::ClientCancelled) {
-                    last.outcome = Outcome::Drained;
-                }
-            });
-            Box::new(refusal)
-        }
-        Turned::Refused(refusal) => refusal,
+        Turned::Drained => drained(&mut exchange),
+        Turned::Refused(refusal) => *refusal,
     };
     exchange.note(|record| (record.status, record.shed) = (refusal.status, refusal.shed));
     // What is left of a body would be taken for the next request.
@@ -114,6 +107,18 @@ pub(super) async fn turn_away(session: &mut Session, mut exchange: Exchange, tur
         linger(session).await;
     }
     if sent.is_ok() && body_read { Downstream::Reusable } else { Downstream::Close }
+}
+
+/// What whoever is cut off by the end of the drain is told.
+pub(super) fn drained(exchange: &mut Exchange) -> Refusal {
+    let mut refusal = Refusal::unavailable("draining", "headway is shutting down", Duration::from_secs(1));
+    refusal.outcome = Outcome::Drained;
+    // The tries that were under way were dropped by us, not by the client.
+    exchange.note(|record| {
+        let dropped = record.attempts.iter_mut().filter(|one| one.outcome == Outcome::ClientCancelled);
+        dropped.for_each(|one| one.outcome = Outcome::Drained);
+    });
+    refusal
 }
 
 /// How long a client may leave a refusal, or a list of models, unread.

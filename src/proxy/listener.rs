@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -57,21 +58,27 @@ pub struct Listeners {
 }
 
 struct Bound {
+    /// As the configuration has it: port 0 stays 0.
+    configured: SocketAddr,
     tcp: TcpListener,
     tls: Option<Acceptor>,
     h2c: bool,
 }
 
 impl Listeners {
-    /// Binds every listener of the settings, or none.
+    /// Binds every listener of the settings, or none. Where `inherited` gives a socket that listens at an address
+    /// already, it is taken.
     ///
     /// # Errors
     /// Names the address or the file that cannot be used.
-    pub async fn bind(settings: &Settings) -> Result<Self, BindError> {
+    pub async fn bind(
+        settings: &Settings,
+        mut inherited: impl FnMut(SocketAddr) -> Option<std::net::TcpListener>,
+    ) -> Result<Self, BindError> {
         let mut bound = Vec::with_capacity(settings.listeners.len());
         let mut addresses = Vec::with_capacity(settings.listeners.len());
         for listener in &settings.listeners {
-            let one = bind(listener).await?;
+            let one = bind(listener, inherited(listener.address)).await?;
             let failed = |error| BindError::Bind { address: listener.address, error };
             addresses.push(one.tcp.local_addr().map_err(failed)?);
             bound.push(one);
@@ -83,6 +90,15 @@ impl Listeners {
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Handles of their own on the listening sockets, with the addresses that the configuration has.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn handles(&self) -> io::Result<Vec<(SocketAddr, OwnedFd)>> {
+        let handle = |one: &Bound| Ok((one.configured, one.tcp.as_fd().try_clone_to_owned()?));
+        self.bound.iter().map(handle).collect()
     }
 
     /// Accepts until the proxy's life closes; returns, when the last listener has stopped, the connections that go on
@@ -128,12 +144,14 @@ async fn sweep(proxy: Arc<Proxy>) {
     }
 }
 
-async fn bind(listener: &Listener) -> Result<Bound, BindError> {
+async fn bind(listener: &Listener, inherited: Option<std::net::TcpListener>) -> Result<Bound, BindError> {
     let tls = listener.tls.as_ref().map(acceptor).transpose()?;
-    let tcp = TcpListener::bind(listener.address)
-        .await
-        .map_err(|error| BindError::Bind { address: listener.address, error })?;
-    Ok(Bound { tcp, tls, h2c: listener.h2c })
+    let tcp = match inherited {
+        Some(inherited) => inherited.set_nonblocking(true).and_then(|()| TcpListener::from_std(inherited)),
+        None => TcpListener::bind(listener.address).await,
+    };
+    let tcp = tcp.map_err(|error| BindError::Bind { address: listener.address, error })?;
+    Ok(Bound { configured: listener.address, tcp, tls, h2c: listener.h2c })
 }
 
 /// How often a full listener looks whether its bound was raised.
@@ -176,7 +194,7 @@ impl Drop for Connection {
 }
 
 async fn accept(bound: Bound, proxy: Arc<Proxy>, open: Arc<Open>) {
-    let Bound { tcp, tls, h2c } = bound;
+    let Bound { tcp, tls, h2c, .. } = bound;
     let app = application(&proxy, h2c);
     let tls = tls.map(Arc::new);
     let closing = proxy.lifecycle.closing();
@@ -201,7 +219,9 @@ async fn accept(bound: Bound, proxy: Arc<Proxy>, open: Arc<Open>) {
             }
         }
     }
+    drop(tcp);
     // Connections that wait for a next request are closed; those that serve one close after it.
+    turned(&mut proxy.lifecycle.hanging_up()).await;
     app.cleanup().await;
 }
 

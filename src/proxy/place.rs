@@ -117,12 +117,10 @@ fn dispatch(
     let request_id = exchange.request_id();
     let waited = now.saturating_duration_since(exchange.started);
     let asked = Request {
-        model: &request.model,
         facts: RequestFacts { waited, ..request.facts },
-        needs: request.needs(),
-        prefix: request.prefix(),
         request_id: Some(&request_id),
         again,
+        ..asked(request)
     };
     let decided = exchange.fleet.dispatch(request.route, &asked, excluded, now);
     let took = proxy.clock.now().saturating_duration_since(now);
@@ -136,6 +134,29 @@ fn dispatch(
         }
     });
     decided
+}
+
+/// Another backend for a request whose first token is late; it is placed as a new request would be.
+pub(super) fn hedge(
+    proxy: &Arc<Proxy>,
+    exchange: &mut Exchange,
+    request: &Understood,
+    excluded: &[BackendIndex],
+) -> Option<Dispatched> {
+    let now = proxy.clock.now();
+    let request_id = exchange.request_id();
+    let asked = Request { request_id: Some(&request_id), ..asked(request) };
+    exchange.fleet.hedge(request.route, &asked, excluded, now)
+}
+
+fn asked(request: &Understood) -> Request<'_> {
+    Request {
+        model: &request.model,
+        facts: request.facts,
+        needs: request.needs(),
+        prefix: request.prefix(),
+        ..Request::default()
+    }
 }
 
 fn retry_after(reason: &NoCandidate) -> Duration {

@@ -62,7 +62,9 @@ impl Service {
         let proxy = &self.0;
         let now = proxy.clock.now();
         // An older client that did not ask for it reads until the connection ends.
-        if session.req_header().version != Version::HTTP_10 {
+        if proxy.lifecycle.is_closing() {
+            session.set_keepalive(None);
+        } else if session.req_header().version != Version::HTTP_10 {
             session.set_keepalive(Some(KEEP_ALIVE));
         }
         let mut exchange = Exchange::new(proxy, request_id, now);

@@ -233,6 +233,8 @@ impl Stock {
                 blame,
                 duration: now.saturating_duration_since(began),
                 first_token: None,
+                hedge: false,
+                cost: None,
                 course: TryCourse { span_id, server, ..TryCourse::default() },
             });
         });

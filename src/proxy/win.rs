@@ -1,26 +1,24 @@
 //! Tries backends, one or two, until one has an answer that the client may be shown.
+//!
+//! The second one comes after the first has failed, or, where the route hedges, beside it when its first token is late.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
-
 use super::Proxy;
 use super::answer::Answer;
-use super::attempt::{Call, Failure, attempt};
+use super::attempt::{Failure, attempt};
 use super::exchange::Exchange;
-use super::headers::{self, Added};
+use super::heartbeat::Shown;
 use super::inference::Turned;
-use super::marks::Marks;
-use super::place::place;
+use super::place::{hedge, place};
 use super::refuse::{Refusal, shown};
+use super::tries::Tries;
 use super::understand::Understood;
 use crate::config::settings::Route;
 use crate::fleet::{Dispatched, InFlight};
 use crate::measure::course::TryCourse;
-use crate::measure::exchange::Attempt;
-use crate::measure::outcome::{Blame, Outcome};
-use crate::wire::request::{Edit, splice};
+use crate::route::snapshot::BackendIndex;
 
 /// An answer the client may be shown, and whom it comes from.
 pub(super) struct Won {
@@ -28,6 +26,8 @@ pub(super) struct Won {
     pub(super) in_flight: InFlight,
     pub(super) backend: Arc<str>,
     pub(super) profile: Option<Arc<str>>,
+    /// Whether it was sent beside another one that was late.
+    pub(super) hedge: bool,
     /// When the first token is due, if the client asked for a stream.
     pub(super) first_token_deadline: Option<Instant>,
     /// The model as the client named it, and the bytes of its prompt: what usage teaches about token counts.
@@ -36,16 +36,25 @@ pub(super) struct Won {
     pub(super) course: TryCourse,
 }
 
+/// What every try of an exchange needs to know.
+#[derive(Clone, Copy)]
+pub(super) struct Bounds<'a> {
+    /// When `timeouts.total` passes.
+    pub(super) total_deadline: Instant,
+    /// Whether the client was sent anything yet: then no other backend is tried any more.
+    pub(super) shown: &'a Shown,
+}
+
 /// Tries backends until one may be shown to the client.
 pub(super) async fn win(
     proxy: &Arc<Proxy>,
     exchange: &mut Exchange,
     request: &Understood,
     route: &Route,
-    total_deadline: Instant,
+    bounds: Bounds<'_>,
 ) -> Result<Won, Turned> {
     let mut excluded = request.excluded.clone();
-    let mut tries = 0_u32;
+    let mut tries = 0;
     let mut last: Option<Refusal> = None;
     let mut permit = None;
     loop {
@@ -53,14 +62,15 @@ pub(super) async fn win(
             Ok(dispatched) => dispatched,
             Err(refusal) => return Err(last.unwrap_or(refusal).into()),
         };
-        let index = dispatched.index;
-        let failure = match try_backend(proxy, exchange, request, route, dispatched, total_deadline).await? {
+        let under_way = Tries::new(proxy, exchange, request, route);
+        let failed = match race(under_way, dispatched, &mut excluded, bounds).await? {
             Ok(won) => return Ok(won),
             Err(failed) => failed,
         };
-        tries = tries.saturating_add(1);
-        let may =
-            failure.cause.is_some_and(|cause| route.retry.causes.contains(&cause)) && tries < route.retry.attempts;
+        let Failed { failure, last: index } = failed;
+        tries = excluded.len() - request.excluded.len();
+        let wanted = failure.cause.is_some_and(|cause| route.retry.causes.contains(&cause));
+        let may = wanted && tries < most_tries(route) && !bounds.shown.is_committed();
         let backend = exchange.fleet.backends().get(index.0).map_or("", |backend| shown(route, backend.name()));
         let refusal = Refusal::upstream(failure.outcome, failure.status, backend, failure.wait);
         if may && permit.is_none() {
@@ -70,143 +80,76 @@ pub(super) async fn win(
             return Err(spent(refusal, tries).into());
         }
         last = Some(refusal);
-        excluded.push(index);
     }
 }
 
+fn most_tries(route: &Route) -> usize {
+    usize::try_from(route.retry.attempts).unwrap_or(usize::MAX)
+}
+
 /// At most one layer tries again: a client whose request had its second try here is told not to.
-fn spent(mut refusal: Refusal, tries: u32) -> Refusal {
+fn spent(mut refusal: Refusal, tries: usize) -> Refusal {
     if tries > 1 {
         refusal.should_retry = Some(false);
     }
     refusal
 }
 
-/// One try; its end is told to the backend's guard and to the record.
-async fn try_backend(
-    proxy: &Arc<Proxy>,
-    exchange: &mut Exchange,
-    request: &Understood,
-    route: &Route,
+/// Nothing came of a try, or of both.
+struct Failed {
+    failure: Failure,
+    /// Who failed last.
+    last: BackendIndex,
+}
+
+/// One try; and a second one beside it when the first is late and the route hedges. Whoever has a token first wins, and
+/// the other's connection is closed at once. `excluded` grows by whom was tried.
+async fn race(
+    mut tries: Tries<'_>,
     dispatched: Dispatched,
-    total_deadline: Instant,
-) -> Result<Result<Won, Failure>, Turned> {
-    let Dispatched { backend, endpoint, in_flight, summary, model_name, .. } = dispatched;
-    let started = exchange.started;
-    exchange.note(|record| record.decision = Some(summary));
-    let (name, profile) = (Arc::clone(backend.name()), backend.settings().profile.clone());
-    let body = outgoing_body(request, model_name.as_deref());
-    let span_id = exchange.new_span();
-    let added = Added {
-        request_id: &exchange.request_id(),
-        trace: exchange.trace_fields(span_id),
-        forwarded_for: request.forwarded.client.as_deref(),
-        forwarded_proto: request.forwarded.proto,
+    excluded: &mut Vec<BackendIndex>,
+    bounds: Bounds<'_>,
+) -> Result<Result<Won, Failed>, Turned> {
+    let (index, patience) = (dispatched.index, dispatched.hedge_after);
+    // A request is sent twice at most: one that failed before has had its second try.
+    let patience = patience.filter(|_| excluded.len() == tries.request.excluded.len());
+    excluded.push(index);
+    let (call, began) = tries.begin(dispatched)?;
+    let trying = attempt(call, bounds.total_deadline);
+    let Some(patience) = patience else {
+        let result = trying.await;
+        return Ok(tries.settle(index, result).map_err(|failure| Failed { failure, last: index }));
     };
-    let head = headers::upstream_head(&request.client, backend.settings(), body.len(), &added)
-        .map_err(|_| Refusal::internal())?;
-    let began = proxy.clock.now();
-    let url = &backend.settings().url;
-    let marks = Marks::new(started, began, span_id, (Arc::clone(&url.host), url.port));
-    exchange.note(|record| {
-        if record.attempts.is_empty() {
-            let before = began.saturating_duration_since(started);
-            record.phases.overhead = before.saturating_sub(record.phases.queue);
-        }
-    });
-    in_flight.sent(began);
-    let mut pending = PendingAttempt {
-        exchange,
-        backend: Arc::clone(&name),
-        profile: profile.clone(),
-        began,
-        proxy,
-        marks: &marks,
-        in_flight: Some(in_flight),
+    let mut trying = Box::pin(trying);
+    if let Ok(result) = tokio::time::timeout_at((began + patience).into(), trying.as_mut()).await {
+        return Ok(tries.settle(index, result).map_err(|failure| Failed { failure, last: index }));
+    }
+    let other =
+        if bounds.shown.is_committed() { None } else { hedge(tries.proxy, tries.exchange, tries.request, excluded) };
+    let Some(other) = other else {
+        let result = trying.await;
+        return Ok(tries.settle(index, result).map_err(|failure| Failed { failure, last: index }));
     };
-    let call = Call {
-        proxy,
-        route,
-        endpoint: &endpoint,
-        head,
-        body,
-        api: request.api,
-        stream: request.reading.stream,
-        asked_for_usage: request.asked_for_usage,
-        started,
-        progressed: &|now| pending.progressed(now),
-        marks: &marks,
+    let second = other.index;
+    excluded.push(second);
+    let (call, _) = tries.begin(other)?;
+    let mut hedging = Box::pin(attempt(call, bounds.total_deadline));
+    let ((index, result), rest) = tokio::select! {
+        biased;
+        result = trying.as_mut() => ((index, result), (second, hedging)),
+        // That a request is wrong is for the one to say that was asked first.
+        result = hedging.as_mut() => ((second, result.and_then(Answer::unless_rejected)), (index, trying)),
     };
-    let result = attempt(call, total_deadline).await;
-    let now = proxy.clock.now();
-    match result {
+    Ok(match result {
         Ok(answer) => {
-            let Some(mut in_flight) = pending.in_flight.take() else { return Err(Refusal::internal().into()) };
-            if let Some(at) = answer.reading.first_token_at() {
-                in_flight.first_token(at);
-            }
-            in_flight.tokens(answer.reading.tokens(), now);
-            let first_token_deadline = request.reading.stream.then(|| began + route.timeouts.first_token);
-            let prompt = (request.model.clone(), request.reading.prompt_bytes);
-            let course = marks.course();
-            Ok(Ok(Won { answer, in_flight, backend: name, profile, first_token_deadline, prompt, course }))
+            drop(rest);
+            tries.settle(index, Ok(answer)).map_err(|failure| Failed { failure, last: index })
         }
         Err(failure) => {
-            pending.ended(failure.outcome, failure.blame, now);
-            Ok(Err(failure))
+            let _ = tries.settle(index, Err(failure));
+            let (index, trying) = rest;
+            let result = trying.await;
+            tries.settle(index, result).map_err(|failure| Failed { failure, last: index })
         }
-    }
-}
-
-/// Tells the record and the backend's guard of the end of a try, even when its task is dropped in the middle: then the
-/// client left, and how long it had waited may say something about the backend.
-struct PendingAttempt<'a> {
-    exchange: &'a mut Exchange,
-    backend: Arc<str>,
-    profile: Option<Arc<str>>,
-    began: Instant,
-    proxy: &'a Arc<Proxy>,
-    marks: &'a Marks,
-    /// Taken when the try is over.
-    in_flight: Option<InFlight>,
-}
-
-impl PendingAttempt<'_> {
-    fn progressed(&self, now: Instant) {
-        if let Some(in_flight) = &self.in_flight {
-            in_flight.progressed(now);
-        }
-    }
-
-    fn ended(&mut self, outcome: Outcome, blame: Blame, now: Instant) {
-        let Some(in_flight) = self.in_flight.take() else { return };
-        in_flight.ended(blame, now);
-        self.exchange.attempted(Attempt {
-            backend: Arc::clone(&self.backend),
-            profile: self.profile.clone(),
-            reason: self.exchange.decision_reason(),
-            decision: self.exchange.decision_number(),
-            outcome,
-            blame,
-            duration: now.saturating_duration_since(self.began),
-            first_token: None,
-            course: TryCourse { decision: self.exchange.traced_decision(), ..self.marks.course() },
-        });
-    }
-}
-
-impl Drop for PendingAttempt<'_> {
-    fn drop(&mut self) {
-        self.ended(Outcome::ClientCancelled, Blame::Neutral, self.proxy.clock.now());
-    }
-}
-
-/// The client's bytes, with the usage wish and the backend's own name for the model spliced in where needed.
-fn outgoing_body(request: &Understood, model_name: Option<&str>) -> Bytes {
-    let Some(rename) = model_name.and_then(|name| request.reading.rename(name)) else {
-        return request.outgoing.clone();
-    };
-    let usage = if request.asked_for_usage { request.reading.ask_for_usage() } else { None };
-    let edits: Vec<Edit> = usage.into_iter().chain([rename]).collect();
-    Bytes::from(splice(&request.body, &edits))
+    })
 }

@@ -94,6 +94,9 @@ fn who_and_where(record: &ExchangeRecord, line: &mut Json<'_>) {
         object.text("backend", &attempt.backend);
         object.text("outcome", attempt.outcome.as_str());
         object.millis("ms", attempt.duration);
+        if attempt.hedge {
+            object.flag("hedge", true);
+        }
     });
     line.maybe_number("status", Some(u64::from(record.status)).filter(|&status| status != 0));
     line.text("outcome", record.outcome.as_str());

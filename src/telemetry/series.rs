@@ -182,7 +182,6 @@ impl Cell {
         }
         self.input_tokens.fetch_add(record.usage.input_tokens.unwrap_or(0), Ordering::Relaxed);
         self.output_tokens.fetch_add(record.usage.output_tokens.unwrap_or(0), Ordering::Relaxed);
-        self.cost.add(record.cost.unwrap_or(0.0));
         self.bounds.record(record, now);
         if record.outcome == Outcome::Complete && record.api.is_some() {
             self.latencies.get_or_init(|| Box::new(Latencies::new(grids))).record(record);
@@ -341,6 +340,7 @@ impl RouteSeries {
         for attempt in &record.attempts {
             let cell = self.cell(Some(&attempt.backend));
             cell.attempts.count(attempt.outcome as usize);
+            cell.cost.add(attempt.cost.unwrap_or(0.0));
             if let Some(reason) = attempt.reason {
                 cell.decisions.count(reason_index(reason));
             }

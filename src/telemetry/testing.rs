@@ -87,6 +87,8 @@ pub(super) fn route(name: &str, backends: &[usize], objectives: Objectives) -> A
         timeouts: Timeouts::default(),
         retry: Retry::default(),
         commit: Commit::default(),
+        hedge: None,
+        heartbeat: None,
         expose: false,
         client_slo: ClientSlo::default(),
     })
@@ -108,6 +110,8 @@ fn attempt(
         blame,
         duration,
         first_token,
+        hedge: false,
+        cost: None,
         course: TryCourse::default(),
     }
 }
@@ -125,12 +129,15 @@ pub(super) fn complete() -> ExchangeRecord {
         model: Some("meta/llama-3.1-8b-instruct".into()),
         attempts: vec![
             attempt(("fast", "probe"), (Outcome::ConnectFailed, Blame::Fault), Duration::from_micros(1_500), None),
-            attempt(
-                ("cheap", "cheapest_within_slo"),
-                (Outcome::Complete, Blame::Success),
-                millis(2_000),
-                Some(millis(120)),
-            ),
+            Attempt {
+                cost: Some(0.0011),
+                ..attempt(
+                    ("cheap", "cheapest_within_slo"),
+                    (Outcome::Complete, Blame::Success),
+                    millis(2_000),
+                    Some(millis(120)),
+                )
+            },
         ],
         status: 200,
         outcome: Outcome::Complete,

@@ -7,6 +7,9 @@
 mod support;
 
 mod aborts;
+mod faults;
+mod hand_over;
+mod manager;
 mod panics;
 mod pass_through;
 mod reload;

@@ -18,6 +18,8 @@ mod connections;
 mod cors;
 mod failover;
 mod headers;
+mod heartbeat;
+mod hedging;
 mod keys;
 mod learned;
 mod metrics;

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ pub enum Step {
     Send(Vec<u8>),
     /// Writes these bytes again and again, until nobody takes them any more.
     Flood(Vec<u8>),
+    /// Lets this time pass.
+    Wait(Duration),
     /// Waits for [`Scripted::resume`], or until the peer leaves.
     Pause,
     /// Closes the connection.
@@ -76,6 +78,8 @@ struct Shared {
     left: AtomicUsize,
     closing: Notify,
     waiting: AtomicUsize,
+    /// Whether it says that it is not ready.
+    unready: AtomicBool,
 }
 
 /// A scripted backend; dropping it closes its port and every connection.
@@ -159,6 +163,11 @@ impl Scripted {
         until("requests at the backend", || self.count() >= count).await;
     }
 
+    /// What health checks are told from now on.
+    pub fn ready(&self, ready: bool) {
+        self.shared.unready.store(!ready, Ordering::SeqCst);
+    }
+
     /// Closes the connections that wait for another request.
     pub async fn close_idle(&self) {
         until("an idle connection", || self.shared.waiting.load(Ordering::SeqCst) > 0).await;
@@ -203,7 +212,10 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>, gate: Arc<Semaphore>)
         shared.waiting.fetch_sub(usize::from(idle), Ordering::SeqCst);
         let Some((head, body)) = request else { return };
         if head.starts_with("GET ") && ["/health", "/v1/models"].iter().any(|path| head.contains(path)) {
-            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}").await;
+            let unready = head.contains("/health") && shared.unready.load(Ordering::SeqCst);
+            let status = if unready { "503 Service Unavailable" } else { "200 OK" };
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}");
+            let _ = stream.write_all(answer.as_bytes()).await;
             return;
         }
         first = false;
@@ -242,6 +254,10 @@ async fn play(step: Step, stream: &mut TcpStream, shared: &Shared, gate: &Semaph
                     false
                 }
             }
+        }
+        Step::Wait(time) => {
+            tokio::time::sleep(time).await;
+            true
         }
         Step::Close => false,
         Step::Reset => {

@@ -286,6 +286,13 @@ const ROUTE: Shape = Shape::Map(&[
         Kind::Choice(|| vec!["first_token", "headers"]),
         "When the response head goes to the client. Default: first_token.",
     ),
+    Key::optional("hedge", HEDGE, "Asks a second backend for a stream whose first token is late. Default: never."),
+    Key::one(
+        "heartbeat",
+        Kind::Duration,
+        "How often a client that waits for a stream's first token is sent a comment; the first one commits status 200. \
+         Default: never.",
+    ),
     Key::one("expose", Kind::Switch, "Name backend and decision in response headers. Default: false."),
     Key::one(
         "client_slo",
@@ -293,9 +300,16 @@ const ROUTE: Shape = Shape::Map(&[
         "Whether x-slo-* request headers may tighten the objectives. Default: tighten.",
     ),
     Key::optional("client_slo_floor", CLIENT_SLO_FLOOR, "No tighter than this."),
-    Key::not_built("hedge"),
-    Key::not_built("heartbeat"),
     Key::not_built("split"),
+]);
+
+const HEDGE: Shape = Shape::Map(&[
+    Key::one(
+        "after",
+        Kind::Quantile,
+        "Late is a first token beyond this quantile of what the backend is expected to take. Default: p95.",
+    ),
+    Key::one("budget", Kind::Share, "Most requests sent twice, as a share of the last minute's. Default: 5%."),
 ]);
 
 /// What becomes of requests that the promise cannot be kept for.

@@ -78,7 +78,7 @@ routes:
     expose: true
     client_slo: tighten
     client_slo_floor: { ttft: 1s, itl: 1ms }
-  - { name: rest, backends: [b], client_slo: ignore }
+  - { name: rest, backends: [b], client_slo: ignore, hedge: { after: p90, budget: 3% }, heartbeat: 7s }
 "#;
 
 /// Keys whose only value is their default.
@@ -233,8 +233,8 @@ fn the_schema_takes_every_key_and_no_other() {
     let full = json(&tree::read(FULL).0.expect("a tree"));
     assert_eq!(breaks(&schema, &full, ""), None);
     let mut wrong = full.clone();
-    wrong["routes"][0]["hedge"] = "p95".into();
-    assert_eq!(breaks(&schema, &wrong, "").as_deref(), Some(".routes[].hedge is not known"));
+    wrong["routes"][0]["split"] = "p95".into();
+    assert_eq!(breaks(&schema, &wrong, "").as_deref(), Some(".routes[].split is not known"));
     wrong = full;
     wrong["backends"][0].as_object_mut().expect("a mapping").remove("url");
     assert_eq!(breaks(&schema, &wrong, "").as_deref(), Some(".backends[]: url is missing"));

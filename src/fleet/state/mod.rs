@@ -217,6 +217,11 @@ pub fn restore(fleet: &Fleet, clock: &dyn Clock) {
     }
 }
 
+/// Keeps what this generation has learned, where the configuration says so.
+pub async fn keep_now(fleet: Arc<Fleet>, clock: Arc<dyn Clock>) {
+    Keeper { clock, worked: true }.save(fleet).await;
+}
+
 /// Keeps what the generation in force learns, at its interval and once more when `shutdown` turns true.
 pub async fn keep(
     generations: watch::Receiver<Arc<Fleet>>,

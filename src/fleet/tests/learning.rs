@@ -21,6 +21,8 @@ pub(super) fn completed(backend: &str, ttft: Duration) -> ExchangeRecord {
         blame: Blame::Success,
         duration: SECOND,
         first_token: Some(ttft),
+        hedge: false,
+        cost: None,
         course: TryCourse::default(),
     };
     let latencies = Latencies {

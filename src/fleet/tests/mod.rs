@@ -66,6 +66,8 @@ fn route(name: &str, members: &[usize]) -> Route {
         timeouts: Timeouts::default(),
         retry: Retry::default(),
         commit: Commit::default(),
+        hedge: None,
+        heartbeat: None,
         expose: false,
         client_slo: ClientSlo::default(),
     }

@@ -180,7 +180,11 @@ impl BackendModel {
         }
         self.load.ended(ticket.id, &ticket.load, ticket.stream && ticket.first_token);
         if ticket.stream && !ticket.first_token {
-            self.waited_in_vain(ticket, now);
+            if how == How::Outrun {
+                self.outrun(ticket, now);
+            } else {
+                self.waited_in_vain(ticket, now);
+            }
         }
         let mut fall = None;
         if let How::Completed { output_tokens, mean_gap, paced_by_client: false } = how {
@@ -207,6 +211,22 @@ impl BackendModel {
         if self.tuning.censored_evidence && !self.held_back && lateness - ticket.ttft_bias > bound {
             self.ttft_bounds.observe(lateness - ticket.ttft_bias, self.stride(ticket));
             self.ttft_bias.learn(lateness, self.tuning.bias_gain, BIAS_RANGE);
+            self.observed = self.observed.max(now);
+        }
+    }
+
+    /// A stream was given up for another one's sake when it was late: without what is known of it, the late ones would
+    /// be missing from what is learned, bounds would shrink, and ever more would count as late.
+    fn outrun(&mut self, ticket: &Ticket, now: Moment) {
+        if self.held_back {
+            return;
+        }
+        let actual = now.since(ticket.sent).max(LEAST);
+        let lateness = (actual / ticket.ttft).ln();
+        self.ttft_bounds.observe_at_least(lateness - ticket.ttft_bias, self.stride(ticket));
+        if lateness > ticket.ttft_bias {
+            self.ttft_bias.learn(lateness, self.tuning.bias_gain, BIAS_RANGE);
+            self.ttft.learn(&ticket.ttft_features, actual, 0.01 / (ticket.ttft * ticket.ttft + 0.0025));
             self.observed = self.observed.max(now);
         }
     }

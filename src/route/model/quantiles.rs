@@ -38,6 +38,13 @@ impl Quantiles {
         self.trackers.iter_mut().for_each(|tracker| tracker.observe(residual, stride));
     }
 
+    /// What was cut short took at least that long: those whose bound it has passed have missed it, the others know
+    /// nothing.
+    pub(super) fn observe_at_least(&mut self, residual: f64, stride: Stride) {
+        let passed = self.trackers.iter_mut().filter(|tracker| residual > tracker.factor().ln());
+        passed.for_each(|tracker| tracker.observe(residual, stride));
+    }
+
     pub(super) fn learned(&self) -> Vec<TrackerLearned> {
         self.trackers.iter().map(TrackerLearned::of).collect()
     }

@@ -1,5 +1,7 @@
 //! What a backend's model learns, forgets and promises.
 
+mod hedging;
+
 use std::time::Duration;
 
 use proptest::prelude::*;

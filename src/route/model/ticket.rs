@@ -65,6 +65,8 @@ pub enum How {
     },
     /// The backend failed.
     Failed,
-    /// The client left, or another attempt won: it says nothing about the backend.
+    /// The client left, or an attempt that was sent before won: it says nothing about the backend.
     Cancelled,
+    /// It was late, and one that was sent after it won: it would have taken longer still.
+    Outrun,
 }

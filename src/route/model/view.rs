@@ -3,7 +3,7 @@
 //! Asked once per candidate of every decision, so it copies little, and never takes the logarithm or exponential of what
 //! can be kept as a factor.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::pair::{Alphas, PairModel};
 use super::{Asking, BackendModel, features, slot};
@@ -11,6 +11,7 @@ use crate::route::load::Load;
 use crate::route::moment::Moment;
 use crate::route::predict::Features;
 use crate::route::snapshot::{Forecast, Outlook, RouteSlot};
+use crate::units::Quantile;
 
 /// Prompt tokens that are computed even when the whole prompt is cached.
 const LEAST_UNCACHED: f64 = 16.0;
@@ -89,6 +90,18 @@ impl BackendModel {
             probe_due: self.probing.is_due(rested, replicas, now),
             idle: self.load.in_flight() == 0 && rested > self.tuning.probe_idle.as_secs_f64() * f64::from(replicas),
         }
+    }
+
+    /// Within which time the first token of such a stream comes, for that share of them; `None` while so little was
+    /// observed that it would be a guess.
+    pub fn first_token_within(&mut self, asking: &Asking<'_>, quantile: Quantile, now: Instant) -> Option<Duration> {
+        if self.ttft.samples() < PROVEN || self.held_back {
+            return None;
+        }
+        let alpha = 1.0 - quantile.share();
+        self.ttft_bounds.follow(alpha);
+        let expected = self.view(asking, self.moment(now)).first.expected;
+        Duration::try_from_secs_f64(expected * self.calibrated(self.ttft_bounds.factor(alpha))).ok()
     }
 
     pub(super) fn view(&self, asking: &Asking<'_>, now: Moment) -> View {

@@ -135,6 +135,9 @@ pub(super) fn of_try(record: &ExchangeRecord, attempt: &Attempt, place: usize, l
     of.text(names::BACKEND, attempt.backend.to_string());
     of.maybe_text(names::PROFILE, attempt.profile.as_deref());
     of.text(names::OUTCOME, attempt.outcome.as_str());
+    if attempt.hedge {
+        of.add(names::HEDGE, true);
+    }
     if course.connected.is_some() {
         of.add(names::REUSED, course.reused);
     }

@@ -81,6 +81,7 @@ names! {
     KEPT = "headway.kept";
     TRIES = "headway.attempts";
     REUSED = "headway.connection.reused";
+    HEDGE = "headway.hedge";
     SHED = "headway.shed.reason";
     COST = "headway.cost";
     ITL = "headway.inter_token_latency";

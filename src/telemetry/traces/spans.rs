@@ -234,7 +234,7 @@ pub(super) fn failed(attempt: &Attempt) -> bool {
     let status = attempt.course.status.unwrap_or(0);
     match attempt.outcome {
         Outcome::Complete => status >= 400,
-        Outcome::ClientCancelled | Outcome::ClientStalled | Outcome::Drained => false,
+        Outcome::ClientCancelled | Outcome::ClientStalled | Outcome::Drained | Outcome::HedgeLost => false,
         _ => true,
     }
 }

@@ -12,6 +12,7 @@ use crate::config::file::view::View;
 use crate::config::settings::{ClientSlo, Commit, PrefixAffinity, Retry, Route, RouteMatch, Timeouts};
 use crate::measure::objective::{Latency, Objective, Objectives};
 use crate::route::admission::OnOverload;
+use crate::route::hedge::Hedge;
 use crate::route::policy::PolicyKind;
 
 /// How many requests may wait for a place, and how long, unless the configuration says otherwise.
@@ -57,6 +58,8 @@ fn route(view: &View<'_>, context: &Context, builder: &mut Builder<'_, '_, '_>) 
         timeouts: timeouts(&view.key("timeouts"), context.timeouts),
         retry: retry(&view.key("retry"), context.retry.clone()),
         commit: if view.key("commit").text() == Some("headers") { Commit::Headers } else { Commit::FirstToken },
+        hedge: hedge(view, builder),
+        heartbeat: view.key("heartbeat").read(scalar::duration),
         expose: view.key("expose").read(scalar::switch).unwrap_or(false),
         client_slo: client_slo(view, builder),
     }
@@ -95,6 +98,22 @@ fn on_overload(view: &View<'_>) -> OnOverload {
         depth: usize::try_from(depth).unwrap_or(usize::MAX),
         wait: queue.key("wait").read(scalar::duration).unwrap_or(QUEUE.1),
     }
+}
+
+/// Where heads are shown at once, the first head would win, and a head says nothing of a token.
+fn hedge(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Option<Hedge> {
+    let hedge = view.key("hedge");
+    if !hedge.is_set() {
+        return None;
+    }
+    if view.key("commit").text() == Some("headers") {
+        let message = "a route that shows the first head it gets cannot wait for the first token of two backends";
+        builder.error(&hedge, Code::Conflict, message, "remove `hedge`, or write `commit: first_token`");
+    }
+    Some(Hedge {
+        after: hedge.key("after").read(scalar::quantile).unwrap_or(Hedge::DEFAULT.after),
+        budget: hedge.key("budget").read(scalar::share).unwrap_or(Hedge::DEFAULT.budget),
+    })
 }
 
 fn matches(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> RouteMatch {
