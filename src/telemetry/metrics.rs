@@ -115,6 +115,11 @@ impl Metrics {
         self.counters.reload_successful.store(false, Ordering::Relaxed);
     }
 
+    /// Somebody was turned away before there was a request.
+    pub fn turned_away(&self, reason: ShedReason) {
+        self.counters.table.load().turned_away(reason);
+    }
+
     /// A panic was caught.
     pub fn panicked(&self) {
         self.counters.panics.fetch_add(1, Ordering::Relaxed);

@@ -71,12 +71,6 @@ impl Process {
         self.child.id()
     }
 
-    /// The system's number of it.
-    #[allow(dead_code, reason = "not every test program looks at the system's side")]
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }

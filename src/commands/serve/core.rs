@@ -22,6 +22,8 @@ pub(super) struct Core {
     pub(super) telemetry: Arc<Telemetry>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) lifecycle: Arc<Lifecycle>,
+    /// What is used of what there is only so much of.
+    pub(super) ladder: Arc<Ladder>,
     /// Which configuration is in force.
     pub(super) configuration: ArcSwap<ConfigStatus>,
     /// How to read the configuration again, where there is a file.
@@ -109,7 +111,7 @@ impl Core {
 
 pub(super) fn services(core: &Arc<Core>) -> Services {
     let (fleet, reload, drain) = (Arc::clone(&core.fleet), Arc::clone(core), Arc::clone(core));
-    let configuration = Arc::clone(core);
+    let (configuration, used) = (Arc::clone(core), Arc::clone(core));
     Services {
         fleet: Arc::new(move || fleet.load_full()),
         telemetry: Arc::clone(&core.telemetry),
@@ -120,6 +122,7 @@ pub(super) fn services(core: &Arc<Core>) -> Services {
             drain.lifecycle.start_draining();
             drain.drain.notify_one();
         }),
+        resources: Arc::new(move || resources(&used)),
         draining: core.lifecycle.draining(),
     }
 }
@@ -146,4 +149,15 @@ pub(super) fn reloader(args: &ServeArgs, loaded: Loaded, core: &Arc<Core>) -> Ar
     core.read_again(&reloader.last());
     *core.reload.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(reload));
     reloader
+}
+
+fn resources(core: &Core) -> Vec<ResourceUse> {
+    let pressures = core.ladder.pressures(&core.fleet.load().settings().limits);
+    let shown = |one: Pressure| ResourceUse {
+        resource: one.resource,
+        used: one.used,
+        most: one.most,
+        high: one.is_high(),
+    };
+    pressures.into_iter().map(shown).collect()
 }

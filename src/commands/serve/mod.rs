@@ -55,6 +55,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         Err(report) => return Ok(refuse(&report)),
     };
     logs::init(loaded.settings.telemetry.level)?;
+    proxy::raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(loaded.settings.threads)
         .thread_name("data")
