@@ -58,6 +58,7 @@ fn settings(token: Option<&str>, open_metrics: bool) -> Settings {
     let backend = Backend {
         name: "h100".into(),
         url: BackendUrl { https: false, host: "127.0.0.1".into(), port: 9, base_path: "".into() },
+        allow_link_local: false,
         tls: BackendTls::default(),
         http2: false,
         profile: Some("vllm-h100-bf16-tp1-latency".into()),

@@ -17,7 +17,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("measure", &["units", "wire"]),
     ("route", &["units", "measure"]),
     ("engine", &["units"]),
-    ("config", &["units", "measure", "route", "engine"]),
+    ("config", &["clock", "units", "measure", "route", "engine"]),
     ("fleet", &["clock", "units", "wire", "measure", "route", "config"]),
     ("telemetry", &["clock", "units", "wire", "measure", "route", "config"]),
     ("proxy", &["clock", "units", "wire", "measure", "route", "config", "fleet", "telemetry"]),

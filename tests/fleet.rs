@@ -110,6 +110,7 @@ fn backend(name: &str, host: &str, port: u16) -> Backend {
     Backend {
         name: name.into(),
         url: BackendUrl { https: false, host: host.into(), port, base_path: "".into() },
+        allow_link_local: false,
         tls: BackendTls::default(),
         http2: false,
         profile: None,

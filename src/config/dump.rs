@@ -158,6 +158,7 @@ fn backend(backend: &Backend) -> Value {
     json!({
         "name": &*backend.name,
         "url": url(&backend.url),
+        "allow_link_local": backend.allow_link_local,
         "tls": {
             "ca": tls.ca,
             "certificate": identity.map(|(certificate, _)| certificate),

@@ -9,6 +9,7 @@
 pub mod access;
 mod atomically;
 pub mod baselines;
+pub mod certificates;
 mod diagnostic;
 mod dump;
 mod environment;

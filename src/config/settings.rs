@@ -17,7 +17,7 @@ use crate::route::{admission::OnOverload, hedge::Hedge, policy::PolicyKind, pric
 /// Everything a running headway does, as one value that is swapped whole.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where clients connect; fixed until restart.
+    /// Where clients connect; fixed until restart, but for the files of their TLS.
     pub listeners: Vec<Listener>,
     /// Networks whose `X-Forwarded-*` fields are believed.
     pub trusted_proxies: Vec<Network>,
@@ -223,6 +223,8 @@ pub struct Backend {
     pub name: Arc<str>,
     /// Where it answers.
     pub url: BackendUrl,
+    /// Whether it may be at a link-local address, where clouds keep credentials.
+    pub allow_link_local: bool,
     /// For https: what is trusted and shown.
     pub tls: BackendTls,
     /// Whether h2 is spoken to it.

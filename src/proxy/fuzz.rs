@@ -7,6 +7,7 @@ use http::HeaderValue;
 use pingora_core::protocols::http::v1::client::http_req_header_to_wire;
 use pingora_http::RequestHeader;
 
+use super::forwarded::Forwarded;
 pub(crate) use super::h1::fuzz::response;
 use super::headers::{Added, TraceFields, traceparent, tracestate, upstream_head};
 use super::inspect::{self, RequestIds};
@@ -54,31 +55,39 @@ fn parsed(bytes: &[u8]) -> Option<RequestHeader> {
     Some(head)
 }
 
-/// Only a trusted proxy is believed, and it is named after whomever it names.
+/// Only a trusted proxy is believed and it is named after whomever it names.
 fn forwarded(settings: &Settings, client: &RequestHeader) {
-    let own = CLIENT.to_string();
-    let stranger = inspect::forwarded_for(IpAddr::from([198, 51, 100, 1]), false, settings, &client.headers);
-    assert_eq!((stranger.client.as_deref(), stranger.proto), (Some("198.51.100.1"), "http"));
-    let trusted = inspect::forwarded_for(CLIENT, true, settings, &client.headers);
-    let chain = trusted.client.unwrap_or_default();
-    assert!(chain.ends_with(&own) && HeaderValue::from_str(&chain).is_ok(), "{chain:?}");
-    assert!(matches!(trusted.proto, "http" | "https"));
+    let trusted = |address| settings.trusted_proxies.iter().any(|network| network.contains(address));
+    let told = |peer, name| {
+        let forwarded = Forwarded::on(peer, "http", client, trusted);
+        let of_name: Vec<_> = forwarded.fields().filter(|(field, _)| *field == name).collect();
+        assert_eq!(of_name.len(), 1, "{name}");
+        of_name.first().and_then(|(_, value)| value.to_str().ok()).unwrap_or_default().to_owned()
+    };
+    let stranger = IpAddr::from([198, 51, 100, 1]);
+    assert_eq!(told(stranger, "x-forwarded-for"), "198.51.100.1");
+    assert_eq!(
+        (told(stranger, "x-real-ip"), told(stranger, "x-forwarded-proto")),
+        ("198.51.100.1".into(), "http".into())
+    );
+    assert!(told(CLIENT, "x-forwarded-for").ends_with(&CLIENT.to_string()));
+    assert!(matches!(&*told(CLIENT, "x-forwarded-proto"), "http" | "https"));
 }
 
 fn sent(backend: &Backend, client: &RequestHeader, id: &str) {
     let added = Added {
         request_id: id,
         trace: TraceFields::default(),
-        forwarded_for: Some("192.0.2.7"),
-        forwarded_proto: "http",
+        forwarded: &Forwarded::on(CLIENT, "http", client, |_| false),
     };
     let Ok(head) = upstream_head(client, backend, 5, &added) else { return };
     let all = |name: &str| head.headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
     assert_eq!(all("host"), [b"10.0.0.1:8000"]);
     assert_eq!(all("content-length"), [b"5"]);
     assert_eq!(all("x-request-id"), [id.as_bytes()]);
-    assert_eq!(all("x-forwarded-for"), [b"192.0.2.7"]);
-    for name in ["transfer-encoding", "connection", "te", "upgrade", "expect", "cookie", "forwarded", "x-real-ip"] {
+    assert_eq!((all("x-forwarded-for"), all("x-real-ip")), (vec![&b"192.0.2.7"[..]], vec![&b"192.0.2.7"[..]]));
+    assert!(all("forwarded").len() == 1 && all("x-forwarded-host").len() <= 1);
+    for name in ["transfer-encoding", "connection", "te", "upgrade", "expect", "cookie"] {
         assert!(all(name).is_empty(), "{name} goes on");
     }
     if backend.name.as_ref() == "a" {

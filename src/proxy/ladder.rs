@@ -193,9 +193,11 @@ mod tests {
     fn what_is_kept_for_later_makes_way() {
         let ladder = Ladder::with(Some(16));
         let idle = std::cell::Cell::new(3);
-        let close = || idle.get() > 0 && {
-            idle.set(idle.get() - 1);
-            true
+        let close = || {
+            idle.get() > 0 && {
+                idle.set(idle.get() - 1);
+                true
+            }
         };
         let reach = || ladder.reach(|| idle.get(), close);
         let held: Vec<_> = std::iter::from_fn(reach).collect();

@@ -10,6 +10,7 @@ mod attempt;
 mod body;
 mod bounded;
 mod caller;
+mod certificates;
 mod client;
 mod cors;
 mod deliver;
@@ -18,10 +19,12 @@ mod door;
 mod exchange;
 mod flow;
 mod forward;
+mod forwarded;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod h1;
 mod headers;
+mod heads;
 mod heartbeat;
 mod inference;
 mod inspect;
@@ -50,6 +53,7 @@ use arc_swap::ArcSwap;
 use pingora_core::connectors::ConnectorOptions;
 use pingora_core::connectors::http::Connector;
 
+pub use self::certificates::{Certificates, PreparedCertificates};
 use self::inspect::RequestIds;
 use self::ladder::Reach;
 pub use self::ladder::{Ladder, Pressure, raise_descriptor_limit};

@@ -58,9 +58,10 @@ impl Pool {
     /// Closes the one that has been idle for longest; whether there was one.
     pub(super) fn close_oldest(&self) -> bool {
         let mut idle = self.lock();
-        let oldest = idle.values_mut().filter(|queue| !queue.is_empty()).min_by_key(|queue| {
-            queue.front().map(|idle| idle.since)
-        });
+        let oldest = idle
+            .values_mut()
+            .filter(|queue| !queue.is_empty())
+            .min_by_key(|queue| queue.front().map(|idle| idle.since));
         let closed = oldest.and_then(VecDeque::pop_front);
         drop(idle);
         closed.is_some()

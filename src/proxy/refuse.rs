@@ -175,6 +175,15 @@ impl Refusal {
         refusal
     }
 
+    /// A backend and headway do not trust each other, or speak no common TLS: that heals with a certificate, not with time.
+    pub(super) fn upstream_tls(backend: &str) -> Self {
+        let backend = if backend.is_empty() { "the backend".to_owned() } else { format!("backend {backend}") };
+        let message = format!("no TLS connection to {backend}");
+        let mut refusal = Self::new(502, "upstream_error", "upstream_tls", Outcome::ConnectFailed, message);
+        refusal.should_retry = Some(false);
+        refusal
+    }
+
     /// headway's own fault.
     pub(super) fn internal() -> Self {
         Self::new(500, "server_error", "internal_error", Outcome::InternalError, "headway failed; its log says more")

@@ -13,13 +13,13 @@ use pingora_proxy::Session;
 
 use super::Proxy;
 use super::exchange::Exchange;
+use super::forwarded::Forwarded;
 use super::headers::{self, Added};
-use super::inspect;
 use super::refuse::{Refusal, shown};
 use super::stamp::Stamp;
 use super::{body, bounded};
 use crate::config::settings::Timeouts;
-use crate::fleet::{Caller, Dispatched, Fleet, NoCandidate, Request, RouteMatchResult};
+use crate::fleet::{Caller, Dispatched, Fleet, NoCandidate, Request, RouteMatchResult, is_tls_failure};
 use crate::measure::course::TryCourse;
 use crate::measure::exchange::Attempt;
 use crate::measure::outcome::{Blame, Outcome};
@@ -136,12 +136,11 @@ impl Stock {
     pub(super) fn upstream_head(&self, session: &Session, upstream: &mut RequestHeader) -> Result<()> {
         let client = session.req_header();
         let settings = self.exchange.fleet.settings();
-        let forwarded = inspect::forwarded(&session.downstream_session, settings, &client.headers);
+        let forwarded = Forwarded::of(&session.downstream_session, settings, client);
         let added = Added {
             request_id: &self.exchange.request_id(),
             trace: self.exchange.trace_fields(self.span_id),
-            forwarded_for: forwarded.client.as_deref(),
-            forwarded_proto: forwarded.proto,
+            forwarded: &forwarded,
         };
         let clean = headers::upstream_head(client, self.dispatched.backend.settings(), 0, &added)?;
         let framing: Vec<_> = ["content-length", "transfer-encoding"]
@@ -178,7 +177,11 @@ impl Stock {
         let status = if outcome == Outcome::TotalTimeout { 504 } else { 502 };
         let settings = self.exchange.fleet.settings();
         let route = self.exchange.route.and_then(|route| settings.routes.get(route));
-        Refusal::upstream(outcome, status, route.map_or("", |route| shown(route, self.dispatched.backend.name())), None)
+        let backend = route.map_or("", |route| shown(route, self.dispatched.backend.name()));
+        if is_tls_failure(error) {
+            return Refusal::upstream_tls(backend);
+        }
+        Refusal::upstream(outcome, status, backend, None)
     }
 
     /// Writes the record of an exchange that pingora brought to its end.
@@ -282,7 +285,7 @@ fn stored_response(head: &RequestHeader) -> Option<StoredId> {
 
 fn outcome_of(error: &Error) -> Outcome {
     use pingora_core::ErrorType::{
-        ConnectError, ConnectNoRoute, ConnectRefused, ConnectTimedout, ReadTimedout, TLSHandshakeFailure, WriteTimedout,
+        ConnectError, ConnectNoRoute, ConnectRefused, ConnectTimedout, ReadTimedout, WriteTimedout,
     };
     match (error.esource(), error.etype()) {
         (_, kind) if *kind == TOO_LARGE => Outcome::RejectedRequest,
@@ -291,9 +294,8 @@ fn outcome_of(error: &Error) -> Outcome {
         (ErrorSource::Downstream, ReadTimedout) => Outcome::RejectedRequest,
         (ErrorSource::Upstream, ReadTimedout | WriteTimedout) => Outcome::TotalTimeout,
         (ErrorSource::Downstream, _) => Outcome::ClientCancelled,
-        (_, ConnectError | ConnectNoRoute | ConnectRefused | ConnectTimedout | TLSHandshakeFailure) => {
-            Outcome::ConnectFailed
-        }
+        (_, ConnectError | ConnectNoRoute | ConnectRefused | ConnectTimedout) => Outcome::ConnectFailed,
+        _ if is_tls_failure(error) => Outcome::ConnectFailed,
         (ErrorSource::Upstream, _) => Outcome::Truncated,
         _ => Outcome::InternalError,
     }

@@ -9,6 +9,7 @@ use pingora_http::RequestHeader;
 use super::Proxy;
 use super::body::{self, BodyError, Held};
 use super::exchange::Exchange;
+use super::forwarded::Forwarded;
 use super::inference::Turned;
 use super::inspect;
 use super::refuse::Refusal;
@@ -35,7 +36,7 @@ pub(super) struct Understood {
     pub(super) outgoing: Bytes,
     pub(super) asked_for_usage: bool,
     pub(super) client: RequestHeader,
-    pub(super) forwarded: inspect::Forwarded,
+    pub(super) forwarded: Forwarded,
 }
 
 impl Understood {
@@ -73,10 +74,12 @@ pub(super) async fn understand(
         session.write_continue_response().await.map_err(|_| Turned::Gone)?;
     }
     let whole =
-        body::read(session, &settings.limits, &proxy.ladder.memory, &*proxy.clock).await.map_err(|error| match error {
-            BodyError::Refused(refusal) => refusal.into(),
-            BodyError::ClientGone => Turned::Gone,
-        })?;
+        body::read(session, &settings.limits, &proxy.ladder.memory, &*proxy.clock).await.map_err(
+            |error| match error {
+                BodyError::Refused(refusal) => refusal.into(),
+                BodyError::ClientGone => Turned::Gone,
+            },
+        )?;
     exchange.request_complete(proxy.clock.now());
     exchange.note(|record| record.bytes_in = whole.bytes.len() as u64);
 
@@ -110,7 +113,7 @@ pub(super) async fn understand(
         blocks,
         outgoing,
         asked_for_usage: usage.is_some(),
-        forwarded: inspect::forwarded(session, &settings, &client.headers),
+        forwarded: Forwarded::of(session, &settings, &client),
         client,
         reading,
         body: whole.bytes,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::UNIX_EPOCH;
 
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily};
 
@@ -13,6 +14,7 @@ use super::process::ProcessFigures;
 use super::series::{
     Cell, JUDGED, Latencies, MOST_BACKENDS, MOST_GPUS, MOST_ROUTES, NONE, OTHER, OVERHEAD_PHASES, RouteSeries, Table,
 };
+use crate::config::certificates::{Expiry, Owner};
 use crate::measure::outcome::{Outcome, ShedReason};
 use crate::route::decision::Reason;
 use crate::wire::Api;
@@ -64,6 +66,18 @@ impl Page {
 
     pub(super) fn total(&mut self, family: &Family, labels: &[&str], total: &AtomicU64) {
         self.counter(family, labels, float(total.load(Ordering::Relaxed)));
+    }
+
+    /// When the certificates in use stop working.
+    pub(super) fn certificates(&mut self, expiries: &[Expiry]) {
+        for Expiry { owner, role, at } in expiries {
+            let (listener, backend) = match owner {
+                Owner::Listener(address) => (&**address, ""),
+                Owner::Backend(name) => ("", &**name),
+            };
+            let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            self.gauge(&families::CERTIFICATE_EXPIRY, &[listener, backend, role.as_str()], float(seconds));
+        }
     }
 
     /// A counter that may never have moved, and then is not worth a line.

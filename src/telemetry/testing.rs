@@ -54,6 +54,7 @@ pub(super) fn backend(name: &str) -> Arc<Backend> {
     Arc::new(Backend {
         name: name.into(),
         url: BackendUrl { https: false, host: "127.0.0.1".into(), port: 1, base_path: "".into() },
+        allow_link_local: false,
         tls: BackendTls::default(),
         http2: false,
         profile: None,

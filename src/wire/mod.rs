@@ -11,6 +11,7 @@ mod engine_timings;
 pub mod error;
 mod exposition;
 mod finish;
+pub mod forwarded;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 pub mod gpu;

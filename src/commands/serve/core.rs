@@ -7,12 +7,12 @@ use tokio::sync::{Notify, watch};
 
 use super::server::LAST_WORDS;
 use super::{LOG_PATIENCE, ServeArgs};
-use crate::admin::{ConfigStatus, ReloadOutcome, Services};
+use crate::admin::{ConfigStatus, ReloadOutcome, ResourceUse, Services};
 use crate::clock::Clock;
 use crate::config::settings::Settings;
 use crate::config::{self, LastReload, Loaded, ReloadReport, Reloader, Trigger};
 use crate::fleet::{Fleet, state};
-use crate::proxy::Lifecycle;
+use crate::proxy::{Certificates, Ladder, Lifecycle, Pressure};
 use crate::telemetry::Telemetry;
 
 /// What reloads, the admin listener and the data path share.
@@ -24,6 +24,8 @@ pub(super) struct Core {
     pub(super) lifecycle: Arc<Lifecycle>,
     /// What is used of what there is only so much of.
     pub(super) ladder: Arc<Ladder>,
+    /// What TLS listeners show and trust.
+    pub(super) certificates: Arc<Certificates>,
     /// Which configuration is in force.
     pub(super) configuration: ArcSwap<ConfigStatus>,
     /// How to read the configuration again, where there is a file.
@@ -36,6 +38,7 @@ impl Core {
     /// Puts a new configuration in force, keeping the state of what has not changed; all of it or nothing.
     pub(super) fn apply(&self, settings: &Arc<Settings>) -> Result<(), String> {
         let prepared = self.telemetry.prepare(settings).map_err(|error| error.to_string())?;
+        let certificates = self.certificates.prepare(settings).map_err(|error| error.to_string())?;
         let old = self.fleet.load_full();
         let fleet = old.rebuilt(Arc::clone(settings), self.clock.now()).map_err(|error| error.to_string())?;
         // Nothing fails from here on.
@@ -43,10 +46,18 @@ impl Core {
         let fleet = Arc::new(fleet);
         fleet.settle();
         self.telemetry.apply(settings, prepared);
+        self.certificates.apply(certificates);
+        self.tell_expiries(&fleet);
         self.configuration.store(Arc::new(in_force(settings, &*self.clock)));
         self.fleet.store(Arc::clone(&fleet));
         self.generations.send_replace(fleet);
         Ok(())
+    }
+
+    /// Shows when the certificates in force stop working.
+    pub(super) fn tell_expiries(&self, fleet: &Fleet) {
+        let listeners = self.certificates.expiries(fleet.settings());
+        self.telemetry.metrics().certificates(listeners.into_iter().chain(fleet.expiries()).collect());
     }
 
     /// Shows what became of reading the configuration again.
@@ -153,11 +164,7 @@ pub(super) fn reloader(args: &ServeArgs, loaded: Loaded, core: &Arc<Core>) -> Ar
 
 fn resources(core: &Core) -> Vec<ResourceUse> {
     let pressures = core.ladder.pressures(&core.fleet.load().settings().limits);
-    let shown = |one: Pressure| ResourceUse {
-        resource: one.resource,
-        used: one.used,
-        most: one.most,
-        high: one.is_high(),
-    };
+    let shown =
+        |one: Pressure| ResourceUse { resource: one.resource, used: one.used, most: one.most, high: one.is_high() };
     pressures.into_iter().map(shown).collect()
 }

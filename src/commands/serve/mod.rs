@@ -26,6 +26,7 @@ use super::EXIT_CONFIG;
 use crate::clock::{SystemClock, monotonic_micros};
 use crate::config::{self, Loaded, Reloader, Report, Trigger, Watch};
 use crate::fleet::state;
+use crate::proxy;
 use crate::telemetry::logs;
 
 /// How long logs may take to be written out at the end.

@@ -101,16 +101,18 @@ impl Server {
 
         let core = Arc::new(Core {
             fleet: Arc::new(ArcSwap::new(Arc::clone(&fleet))),
-            generations: watch::channel(fleet).0,
+            generations: watch::channel(Arc::clone(&fleet)).0,
             telemetry,
             configuration: ArcSwap::from_pointee(in_force(&settings, &*clock)),
             clock,
             lifecycle: Lifecycle::new(),
             ladder: Ladder::new(),
+            certificates: Arc::clone(listeners.certificates()),
             reload: Mutex::new(None),
             drain: Notify::new(),
         });
         core.telemetry.metrics().reload_succeeded(core.clock.wall());
+        core.tell_expiries(&fleet);
         let (admin, background) = (watch::channel(false).0, watch::channel(false).0);
         admin::spawn(admin_listener, services(&core), admin.subscribe())?;
         let connector = proxy::connector();

@@ -195,6 +195,11 @@ const RETRY_CAUSE: Shape = Shape::One(Kind::Choice(|| {
 const BACKEND: Shape = Shape::Map(&[
     Key::required("name", Shape::One(Kind::Name), "The name in routes, metrics and logs."),
     Key::required("url", Shape::One(Kind::Url), "Where it answers; host names are resolved again by their TTL."),
+    Key::one(
+        "allow_link_local",
+        Kind::Switch,
+        "Whether its address, or what its name leads to, may be link-local, where clouds keep credentials. Default: false.",
+    ),
     Key::optional("tls", BACKEND_TLS, "For https: what is trusted and shown."),
     Key::one("http2", Kind::Switch, "Speak HTTP/2 to it. Default: false."),
     Key::one("profile", Kind::Text, "Its NIM profile name or id, as shown."),

@@ -266,7 +266,6 @@ pub(super) fn url(text: &str) -> Result<BackendUrl, Wrong> {
     }
     let (host, port) = host_and_port(authority)
         .ok_or_else(|| Wrong::new(format!("`{authority}` is not a host with an optional port"), example))?;
-    refuse_link_local(&host)?;
     let port = port.unwrap_or(if https { 443 } else { 80 });
     Ok(BackendUrl { https, host: host.into(), port, base_path: path.trim_end_matches('/').into() })
 }
@@ -359,19 +358,6 @@ fn host_and_port(authority: &str) -> Option<(String, Option<u16>)> {
     valid.then(|| (host.to_ascii_lowercase(), port))
 }
 
-fn refuse_link_local(host: &str) -> Result<(), Wrong> {
-    let link_local = match host.parse::<IpAddr>() {
-        Ok(IpAddr::V4(v4)) => v4.is_link_local(),
-        Ok(IpAddr::V6(v6)) => v6.is_unicast_link_local() || v6.to_ipv4().is_some_and(|v4| v4.is_link_local()),
-        Err(_) => false,
-    };
-    if link_local {
-        let message = format!("`{host}` is a link-local address, where clouds keep credentials");
-        return Err(Wrong::new(message, "name the model server by an address or name of its own"));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -402,9 +388,6 @@ mod tests {
             "http://user:pw@a",
             "http://a?x=1",
             "http://10.0.0.300",
-            "http://169.254.169.254",
-            "http://[fe80::1]:8000",
-            "http://[::ffff:169.254.169.254]",
             "http://[::1",
         ] {
             assert!(url(bad).is_err(), "{bad}");

@@ -44,6 +44,7 @@ cors: { origins: ["https://app.example.com"] }
 backends:
   - name: a
     url: https://a.internal/base
+    allow_link_local: true
     tls: { ca: ca.crt, certificate: us.crt, key: us.key, server_name: other.internal }
     http2: true
     profile: tensorrt_llm-h100-fp8-tp2-latency

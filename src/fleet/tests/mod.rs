@@ -33,6 +33,7 @@ fn backend(name: &str) -> Backend {
     Backend {
         name: name.into(),
         url: BackendUrl { https: false, host: "127.0.0.1".into(), port, base_path: "".into() },
+        allow_link_local: false,
         tls: BackendTls::default(),
         http2: false,
         profile: None,

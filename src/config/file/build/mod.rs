@@ -23,9 +23,10 @@ use crate::config::baselines::Baselines;
 use crate::config::diagnostic::Code;
 use crate::config::environment::Environment;
 use crate::config::file;
+use crate::config::network;
 use crate::config::settings::{
-    AccessLog, Admin, GpuTelemetry, Level, Limits, Listener, ListenerTls, NvmlLibrary, Retry, RetryCause, Settings,
-    Shutdown, StateFile, Telemetry, Timeouts,
+    AccessLog, Admin, BackendUrl, GpuTelemetry, Level, Limits, Listener, ListenerTls, NvmlLibrary, Retry, RetryCause,
+    Settings, Shutdown, StateFile, Telemetry, Timeouts,
 };
 use crate::units::format_duration;
 
@@ -77,6 +78,14 @@ impl Builder<'_, '_, '_> {
     /// Reports that `view` works, and is probably not meant.
     fn warning(&mut self, view: &View<'_>, code: Code, message: impl Into<String>, hint: impl Into<String>) {
         self.sink.warning(view.at, &view.path, code, Wrong::new(message, hint));
+    }
+
+    /// Reports an address of the link, where clouds keep credentials: who can change the configuration could read them.
+    fn refuse_link_local(&mut self, view: &View<'_>, url: &BackendUrl, hint: &str) {
+        if url.host.parse().is_ok_and(network::is_link_local) {
+            let message = format!("`{}` is a link-local address, where clouds keep credentials", url.host);
+            self.error(view, Code::InvalidValue, message, hint);
+        }
     }
 
     /// Reports a list that may not be empty.

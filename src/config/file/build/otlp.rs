@@ -16,6 +16,7 @@ use crate::config::diagnostic::Code;
 use crate::config::environment::Lookup;
 use crate::config::file::scalar;
 use crate::config::file::view::View;
+use crate::config::network;
 use crate::config::otlp::{AlwaysSample, Otlp, OtlpProtocol, OtlpTls, Sampler, SpanLimits, SpanQueue};
 use crate::config::settings::BackendUrl;
 
@@ -153,7 +154,9 @@ impl Variables<'_, '_, '_, '_, '_> {
 
     /// The file's endpoint, the environment's, or a collector on this machine; whether it is the environment's.
     fn endpoint(&mut self, protocol: OtlpProtocol) -> (BackendUrl, bool) {
-        if let Some(own) = self.view.key("endpoint").read(scalar::url) {
+        let view = self.view.key("endpoint");
+        if let Some(own) = view.read(scalar::url) {
+            self.builder.refuse_link_local(&view, &own, "name the collector by an address or name of its own");
             return (complete(own, protocol), false);
         }
         if let Some(url) = self.endpoint_from_environment(protocol) {
@@ -173,6 +176,10 @@ impl Variables<'_, '_, '_, '_, '_> {
         }
         match scalar::url(&text) {
             // The variable for traces alone is the whole address.
+            Ok(url) if url.host.parse().is_ok_and(network::is_link_local) => {
+                self.passed_over(name, "name the collector by an address or name of its own");
+                None
+            }
             Ok(url) if name == of_traces => Some(url),
             Ok(url) => Some(complete(url, protocol)),
             Err(_) => {
