@@ -24,7 +24,7 @@ const TOLD: usize = 8;
 const FAREWELL: Duration = Duration::from_secs(1);
 const FAREWELL_BYTES: usize = 64 * 1024;
 
-const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: 153\r\n\
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: 154\r\n\
     retry-after: 1\r\nretry-after-ms: 1000\r\nx-should-retry: true\r\nconnection: close\r\n\r\n\
     {\"error\":{\"message\":\"headway has as many connections as it may; ask again on a new one\",\
     \"type\":\"server_error\",\"param\":null,\"code\":\"too_many_connections\"}}";
