@@ -5,7 +5,8 @@
 //! multiple of that, sent at their times whether or not answers came; then half of the capacity. Good is what keeps
 //! every objective of the route, as the client sees it.
 //!
-//! Flags after `--`: `--times 3 --seconds 30 --on-overload shed|queue --seed 1`.
+//! Flags after `--`: `--times 3 --seconds 30 --on-overload shed|queue --max-in-flight 16 --seed 1`; `--max-in-flight 0`
+//! leaves it to the router to find out how many requests an engine runs at once.
 
 #![allow(
     clippy::expect_used,
@@ -17,6 +18,7 @@
 )]
 
 #[path = "../support/process.rs"]
+#[allow(dead_code, reason = "this benchmark looks at no processor time")]
 mod running;
 mod stage;
 
@@ -35,12 +37,13 @@ const LEAD_IN: Duration = Duration::from_secs(5);
 const WARM_UP: Duration = Duration::from_secs(15);
 
 /// Requests under way in the closed loops that look for the capacity; the engines hold 32 together.
-const LOOPS: [usize; 5] = [16, 24, 28, 32, 36];
+const LOOPS: [usize; 3] = [24, 28, 32];
 
 struct Plan {
     times: f64,
     counted: Duration,
     on_overload: String,
+    max_in_flight: u32,
     seed: u64,
 }
 
@@ -49,7 +52,7 @@ impl Plan {
         let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
         let value = |name: &str| words.iter().position(|word| word == name).map(|at| words[at + 1].as_str());
         let number = |name: &str, default| value(name).map_or(default, |text| text.parse().expect("a number"));
-        let known = ["--times", "--seconds", "--on-overload", "--seed"];
+        let known = ["--times", "--seconds", "--on-overload", "--max-in-flight", "--seed"];
         if let Some(unknown) = words.iter().step_by(2).find(|word| !known.contains(&word.as_str())) {
             panic!("{unknown}: there are {}", known.join(", "));
         }
@@ -59,9 +62,9 @@ impl Plan {
             Some(other) => panic!("--on-overload {other}: there are shed, queue"),
         };
         let counted = Duration::from_secs_f64(number("--seconds", 30.0));
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small number")]
-        let seed = number("--seed", 1.0) as u64;
-        Self { times: number("--times", 3.0), counted, on_overload, seed }
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small numbers")]
+        let (max_in_flight, seed) = (number("--max-in-flight", 16.0) as u32, number("--seed", 1.0) as u64);
+        Self { times: number("--times", 3.0), counted, on_overload, max_in_flight, seed }
     }
 }
 
@@ -76,7 +79,7 @@ fn main() {
 
 async fn measure(plan: &Plan) {
     let folder = tempfile::tempdir().expect("a folder");
-    let stage = Stage::set(&plan.on_overload, plan.seed, folder.path()).await;
+    let stage = Stage::set(&plan.on_overload, plan.max_in_flight, plan.seed, folder.path()).await;
     stage.send("warm", Load::Closed { concurrency: 16 }, WARM_UP).await;
     let mut capacity = 0.0_f64;
     for concurrency in LOOPS {

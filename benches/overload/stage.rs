@@ -42,7 +42,7 @@ fn profile() -> Profile {
 }
 
 /// Two prompts at once are one step late; sixteen sequences make a step of 48 ms.
-const SLO: &str = "ttft: { p95: 400ms }, itl: { p95: 80ms }";
+const SLO: &str = "ttft: { p99: 400ms }, itl: { p99: 80ms }";
 
 pub(crate) struct Stage {
     pub(crate) objectives: Objectives,
@@ -54,7 +54,7 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    pub(crate) async fn set(on_overload: &str, seed: u64, folder: &Path) -> Self {
+    pub(crate) async fn set(on_overload: &str, max_in_flight: u32, seed: u64, folder: &Path) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let mut simulators = Vec::new();
         for number in 0..2 {
@@ -62,7 +62,7 @@ impl Stage {
             simulators.push(Simulator::start(options, Arc::clone(&clock)).await.expect("a simulator"));
         }
         let addresses = free_ports();
-        let text = configuration(on_overload, addresses, &simulators);
+        let text = configuration(on_overload, max_in_flight, addresses, &simulators);
         let settings =
             config::parse("overload.yaml", &text, &NoEnvironment).unwrap_or_else(|report| panic!("{report}"));
         let path = folder.join("headway.yaml");
@@ -99,9 +99,15 @@ impl Stage {
     }
 }
 
-fn configuration(on_overload: &str, (data, admin): (SocketAddr, SocketAddr), simulators: &[Simulator]) -> String {
+fn configuration(
+    on_overload: &str,
+    max_in_flight: u32,
+    (data, admin): (SocketAddr, SocketAddr),
+    simulators: &[Simulator],
+) -> String {
+    let most = if max_in_flight == 0 { String::new() } else { format!(", max_in_flight: {max_in_flight}") };
     let backend = |(number, one): (usize, &Simulator)| {
-        format!("  - {{ name: nim-{number}, url: \"{}\", models: [{DEFAULT_MODEL}] }}\n", one.url())
+        format!("  - {{ name: nim-{number}, url: \"{}\", models: [{DEFAULT_MODEL}]{most} }}\n", one.url())
     };
     let backends: String = simulators.iter().enumerate().map(backend).collect();
     format!(
