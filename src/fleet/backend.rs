@@ -22,6 +22,7 @@ use crate::measure::outcome::Blame;
 use crate::random::Random;
 use crate::route::ejection::{Ejection, Standing};
 use crate::route::model::{Asking, BackendModel};
+use crate::route::slow_start;
 use crate::route::snapshot::{BackendIndex, Outlook};
 use crate::route::tuning::Tuning;
 
@@ -119,6 +120,8 @@ struct Judged {
     /// Whether it was ready since it was last unreachable: a server that starts anew loads its model anew.
     was_ready: bool,
     failures: u32,
+    /// Whether headway itself has just begun, so that a backend which is ready at once is not new.
+    from_the_start: bool,
     last_check: Option<LastCheck>,
     ejection: Ejection,
     random: Random,
@@ -141,6 +144,8 @@ pub(super) struct Shared {
     /// Microseconds since `base` at which a token of any stream last came.
     token_at: AtomicU64,
     draining: AtomicBool,
+    /// Microseconds since `base`, plus one, at which it began to serve or came back; 0 when it was there from the start.
+    returned_at: AtomicU64,
     connect: Mutex<Duration>,
     endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
     turn: AtomicUsize,
@@ -283,6 +288,14 @@ impl LiveBackend {
         self.shared.checked(outcome, now);
     }
 
+    /// How far it has come since it began to serve, or came back: a tenth at first, 1 once it has its whole share.
+    pub fn ramp(&self, now: Instant) -> f64 {
+        let returned = self.shared.returned_at.load(Ordering::Relaxed).checked_sub(1);
+        let returned = returned.map(|micros| self.shared.base + Duration::from_micros(micros));
+        let ramp = |at| slow_start::ramp(now.saturating_duration_since(at), self.settings.health.slow_start);
+        returned.map_or(1.0, ramp)
+    }
+
     /// Whether it could take a request now, room apart.
     pub fn usable(&self) -> bool {
         self.shared.admission() == Admission::Open
@@ -296,6 +309,7 @@ impl Shared {
             health: Health::Unknown,
             was_ready: false,
             failures: 0,
+            from_the_start: false,
             last_check: None,
             ejection: Ejection::new(now),
             random: Random::seeded(seed),
@@ -311,6 +325,7 @@ impl Shared {
             progress: AtomicU64::new(0),
             token_at: AtomicU64::new(0),
             draining: AtomicBool::new(false),
+            returned_at: AtomicU64::new(0),
             connect: Mutex::new(Duration::from_secs(2)),
             endpoints: ArcSwap::default(),
             turn: AtomicUsize::new(0),
@@ -325,6 +340,11 @@ impl Shared {
             pools: ArcSwap::default(),
             ejecting,
         }
+    }
+
+    /// It belongs to the first configuration: if it is ready at its first check, it was there before headway.
+    pub(super) fn is_from_the_start(&self) {
+        self.judged().from_the_start = true;
     }
 
     /// Starts from what was measured before it served.
@@ -438,6 +458,7 @@ impl Shared {
             let Judged { ejection, random, .. } = &mut *judged;
             ejection.probe_ended(blame, now, random);
             if blame == Blame::Success {
+                self.returns(now);
                 tracing::info!(backend = %self.latest.load().name, "back in service");
             }
             return;
@@ -449,6 +470,13 @@ impl Shared {
             return;
         }
         self.take_out(|ejection, random, spare| ejection.ended(Blame::Fault, now, random, spare));
+    }
+
+    /// It serves from now on, and did not before.
+    fn returns(&self, now: Instant) {
+        let since = now.saturating_duration_since(self.base).as_micros();
+        let micros = u64::try_from(since).unwrap_or(u64::MAX).saturating_add(1);
+        self.returned_at.store(micros, Ordering::Relaxed);
     }
 
     /// A probe that ended without anybody saying how.
@@ -514,7 +542,12 @@ impl Shared {
             judged.failed(outcome);
         }
         let after = judged.health;
+        let found_at_the_start = judged.from_the_start && before == Health::Unknown;
+        judged.from_the_start = false;
         drop(judged);
+        if before != Health::Ready && after == Health::Ready && !found_at_the_start {
+            self.returns(now);
+        }
         if before == Health::Ready && after != Health::Ready {
             self.model().ejected();
         }

@@ -309,6 +309,9 @@ impl Fleet {
         let fresh = || {
             let shared = Shared::new(Arc::clone(backend), tls.clone(), Arc::clone(&common.ejecting), now);
             shared.start_from(baseline, now);
+            if old.is_none() {
+                shared.is_from_the_start();
+            }
             Arc::new(shared)
         };
         Ok(kept.unwrap_or_else(fresh))

@@ -104,8 +104,7 @@ impl Plan {
     fn leaves(self, dice: &mut Dice, named: &dyn Fn(&str) -> Fault) -> Self {
         let after = Stage::After(Duration::from_millis(dice.below(60) as u64));
         let mut stage = dice.of(&[Stage::MidHead, Stage::MidBody, after, after, Stage::MidStream, Stage::AfterDone]);
-        let is_h2 = matches!(self.speaks, Speaks::H2 | Speaks::H2Tls);
-        if is_h2 && stage == Stage::MidHead {
+        if self.is_h2() && stage == Stage::MidHead {
             stage = Stage::MidBody;
         }
         let fault = match stage {
@@ -121,6 +120,10 @@ impl Plan {
     pub(crate) fn id(&self) -> String {
         let scope = if self.everywhere { "everywhere" } else { "once" };
         format!("{}.{}.{scope}", self.number, self.fault.name)
+    }
+
+    pub(crate) fn is_h2(&self) -> bool {
+        matches!(self.speaks, Speaks::H2 | Speaks::H2Tls)
     }
 
     pub(crate) fn model(&self) -> &'static str {

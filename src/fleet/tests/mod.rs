@@ -2,6 +2,7 @@
 
 mod deciding;
 mod learning;
+mod slow_start;
 mod waiting;
 
 use std::sync::Arc;

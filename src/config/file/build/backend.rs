@@ -176,6 +176,7 @@ fn health(view: &View<'_>) -> Health {
     Health {
         path: view.key("path").read(scalar::url_path).map(Arc::from),
         interval: view.key("interval").read(scalar::duration).unwrap_or(Health::default().interval),
+        slow_start: view.key("slow_start").read(scalar::duration_or_zero).unwrap_or(Health::default().slow_start),
     }
 }
 
