@@ -161,6 +161,7 @@ fn backend(backend: &Backend) -> Value {
             "path": backend.health.path.as_deref(),
             "interval": duration(backend.health.interval),
             "slow_start": duration(backend.health.slow_start),
+            "eject_slow": backend.health.eject_slow,
         },
         "metrics": backend.metrics.as_ref().map(|metrics| json!({
             "path": &*metrics.path,

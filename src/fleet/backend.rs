@@ -22,6 +22,7 @@ use crate::measure::outcome::Blame;
 use crate::random::Random;
 use crate::route::ejection::{Ejection, Standing};
 use crate::route::model::{Asking, BackendModel};
+use crate::route::outlier::Outlier;
 use crate::route::slow_start;
 use crate::route::snapshot::{BackendIndex, Outlook};
 use crate::route::tuning::Tuning;
@@ -155,6 +156,7 @@ pub(super) struct Shared {
     pub(super) health_path: AtomicUsize,
     pub(super) discovered: ArcSwap<Discovered>,
     judged: Mutex<Judged>,
+    pub(super) outlier: Mutex<Outlier>,
     model: Mutex<BackendModel>,
     /// Whether its tokens are held back on their way.
     pub(super) buffering: Buffering,
@@ -288,6 +290,11 @@ impl LiveBackend {
         self.shared.checked(outcome, now);
     }
 
+    /// Whether it has become much slower than it used to be, while the others have not.
+    pub fn is_slow(&self) -> bool {
+        self.shared.outlier().is_slow()
+    }
+
     /// How far it has come since it began to serve, or came back: a tenth at first, 1 once it has its whole share.
     pub fn ramp(&self, now: Instant) -> f64 {
         let returned = self.shared.returned_at.load(Ordering::Relaxed).checked_sub(1);
@@ -333,6 +340,7 @@ impl Shared {
             health_path: AtomicUsize::new(0),
             discovered: ArcSwap::default(),
             judged: Mutex::new(judged),
+            outlier: Mutex::default(),
             model: Mutex::new(BackendModel::new(Tuning::default(), now)),
             buffering: Buffering::default(),
             engine: Mutex::new(None),

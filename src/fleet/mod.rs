@@ -24,6 +24,7 @@ pub mod state;
 mod candidates;
 mod engine_metrics;
 mod health;
+mod outliers;
 mod pace;
 mod prompt_sizes;
 mod resolve;

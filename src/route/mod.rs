@@ -4,7 +4,8 @@
 //! [`model`] of a backend is made of; its outlook on a request goes into a [`snapshot`], from which a [`policy`] makes a
 //! [`decision`] with the help of [`price`]. [`admission`] orders those that wait, [`scarcity`] says who gives way in overload,
 //! [`ejection`] takes backends out, [`hedge`] says how often a second one may be asked for the
-//! same, [`slow_start`] lets new ones begin little by little.
+//! same, [`slow_start`] lets new ones begin little by little, [`outlier`] finds those that
+//! have become slow.
 
 pub mod admission;
 pub mod calibrate;
@@ -14,6 +15,7 @@ pub mod hedge;
 pub mod load;
 pub mod model;
 pub mod moment;
+pub mod outlier;
 pub mod policy;
 pub mod predict;
 pub mod prefix;

@@ -239,6 +239,11 @@ const HEALTH: Shape = Shape::Map(&[
         Kind::DurationOrZero,
         "How long a backend that is new, or back, takes from a tenth to its whole share. Default: 60s.",
     ),
+    Key::one(
+        "eject_slow",
+        Kind::Switch,
+        "Whether it is left alone for a while when it stays three times as slow as it was, alone. Default: true.",
+    ),
 ]);
 
 const METRICS: Shape = Shape::Map(&[

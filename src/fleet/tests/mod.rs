@@ -2,6 +2,7 @@
 
 mod deciding;
 mod learning;
+mod outliers;
 mod slow_start;
 mod waiting;
 
