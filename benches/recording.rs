@@ -63,6 +63,7 @@ fn exchange(route: usize, backend: usize, traced: bool) -> Arc<ExchangeRecord> {
         request_id: "req-1".into(),
         trace_id: traced.then_some([7; 16]),
         trace: None,
+        key: None,
         route: Some(format!("r{route}").into()),
         api: Some(Api::Chat),
         model: Some("m".into()),

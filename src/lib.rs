@@ -16,7 +16,7 @@
 //!
 //! 1. `wire`, `measure`, `route`, `engine` have no IO, no locks, no `async`, no clock.
 //! 2. Only [`clock`] reads the machine clock; everything else takes `now` as an argument.
-//! 3. What requests share and change lies in few places: [`fleet`] (what is counted and learned), [`telemetry`] (counters,
+//! 3. What requests share and change lies in few places: [`fleet`] (what is counted and learned, of callers too), [`telemetry`] (counters,
 //!    the latest exchanges), [`config::Reloader`] (the settings in force), and in [`proxy`] the pool of idle connections,
 //!    the memory budget, the places of listeners and the life of the process. The simulator and the load generator have state of their own.
 //! 4. serde stays at the edges (admin views, reports, logs, the simulator); domain types do not derive it.
@@ -48,6 +48,7 @@
 //! | [`mod@bench`] | the load generator |
 //! | [`policy_simulator`] | policies against each other in virtual time |
 //! | [`cli`], [`commands`] | the command line, and what wires all of this together |
+//! | `fuzzing`, and `fuzz` in each module | what must hold for any bytes; compiled for tests and with the feature `fuzzing` |
 
 pub mod clock;
 pub mod random;
@@ -72,3 +73,6 @@ pub mod proxy;
 
 pub mod cli;
 pub mod commands;
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;

@@ -16,7 +16,8 @@ use std::time::{Duration, SystemTime};
 
 use headway::admin::{self, ConfigStatus, ReloadOutcome, Services};
 use headway::clock::{Clock, SystemClock};
-use headway::config::otlp::{AlwaysSample, Otlp, OtlpProtocol, OtlpTls, Sampler, SpanQueue};
+use headway::config::access::Access;
+use headway::config::otlp::{AlwaysSample, Otlp, OtlpProtocol, OtlpTls, Sampler, SpanLimits, SpanQueue};
 use headway::config::settings::{
     Admin, Backend, BackendTls, BackendUrl, ClientSlo, Commit, Credential, Features, Health, Limits, PrefixAffinity,
     Retry, Route, RouteMatch, Settings, Shutdown, Telemetry as TelemetrySettings, Timeouts,
@@ -57,6 +58,7 @@ fn settings(token: Option<&str>, open_metrics: bool) -> Settings {
     let backend = Backend {
         name: "h100".into(),
         url: BackendUrl { https: false, host: "127.0.0.1".into(), port: 9, base_path: "".into() },
+        allow_link_local: false,
         tls: BackendTls::default(),
         http2: false,
         profile: Some("vllm-h100-bf16-tp1-latency".into()),
@@ -107,6 +109,7 @@ fn settings(token: Option<&str>, open_metrics: bool) -> Settings {
         telemetry: TelemetrySettings::default(),
         state: None,
         baselines: None,
+        access: Access::default(),
         backends: vec![Arc::new(backend)],
         routes: vec![Arc::new(route)],
     }
@@ -122,6 +125,9 @@ fn otlp() -> Otlp {
         sampler: Sampler { follows_parent: false, ratio: 0.25 },
         always_sample: AlwaysSample { slo_miss: true, error: false },
         queue: SpanQueue::default(),
+        limits: SpanLimits::default(),
+        gzip: false,
+        propagates: true,
         resource: vec![("team".to_owned(), "canary-team".to_owned())],
     }
 }
@@ -132,6 +138,7 @@ fn exchange(request_id: &str) -> ExchangeRecord {
         request_id: request_id.into(),
         trace_id: None,
         trace: None,
+        key: None,
         route: Some("chat".into()),
         api: Some(Api::Chat),
         model: None,

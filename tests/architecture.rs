@@ -17,7 +17,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("measure", &["units", "wire"]),
     ("route", &["units", "measure"]),
     ("engine", &["units"]),
-    ("config", &["units", "measure", "route", "engine"]),
+    ("config", &["clock", "units", "measure", "route", "engine"]),
     ("fleet", &["clock", "units", "wire", "measure", "route", "config"]),
     ("telemetry", &["clock", "units", "wire", "measure", "route", "config"]),
     ("proxy", &["clock", "units", "wire", "measure", "route", "config", "fleet", "telemetry"]),
@@ -29,7 +29,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that wire the others together.
-const FREE: &[&str] = &["commands", "lib", "main"];
+const FREE: &[&str] = &["commands", "fuzzing", "lib", "main"];
 
 const PURE: &[&str] = &["wire", "measure", "route", "engine"];
 
@@ -112,7 +112,7 @@ fn collect(root: &Path, folder: &Path, all: &mut Vec<Source>) {
     entries.sort();
     for entry in entries {
         let name = entry.file_name().unwrap().to_str().unwrap();
-        let is_test = matches!(name, "tests" | "tests.rs" | "testing.rs");
+        let is_test = matches!(name, "tests" | "tests.rs" | "testing.rs" | "fuzz.rs");
         if entry.is_dir() && !is_test {
             collect(root, &entry, all);
         } else if name.ends_with(".rs") && !is_test {

@@ -139,7 +139,16 @@ const MISTAKES: &[Mistake] = &[
     mistake("path: state.json, ", "", (36, 8), "state.path", "`path` is missing", None),
     mistake("    url: http://10", "    metrics: { pth: /v1/metrics }\n    url: http://10", (13, 16), "backends[0].metrics.pth", "unknown field", Some("path")),
     mistake("threads: auto", "cluster: { redis: {} }", (4, 1), "cluster", "not built yet", None),
+    mistake("threads: auto", "keys: [{ name: a, sha: abc }]", (4, 19), "keys[0].sha", "unknown field", Some("sha256")),
+    mistake("threads: auto", "keys: [{ name: a, sha256: abc, rpm: 9 }]", (4, 32), "keys[0].rpm", "unknown field", None),
+    mistake("threads: auto", "cors: { origin: https://a.test }", (4, 9), "cors.origin", "unknown field", Some("origins")),
     // Values.
+    mistake("threads: auto", "keys: [{ name: a, sha256: hunter2 }]", (4, 27), "keys[0].sha256", "no SHA-256", None),
+    mistake("threads: auto", "keys: [{ name: a, sha256: abc, requests_per_minute: 0 }]", (4, 53), "keys[0].requests_per_minute", "not a number", None),
+    mistake("threads: auto", "keys: [{ name: a, sha256: abc, tokens_per_minute: 200x }]", (4, 51), "keys[0].tokens_per_minute", "not a number", None),
+    mistake("threads: auto", "keys: []", (4, 7), "keys", "there is no key", None),
+    mistake("threads: auto", "cors: { origins: [app.test] }", (4, 19), "cors.origins[0]", "no scheme", Some("https://app.test")),
+    mistake("threads: auto", "cors: { origins: [https://app.test/] }", (4, 19), "cors.origins[0]", "no browser", Some("https://app.test")),
     mistake("127.0.0.1:8080", ":8080", (2, 14), "listeners[0].address", "not an address", Some("0.0.0.0:8080")),
     mistake("127.0.0.1:8080", "localhost:8080", (2, 14), "listeners[0].address", "not an address", Some("127.0.0.1:8080")),
     mistake("32MiB", "32", (3, 17), "limits.body", "has no unit", None),
@@ -187,6 +196,10 @@ const MISTAKES: &[Mistake] = &[
     mistake("${ADMIN}", "${ADMINN}", (7, 10), "admin.token", "`ADMINN` is not set", None),
     mistake("policy: cheapest_within_slo", "policy:", (27, 5), "routes[0].policy", "has no value", None),
     // What no single value can tell.
+    mistake("threads: auto", "keys: [{ name: a, sha256: ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad, routes: [chta] }]", (4, 102), "keys[0].routes[0]", "no route is called", Some("chat")),
+    mistake("threads: auto", "keys: [{ name: a, sha256: ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad, routes: [] }]", (4, 101), "keys[0].routes", "there is no route", None),
+    mistake("threads: auto", "keys:\n  - { name: a, sha256: ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad }\n  - { name: b, sha256: ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad }", (6, 24), "keys[1].sha256", "`b` has the same key as `a`", None),
+    mistake("threads: auto", "keys:\n  - { name: a, sha256: ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad }\n  - { name: a, sha256: abc }", (6, 13), "keys[1].name", "there twice", None),
     mistake("  - name: rest\n    backends: [cheap]", "  - name: rest\n    backends: [chaep]", (31, 16), "routes[1].backends[0]", "no backend is called", Some("cheap")),
     mistake("name: rest", "name: chat", (30, 11), "routes[1].name", "there twice", None),
     mistake("  - name: cheap", "  - name: fast", (18, 11), "backends[1].name", "there twice", None),
@@ -489,4 +502,27 @@ fn traces_are_judged_with_everything_else() {
     assert!(parse("headway.yaml", GOOD, &Fake).is_ok_and(|loaded| loaded.settings.telemetry.otlp.is_none()));
     let shown = format!("{:#?}", found(&with("{ endpoint: ftp://c, headers: { x-tenant: hunter2 } }")));
     assert!(!shown.contains("hunter2") && shown.contains("x-tenant"), "{shown}");
+}
+
+const WITH_KEYS: &str = "\
+listeners: [{ address: 127.0.0.1:1 }]
+backends: [{ name: a, url: http://a, forward_authorization: true }]
+routes: [{ name: r, match: { paths: [/r] }, backends: [a] }, { name: s, match: { paths: [/s] }, backends: [a] }]
+cors: { origins: ['*'] }
+";
+
+#[test]
+fn what_lets_in_more_than_is_meant_is_warned_of() {
+    let says = |text: &str| found(text).into_iter().map(|one| (one.path.clone(), one.is_error())).collect::<Vec<_>>();
+    assert_eq!(says(WITH_KEYS), [("cors.origins".to_owned(), false)]);
+    // `test`, and `test` with the line end that `echo` adds.
+    for guessed in [
+        "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        "f2ca1bb6c7e907d06dafe4687e579fce76b37e4e93b7605022da52e6ccc26fd2",
+    ] {
+        let text = format!("{WITH_KEYS}keys: [{{ name: k, sha256: {guessed}, routes: [r] }}]\n");
+        let expected = ["backends[0].forward_authorization", "routes[1].name", "keys[0].sha256"];
+        assert_eq!(says(&text), expected.map(|path| (path.to_owned(), false)));
+        assert!(found(&text).iter().all(|one| !one.to_string().contains(guessed)), "a digest of a word is the word");
+    }
 }

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use headway::clock::{Clock, ManualClock};
+use headway::config::access::Access;
 use headway::config::settings::*;
 use headway::fleet::{BackendState, Fleet, NoCandidate, Request, probes};
 use headway::measure::objective::Objectives;
@@ -109,6 +110,7 @@ fn backend(name: &str, host: &str, port: u16) -> Backend {
     Backend {
         name: name.into(),
         url: BackendUrl { https: false, host: host.into(), port, base_path: "".into() },
+        allow_link_local: false,
         tls: BackendTls::default(),
         http2: false,
         profile: None,
@@ -161,6 +163,7 @@ fn settings(backends: Vec<Backend>) -> Arc<Settings> {
         telemetry: Telemetry::default(),
         state: None,
         baselines: None,
+        access: Access::default(),
         backends: backends.into_iter().map(Arc::new).collect(),
         routes: vec![Arc::new(route)],
     })
@@ -236,7 +239,7 @@ async fn a_nim_is_found_ready_and_its_models_are_learned() {
     let running = Running::start(vec![at("a", &server)]);
     running.becomes(0, BackendState::Ready).await;
     let fleet = running.fleet();
-    assert_eq!((fleet.models(|_| None), fleet.backends()[0].context_length("m")), (vec!["m".into()], Some(4096)));
+    assert_eq!((fleet.models(|_| None, None), fleet.backends()[0].context_length("m")), (vec!["m".into()], Some(4096)));
     let given = running.dispatch(&[]).unwrap();
     assert_eq!(given.endpoint.address(), server.address);
 }
@@ -396,6 +399,6 @@ async fn an_h2_backend_is_asked_over_h2() {
     });
     let running = Running::start(vec![Backend { http2: true, ..backend("a", "127.0.0.1", port) }]);
     running.becomes(0, BackendState::Ready).await;
-    assert_eq!(running.fleet().models(|_| None), ["m".into()]);
+    assert_eq!(running.fleet().models(|_| None, None), ["m".into()]);
     serving.abort();
 }

@@ -4,6 +4,7 @@
 
 use serde_json::{Value, json};
 
+use crate::config::access::ApiKey;
 use crate::config::otlp::{AlwaysSample, Otlp};
 use crate::config::settings::{
     AccessLog, Backend, BackendUrl, ClientSlo, Commit, Credential, GpuTelemetry, Level, Listener, NvmlLibrary, Route,
@@ -44,8 +45,27 @@ pub(super) fn config(settings: &Settings) -> Value {
             "log": { "level": level_name(settings.telemetry.level) },
             "gpu": gpu(&settings.telemetry.gpu),
         },
+        "keys": settings.access.keys.as_ref().map(|keys| {
+            keys.iter().map(|one| key(one, settings)).collect::<Vec<_>>()
+        }),
+        "cors": settings.access.cors.as_ref().map(|cors| {
+            json!({ "origins": cors.origins.iter().map(|one| &**one).collect::<Vec<_>>() })
+        }),
         "backends": settings.backends.iter().map(|one| backend(one)).collect::<Vec<_>>(),
         "routes": settings.routes.iter().map(|one| route(one, settings)).collect::<Vec<_>>(),
+    })
+}
+
+/// A digest is all there is to know of a weak key.
+fn key(key: &ApiKey, settings: &Settings) -> Value {
+    let name = |index: &usize| settings.routes.get(*index).map(|route| &*route.name);
+    json!({
+        "name": &*key.name,
+        "sha256": REDACTED,
+        "routes": key.routes.as_ref().map(|routes| routes.iter().filter_map(name).collect::<Vec<_>>()),
+        "requests_per_minute": key.limits.requests_per_minute,
+        "tokens_per_minute": key.limits.tokens_per_minute,
+        "concurrency": key.limits.concurrency,
     })
 }
 

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN};
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use secrecy::ExposeSecret;
 
 use super::endpoint::Endpoint;
@@ -93,8 +93,12 @@ fn is_ours(host: &str, configured: SocketAddr) -> bool {
         || bare.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback() || ip == configured.ip())
 }
 
-/// No `Origin` (no browser), or that of our own page.
+/// No `Origin` (no browser), or that of our own page. Browsers say the same in a second field, which no page can set.
 fn same_origin(headers: &HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+    if site.is_some_and(|site| !matches!(site, b"same-origin" | b"none")) {
+        return false;
+    }
     let Some(origin) = headers.get(ORIGIN) else { return true };
     let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, authority)| authority);
     authority.is_some() && authority == host(headers)
@@ -163,6 +167,14 @@ mod tests {
         check_one(&admin, ("POST", "/-/reload"), &[host, ("origin", "http://localhost:9090")], Ok(()));
         for origin in ["http://evil.example", "null", "http://localhost:3000"] {
             check_one(&admin, ("POST", "/-/reload"), &[host, ("origin", origin)], Err(FOREIGN_ORIGIN));
+        }
+        for (site, expected) in [
+            ("same-origin", Ok(())),
+            ("none", Ok(())),
+            ("same-site", Err(FOREIGN_ORIGIN)),
+            ("cross-site", Err(FOREIGN_ORIGIN)),
+        ] {
+            check_one(&admin, ("POST", "/-/drain"), &[host, ("sec-fetch-site", site)], expected);
         }
         check_one(&admin, ("PUT", "/api/v1/log-level"), &[host, ("content-type", "text/plain")], Err(NOT_JSON));
         let json = ("content-type", "application/json; charset=utf-8");

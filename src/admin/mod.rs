@@ -10,6 +10,8 @@ mod config_view;
 mod decision_view;
 mod endpoint;
 mod events;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod gpu_view;
 mod guard;
 mod moment;

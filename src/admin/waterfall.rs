@@ -108,6 +108,7 @@ mod tests {
             request_id: "id".into(),
             trace_id: None,
             trace: None,
+            key: None,
             route: None,
             api: None,
             model: None,

@@ -80,6 +80,8 @@ pub enum Code {
     Environment,
     /// A file that the configuration names and that cannot be used.
     File,
+    /// A certificate that has expired, or soon will.
+    Expiring,
     /// Something that works, and should not be done.
     Unsafe,
     /// Something that has no effect.
@@ -103,6 +105,7 @@ impl Code {
             Self::Conflict => "conflict",
             Self::Environment => "environment",
             Self::File => "file",
+            Self::Expiring => "expiring",
             Self::Unsafe => "unsafe",
             Self::Unused => "unused",
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use super::access::ApiKey;
 use super::otlp::{AlwaysSample, Otlp};
 use super::settings::{
     AccessLog, Admin, Backend, BackendUrl, ClientSlo, Commit, Credential, Features, Level, Limits, Listener,
@@ -36,6 +37,10 @@ pub fn dump(settings: &Settings) -> Value {
             "interval": duration(state.interval),
         })),
         "baselines": settings.baselines.as_ref().map(|baselines| &baselines.path),
+        "keys": settings.access.keys.as_ref().map(|keys| keys.iter().map(|one| key(one, settings)).collect::<Vec<_>>()),
+        "cors": settings.access.cors.as_ref().map(|cors| json!({
+            "origins": cors.origins.iter().map(|one| &**one).collect::<Vec<_>>(),
+        })),
         "backends": settings.backends.iter().map(|backend| self::backend(backend)).collect::<Vec<_>>(),
         "routes": settings.routes.iter().map(|route| self::route(route, settings)).collect::<Vec<_>>(),
     }))
@@ -134,6 +139,18 @@ fn otlp(otlp: &Otlp) -> Value {
     })
 }
 
+fn key(key: &ApiKey, settings: &Settings) -> Value {
+    let name = |index: &usize| settings.routes.get(*index).map(|route| &*route.name);
+    json!({
+        "name": &*key.name,
+        "sha256": REDACTED,
+        "routes": key.routes.as_ref().map(|routes| routes.iter().filter_map(name).collect::<Vec<_>>()),
+        "requests_per_minute": key.limits.requests_per_minute,
+        "tokens_per_minute": key.limits.tokens_per_minute,
+        "concurrency": key.limits.concurrency,
+    })
+}
+
 fn backend(backend: &Backend) -> Value {
     let tls = &backend.tls;
     let identity = tls.identity.as_ref();
@@ -141,6 +158,7 @@ fn backend(backend: &Backend) -> Value {
     json!({
         "name": &*backend.name,
         "url": url(&backend.url),
+        "allow_link_local": backend.allow_link_local,
         "tls": {
             "ca": tls.ca,
             "certificate": identity.map(|(certificate, _)| certificate),

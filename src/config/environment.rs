@@ -5,6 +5,9 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::time::SystemTime;
+
+use crate::clock::{Clock as _, SystemClock};
 
 /// Largest file that a configuration may name, or be.
 pub(crate) const MAX_FILE: u64 = 1 << 20;
@@ -35,6 +38,10 @@ pub trait Environment {
     fn variable(&self, name: &str) -> Lookup<String>;
     /// The file at this path, at most 1 MiB.
     fn file(&self, path: &Path) -> Lookup<Contents>;
+    /// The time of day, which says whether a certificate still works; `None` where that is not judged.
+    fn wall(&self) -> Option<SystemTime> {
+        None
+    }
 }
 
 /// The process's variables and the machine's files.
@@ -55,6 +62,10 @@ impl Environment for SystemEnvironment {
             Ok(contents) => Lookup::Found(contents),
             Err(error) => Lookup::Missing(reason(&error)),
         }
+    }
+
+    fn wall(&self) -> Option<SystemTime> {
+        Some(SystemClock.wall())
     }
 }
 

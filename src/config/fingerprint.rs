@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::environment::{Contents, Environment, Lookup, read_bounded, reason};
 
@@ -53,6 +54,10 @@ impl Environment for Recorder {
             Ok(contents) => Lookup::Found(contents),
             Err(error) => Lookup::Missing(reason(&error)),
         }
+    }
+
+    fn wall(&self) -> Option<SystemTime> {
+        super::SystemEnvironment.wall()
     }
 }
 

@@ -6,13 +6,17 @@
 //! # Ok::<(), headway::config::Report>(())
 //! ```
 
+pub mod access;
 mod atomically;
 pub mod baselines;
+pub mod certificates;
 mod diagnostic;
 mod dump;
 mod environment;
 mod file;
 mod fingerprint;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 pub mod network;
 pub mod otlp;
 mod reload;

@@ -1,7 +1,21 @@
 //! A range of addresses, written `10.0.0.0/8`.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
+
+/// Whether an address is of its own link only: clouds keep credentials there (169.254.169.254). An IPv4 address in
+/// IPv6's clothes counts as what it is.
+#[must_use]
+pub fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => {
+            // Amazon's instance metadata over IPv6, which is no link-local address.
+            let metadata = v6 == Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+            v6.is_unicast_link_local() || metadata || v6.to_ipv4().is_some_and(|v4| v4.is_link_local())
+        }
+    }
+}
 
 /// All addresses that share a prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +86,25 @@ mod tests {
         check("fd00::/8", "fd12::1", true);
         check("192.0.2.1", "192.0.2.1", true);
         check("192.0.2.1", "192.0.2.2", false);
+    }
+
+    #[test]
+    fn addresses_of_the_link_are_known_in_any_clothes() {
+        for (address, expected) in [
+            ("169.254.169.254", true),
+            ("169.254.0.1", true),
+            ("::ffff:169.254.169.254", true),
+            ("::169.254.169.254", true),
+            ("fe80::1", true),
+            ("febf::1", true),
+            ("fd00:ec2::254", true),
+            ("169.253.169.254", false),
+            ("10.0.0.1", false),
+            ("fec0::1", false),
+            ("::1", false),
+        ] {
+            assert_eq!(is_link_local(address.parse().expect(address)), expected, "{address}");
+        }
     }
 
     #[test]

@@ -27,6 +27,12 @@ pub struct Otlp {
     pub always_sample: AlwaysSample,
     /// How many spans wait, and how long.
     pub queue: SpanQueue,
+    /// How much one span holds.
+    pub limits: SpanLimits,
+    /// Whether batches are sent gzipped.
+    pub gzip: bool,
+    /// Whether a caller's trace is joined and backends are told of it; else what a caller says is only passed on.
+    pub propagates: bool,
     /// What describes this process beside its name and version.
     pub resource: Vec<(String, String)>,
 }
@@ -113,6 +119,25 @@ impl Default for SpanQueue {
     }
 }
 
+/// How much one span holds; OpenTelemetry's `OTEL_SPAN_*_LIMIT` and `OTEL_ATTRIBUTE_*_LIMIT`. There are no links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpanLimits {
+    /// Most attributes of a span.
+    pub attributes: usize,
+    /// Most characters of an attribute's text.
+    pub text: usize,
+    /// Most events of a span.
+    pub events: usize,
+    /// Most attributes of an event.
+    pub event_attributes: usize,
+}
+
+impl Default for SpanLimits {
+    fn default() -> Self {
+        Self { attributes: 128, text: usize::MAX, events: 128, event_attributes: 128 }
+    }
+}
+
 impl PartialEq for Otlp {
     fn eq(&self, other: &Self) -> bool {
         fn shown(headers: &[(Arc<str>, SecretString)]) -> Vec<(&str, &str)> {
@@ -122,6 +147,7 @@ impl PartialEq for Otlp {
             == (&other.endpoint, other.protocol, &other.tls, other.timeout)
             && (self.sampler, self.always_sample, self.queue, &self.resource)
                 == (other.sampler, other.always_sample, other.queue, &other.resource)
+            && (self.limits, self.gzip, self.propagates) == (other.limits, other.gzip, other.propagates)
             && shown(&self.headers) == shown(&other.headers)
     }
 }

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 
 use super::fingerprint::Fingerprint;
-use super::settings::Settings;
+use super::settings::{self, Settings};
 use super::{Code, Diagnostic, Loaded, Report, attempt};
 
 /// Why a reload was asked for.
@@ -207,8 +207,7 @@ impl Reloader {
 /// Puts back what is fixed until restart, and names it.
 fn keep_fixed(old: &Settings, new: &mut Settings) -> Vec<&'static str> {
     let mut kept = Vec::new();
-    if new.listeners != old.listeners {
-        new.listeners.clone_from(&old.listeners);
+    if keep_listeners(&old.listeners, &mut new.listeners) {
         kept.push("listeners");
     }
     if new.threads != old.threads {
@@ -225,6 +224,18 @@ fn keep_fixed(old: &Settings, new: &mut Settings) -> Vec<&'static str> {
         }
     }
     kept
+}
+
+/// Listeners stay as they were bound; the files of their TLS may be others. Whether more was wanted.
+fn keep_listeners(bound: &[settings::Listener], new: &mut Vec<settings::Listener>) -> bool {
+    let same = |one: &settings::Listener, other: &settings::Listener| {
+        one.address == other.address && one.h2c == other.h2c && one.tls.is_some() == other.tls.is_some()
+    };
+    if bound.len() == new.len() && bound.iter().zip(&*new).all(|(one, other)| same(one, other)) {
+        return false;
+    }
+    *new = bound.iter().map(|one| new.iter().find(|other| same(one, other)).unwrap_or(one).clone()).collect();
+    true
 }
 
 fn report(trigger: Trigger, result: &Result<ReloadReport, Report>) {

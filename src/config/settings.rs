@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use super::access::Access;
 use super::baselines::Baselines;
 use super::network::Network;
 use super::otlp::Otlp;
@@ -16,7 +17,7 @@ use crate::route::{admission::OnOverload, hedge::Hedge, policy::PolicyKind, pric
 /// Everything a running headway does, as one value that is swapped whole.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where clients connect; fixed until restart.
+    /// Where clients connect; fixed until restart, but for the files of their TLS.
     pub listeners: Vec<Listener>,
     /// Networks whose `X-Forwarded-*` fields are believed.
     pub trusted_proxies: Vec<Network>,
@@ -34,6 +35,8 @@ pub struct Settings {
     pub state: Option<StateFile>,
     /// Measurements that backends start from; `None` starts from neutral guesses.
     pub baselines: Option<Arc<Baselines>>,
+    /// Who may call, how much, and from which web pages.
+    pub access: Access,
     /// The model servers, names unique.
     pub backends: Vec<Arc<Backend>>,
     /// The routes, in order; the first that matches serves.
@@ -220,6 +223,8 @@ pub struct Backend {
     pub name: Arc<str>,
     /// Where it answers.
     pub url: BackendUrl,
+    /// Whether it may be at a link-local address, where clouds keep credentials.
+    pub allow_link_local: bool,
     /// For https: what is trusted and shown.
     pub tls: BackendTls,
     /// Whether h2 is spoken to it.

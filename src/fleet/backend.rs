@@ -15,7 +15,7 @@ use super::endpoint::Endpoint;
 use super::engine_metrics::Reported;
 use super::gpu::GpuReport;
 use super::models::{Discovered, Serves};
-use super::tls::TlsMaterial;
+use super::tls::{TlsMaterial, TlsProblem};
 use crate::config::baselines::Baseline;
 use crate::config::settings::Backend;
 use crate::measure::outcome::Blame;
@@ -78,6 +78,8 @@ pub enum CheckOutcome {
     NotReady(u16),
     /// No connection.
     Unreachable,
+    /// A connection, and no TLS on it.
+    NoTls(TlsProblem),
     /// No answer in time.
     TimedOut,
     /// The name has no address.
@@ -92,6 +94,7 @@ impl CheckOutcome {
             Self::Passed => "ready".to_owned(),
             Self::NotReady(status) => format!("health check answered {status}"),
             Self::Unreachable => "no connection".to_owned(),
+            Self::NoTls(problem) => problem.describe().to_owned(),
             Self::TimedOut => "health check timed out".to_owned(),
             Self::Unresolved => "the host name has no address".to_owned(),
         }
@@ -133,7 +136,6 @@ struct Judged {
 pub(super) struct Shared {
     /// Where `progress`, in milliseconds, and `token_at` count from.
     base: Instant,
-    pub(super) tls: TlsMaterial,
     /// The settings in force, for the background tasks, which outlive generations too.
     pub(super) latest: ArcSwap<Backend>,
     pub(super) in_flight: AtomicU32,
@@ -147,7 +149,7 @@ pub(super) struct Shared {
     draining: AtomicBool,
     /// Microseconds since `base`, plus one, at which it began to serve or came back; 0 when it was there from the start.
     returned_at: AtomicU64,
-    connect: Mutex<Duration>,
+    connecting: Mutex<Connecting>,
     endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
     turn: AtomicUsize,
     /// Told whenever the name has been looked up.
@@ -170,11 +172,20 @@ pub(super) struct Shared {
     ejecting: Arc<Mutex<()>>,
 }
 
+/// How its addresses are connected to. Its lock is held while they change, so that none is left with what was before.
+#[derive(Debug)]
+struct Connecting {
+    within: Duration,
+    tls: TlsMaterial,
+}
+
 /// One model server, in one configuration generation.
 #[derive(Debug)]
 pub struct LiveBackend {
     settings: Arc<Backend>,
     index: BackendIndex,
+    /// What this generation's files hold; the shared part gets it with [`Shared::adopt`].
+    pub(super) tls: TlsMaterial,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -189,8 +200,8 @@ pub(super) enum Admission {
 }
 
 impl LiveBackend {
-    pub(super) fn new(settings: Arc<Backend>, index: BackendIndex, shared: Arc<Shared>) -> Self {
-        Self { settings, index, shared }
+    pub(super) fn new(settings: Arc<Backend>, index: BackendIndex, tls: TlsMaterial, shared: Arc<Shared>) -> Self {
+        Self { settings, index, tls, shared }
     }
 
     /// Its name in metrics and logs.
@@ -323,7 +334,6 @@ impl Shared {
         };
         Self {
             base: now,
-            tls,
             latest: ArcSwap::new(settings),
             in_flight: AtomicU32::new(0),
             streaming: AtomicU32::new(0),
@@ -333,7 +343,7 @@ impl Shared {
             token_at: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             returned_at: AtomicU64::new(0),
-            connect: Mutex::new(Duration::from_secs(2)),
+            connecting: Mutex::new(Connecting { within: Duration::from_secs(2), tls }),
             endpoints: ArcSwap::default(),
             turn: AtomicUsize::new(0),
             resolved: Notify::new(),
@@ -571,27 +581,34 @@ impl Shared {
 
     /// Takes new addresses; those that stay keep their state.
     pub(super) fn set_addresses(&self, addresses: &[std::net::SocketAddr]) {
-        let connect = *self.connect.lock().unwrap_or_else(PoisonError::into_inner);
+        let connecting = self.connecting();
         let (old, settings) = (self.endpoints.load(), self.latest.load());
         if old.iter().map(|one| one.address()).eq(addresses.iter().copied()) {
             return;
         }
         let kept = |address| old.iter().find(|one| one.address() == address).cloned();
-        let fresh = |address| Arc::new(Endpoint::new(address, &settings, &self.tls, connect));
+        let fresh = |address| Arc::new(Endpoint::new(address, &settings, &connecting.tls, connecting.within));
         let new = addresses.iter().map(|&address| kept(address).unwrap_or_else(|| fresh(address))).collect();
         self.endpoints.store(Arc::new(new));
     }
 
-    /// Takes the settings of a new generation of the same backend.
-    pub(super) fn adopt(&self, settings: &Arc<Backend>, connect: Duration) {
+    fn connecting(&self) -> MutexGuard<'_, Connecting> {
+        self.connecting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the settings of a new generation of the same backend. Connections that are open go on as they are.
+    pub(super) fn adopt(&self, settings: &Arc<Backend>, tls: &TlsMaterial, connect: Duration) {
         self.latest.store(Arc::clone(settings));
-        let mut current = self.connect.lock().unwrap_or_else(PoisonError::into_inner);
-        if *current == connect {
+        let mut connecting = self.connecting();
+        if connecting.within == connect && connecting.tls.group == tls.group {
             return;
         }
-        *current = connect;
+        if connecting.tls.group != tls.group {
+            tracing::info!(backend = %settings.name, "new connections use its new certificates");
+        }
+        *connecting = Connecting { within: connect, tls: tls.clone() };
         let renew = |old: &Arc<Endpoint>| {
-            let new = Endpoint::new(old.address(), settings, &self.tls, connect);
+            let new = Endpoint::new(old.address(), settings, tls, connect);
             new.set_healthy(old.healthy());
             Arc::new(new)
         };
@@ -616,7 +633,7 @@ impl Judged {
         let loading = matches!(outcome, CheckOutcome::NotReady(_)) && !self.was_ready;
         let hiccup = self.health == Health::Ready
             && self.failures < FAILURES_TO_DOWN
-            && !matches!(outcome, CheckOutcome::Unreachable | CheckOutcome::Unresolved);
+            && !matches!(outcome, CheckOutcome::Unreachable | CheckOutcome::NoTls(_) | CheckOutcome::Unresolved);
         if loading {
             self.health = Health::Warming;
         } else if !hiccup {

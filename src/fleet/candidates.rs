@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::backend::{Admission, LiveBackend};
+use super::backend::{Admission, CheckOutcome, LiveBackend};
 use super::dispatch::{Needs, NoCandidate, Request};
 use super::models::Serves;
 use super::route::LiveRoute;
@@ -23,6 +23,8 @@ pub(super) struct PassedOver {
     excluded: bool,
     loading: bool,
     full: bool,
+    no_tls: bool,
+    down: bool,
 }
 
 impl Fleet {
@@ -104,6 +106,12 @@ impl PassedOver {
         }
         // What is late must not become the one request that a breaker waits for.
         if admission != wanted || (request.hedge && backend.shared.is_ejected()) {
+            let no_tls = || backend.last_check().is_some_and(|check| matches!(check.outcome, CheckOutcome::NoTls(_)));
+            if admission == Admission::Unusable && no_tls() {
+                self.no_tls = true;
+            } else {
+                self.down = true;
+            }
             return false;
         }
         let full = backend.settings().max_in_flight.is_some_and(|most| backend.in_flight() >= most);
@@ -119,6 +127,7 @@ impl PassedOver {
             Self { full: true, .. } => NoCandidate::AllFull { retry_after: Duration::from_secs(1) },
             Self { excluded: true, .. } => NoCandidate::Excluded,
             Self { loading: true, .. } => NoCandidate::Loading { retry_after: RETRY_AFTER },
+            Self { no_tls: true, down: false, .. } => NoCandidate::NoTls,
             _ => NoCandidate::NoneHealthy { retry_after: RETRY_AFTER },
         }
     }

@@ -90,6 +90,9 @@ pub enum NoCandidate {
         /// When to try again.
         retry_after: Duration,
     },
+    /// With those that serve it there is no TLS.
+    #[error("no TLS with any backend of this model")]
+    NoTls,
     /// Those that serve it have no place left.
     #[error("every backend for this model is full")]
     AllFull {

@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use super::backend::{CheckOutcome, Shared};
 use super::endpoint::Endpoint;
 use super::models::Discovered;
+use super::tls::TlsProblem;
 use crate::config::settings::{Backend, BackendUrl, Credential};
 
 /// Longest wait for a whole answer, connecting included.
@@ -66,7 +67,7 @@ pub(super) async fn discover(connector: &Connector, shared: &Shared, endpoint: &
 /// The page that a URL names; nothing of a backend's credential goes there.
 pub(super) async fn page_of(connector: &Connector, peer: &HttpPeer, url: &BackendUrl) -> Option<Vec<u8>> {
     let question = question(&url.authority(), &url.base_path).ok()?;
-    let answer = timeout(TIMEOUT, Box::pin(exchange(connector, peer, &question))).await.ok()??;
+    let answer = timeout(TIMEOUT, Box::pin(exchange(connector, peer, &question))).await.ok()?.ok()?;
     ((200..300).contains(&answer.status) && answer.body.len() < MOST_BYTES).then_some(answer.body)
 }
 
@@ -97,27 +98,25 @@ async fn ask(
 ) -> Result<Answer, CheckOutcome> {
     let question = backend_question(settings, path).map_err(|_| CheckOutcome::Unreachable)?;
     let whole = Box::pin(exchange(connector, endpoint.peer(), &question));
-    match timeout(TIMEOUT, whole).await {
-        Ok(Some(answer)) => Ok(answer),
-        Ok(None) => Err(CheckOutcome::Unreachable),
-        Err(_) => Err(CheckOutcome::TimedOut),
-    }
+    timeout(TIMEOUT, whole).await.unwrap_or(Err(CheckOutcome::TimedOut))
 }
 
 /// A pooled connection may have been closed by the server a moment ago: then a fresh one is tried.
-async fn exchange(connector: &Connector, peer: &HttpPeer, question: &RequestHeader) -> Option<Answer> {
+async fn exchange(connector: &Connector, peer: &HttpPeer, question: &RequestHeader) -> Result<Answer, CheckOutcome> {
     loop {
-        let (mut session, reused) = connector.get_http_session(peer).await.ok()?;
+        let connected = connector.get_http_session(peer).await;
+        let (mut session, reused) =
+            connected.map_err(|error| TlsProblem::of(&error).map_or(CheckOutcome::Unreachable, CheckOutcome::NoTls))?;
         let answer = converse(&mut session, question).await;
         match answer {
             Some(answer) => {
                 if session.response_done() {
                     connector.release_http_session(session, peer, peer.options.idle_timeout).await;
                 }
-                return Some(answer);
+                return Ok(answer);
             }
             None if reused => session.shutdown().await,
-            None => return None,
+            None => return Err(CheckOutcome::Unreachable),
         }
     }
 }

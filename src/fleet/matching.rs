@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Fleet;
+use super::callers::Caller;
 use super::models::Serves;
 use crate::config::settings::Route;
 use crate::wire::Api;
@@ -16,41 +17,60 @@ pub enum RouteMatchResult {
     NoRoute,
     /// Routes serve this path, but none of them the model.
     NoSuchModel,
+    /// Routes serve the request, but none of them this caller.
+    NotAllowed,
 }
 
 impl Fleet {
     /// The first route that serves the request. A route without `paths` serves the inference APIs; any other path must
-    /// be named. `model` is `None` for requests that name none.
+    /// be named. `model` is `None` for requests that name none. What the caller may not use is passed over.
     pub fn match_route<'h>(
         &self,
         path: &str,
         headers: impl Fn(&str) -> Option<&'h str>,
         model: Option<&str>,
+        caller: Option<&Caller>,
     ) -> RouteMatchResult {
-        let mut reached = false;
+        let (mut reached, mut forbidden) = (false, false);
         for (index, route) in self.settings().routes.iter().enumerate() {
             if !takes_path(route, path) || !takes_headers(route, &headers) {
                 continue;
             }
-            if model.is_none_or(|model| self.takes_model(index, route, model)) {
-                return RouteMatchResult::Found(index);
-            }
             reached = true;
+            if model.is_none_or(|model| self.takes_model(index, route, model)) {
+                if may_use(caller, index) {
+                    return RouteMatchResult::Found(index);
+                }
+                forbidden = true;
+            }
         }
-        if reached { RouteMatchResult::NoSuchModel } else { RouteMatchResult::NoRoute }
+        match (forbidden, reached) {
+            (true, _) => RouteMatchResult::NotAllowed,
+            (false, true) => RouteMatchResult::NoSuchModel,
+            (false, false) => RouteMatchResult::NoRoute,
+        }
     }
 
-    /// Every route, by its place in the settings, that takes this path and these header fields for some model.
-    pub fn routes_for<'h>(&self, path: &str, headers: impl Fn(&str) -> Option<&'h str>) -> Vec<usize> {
-        let takes = |route: &Route| takes_path(route, path) && takes_headers(route, &headers);
-        self.settings().routes.iter().enumerate().filter(|(_, route)| takes(route)).map(|(index, _)| index).collect()
+    /// Every route, by its place in the settings, that takes this path and these header fields for some model, and this
+    /// caller.
+    pub fn routes_for<'h>(
+        &self,
+        path: &str,
+        headers: impl Fn(&str) -> Option<&'h str>,
+        caller: Option<&Caller>,
+    ) -> Vec<usize> {
+        let takes = |(index, route): &(usize, &Arc<Route>)| {
+            takes_path(route, path) && takes_headers(route, &headers) && may_use(caller, *index)
+        };
+        self.settings().routes.iter().enumerate().filter(takes).map(|(index, _)| index).collect()
     }
 
-    /// The models that a caller with these header fields may ask for (`GET /v1/models`), sorted, each once: what is
+    /// The models that this caller, with these header fields, may ask for (`GET /v1/models`), sorted, each once: what is
     /// configured by name, aliases, and what backends say themselves.
-    pub fn models<'h>(&self, headers: impl Fn(&str) -> Option<&'h str>) -> Vec<Arc<str>> {
+    pub fn models<'h>(&self, headers: impl Fn(&str) -> Option<&'h str>, caller: Option<&Caller>) -> Vec<Arc<str>> {
         let mut all: Vec<Arc<str>> = Vec::new();
-        for route in self.settings().routes.iter().filter(|route| takes_headers(route, &headers)) {
+        let routes = self.settings().routes.iter().enumerate();
+        for (_, route) in routes.filter(|(index, route)| takes_headers(route, &headers) && may_use(caller, *index)) {
             for backend in route.backends.iter().filter_map(|&(index, _)| self.backends().get(index)) {
                 let settings = backend.settings();
                 all.extend(settings.rename.iter().map(|(alias, _)| Arc::clone(alias)).filter(|one| named(route, one)));
@@ -90,6 +110,11 @@ impl Fleet {
         let backends = || self.routes().get(index).into_iter().flat_map(|route| self.backends_of(route));
         named(route, model) && backends().any(|(backend, _, _)| backend.serves(model) != Serves::No)
     }
+}
+
+/// Where no keys are asked for, everyone may use everything.
+fn may_use(caller: Option<&Caller>, route: usize) -> bool {
+    caller.is_none_or(|caller| caller.may_use(route))
 }
 
 fn named(route: &Route, model: &str) -> bool {

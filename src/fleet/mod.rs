@@ -6,11 +6,14 @@
 
 pub mod backend;
 mod buffering;
+pub mod callers;
 pub mod choosing;
 pub mod decisions;
 mod demand;
 pub mod dispatch;
 pub mod endpoint;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 pub mod gpu;
 pub mod in_flight;
 pub mod line;
@@ -41,6 +44,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 pub use self::backend::{BackendState, LiveBackend};
+pub use self::callers::{Admission, Allowance, Caller, Limit, Limited, MostOutput, Spent};
 pub use self::choosing::Explanation;
 pub use self::decisions::{Decided, DecisionRecord, Happened};
 pub use self::dispatch::{Away, Dispatched, Needs, NoCandidate, Request};
@@ -50,8 +54,10 @@ pub use self::line::{Place, Turn};
 pub use self::matching::RouteMatchResult;
 pub use self::route::LiveRoute;
 pub use self::shadow::ShadowFigures;
+pub use self::tls::{TlsProblem, is_tls_failure};
 
 use self::backend::Shared;
+use self::callers::Callers;
 use self::dispatch::Desk;
 use self::line::Line;
 use self::prompt_sizes::PromptSizes;
@@ -59,6 +65,7 @@ use self::route::{Pair, RouteCounts};
 use self::stored::StoredResponses;
 use self::tls::TlsMaterial;
 use crate::config::baselines::Baseline;
+use crate::config::certificates::{Expiry, Owner};
 use crate::config::settings::{Backend, Route, Settings, Timeouts};
 use crate::measure::exchange::ExchangeRecord;
 use crate::route::admission::OnOverload;
@@ -87,6 +94,7 @@ pub struct Fleet {
     settings: Arc<Settings>,
     backends: Vec<Arc<LiveBackend>>,
     routes: Vec<Arc<LiveRoute>>,
+    callers: Callers,
     common: Arc<Common>,
 }
 
@@ -139,7 +147,7 @@ impl Fleet {
         Ok(fleet)
     }
 
-    /// The fleet of a new configuration: a backend that is still the same server (name, URL, TLS, h2) and a route of
+    /// The fleet of a new configuration: a backend that is still the same server (name, URL, server name, h2) and a route of
     /// the same name keep what they counted and learned. What generations share changes only with [`Self::settle`].
     ///
     /// # Errors
@@ -275,6 +283,14 @@ impl Fleet {
         members.filter_map(|(&(index, weight), pair)| Some((self.backends.get(index)?, pair, weight)))
     }
 
+    /// When the certificates towards the backends stop working.
+    pub fn expiries(&self) -> impl Iterator<Item = Expiry> {
+        self.backends.iter().flat_map(|backend| {
+            let owner = Owner::Backend(Arc::clone(backend.name()));
+            backend.tls.expiries.iter().map(move |&(role, at)| Expiry { owner: owner.clone(), role, at })
+        })
+    }
+
     fn desk(&self) -> std::sync::MutexGuard<'_, Desk> {
         self.common.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -284,27 +300,29 @@ impl Fleet {
         let mut backends = Vec::with_capacity(settings.backends.len());
         for (index, backend) in settings.backends.iter().enumerate() {
             let baseline = settings.baselines.as_ref().and_then(|baselines| baselines.of(backend));
-            let shared = Self::shared(backend, old, &common, baseline, now)?;
-            backends.push(Arc::new(LiveBackend::new(Arc::clone(backend), BackendIndex(index), shared)));
+            let tls = TlsMaterial::load(backend)?;
+            let shared = Self::shared(backend, &tls, (old, &common), baseline, now);
+            backends.push(Arc::new(LiveBackend::new(Arc::clone(backend), BackendIndex(index), tls, shared)));
         }
         let routes = settings.routes.iter().map(|route| live_route(route, &backends, old, &common)).collect();
-        Ok(Self { settings, backends, routes, common })
+        let callers = Callers::of(settings.access.keys.as_deref(), old.map(|old| &old.callers), now);
+        Ok(Self { settings, backends, routes, callers, common })
     }
 
     fn shared(
         backend: &Arc<Backend>,
-        old: Option<&Self>,
-        common: &Common,
+        tls: &TlsMaterial,
+        (old, common): (Option<&Self>, &Common),
         baseline: Option<&Baseline>,
         now: Instant,
-    ) -> Result<Arc<Shared>, FleetError> {
-        let tls = TlsMaterial::load(backend)?;
+    ) -> Arc<Shared> {
+        // A renewed certificate makes no other server of it.
         let same = |other: &&Arc<LiveBackend>| {
             let settings = other.settings();
             settings.name == backend.name
                 && settings.url == backend.url
-                && settings.tls == backend.tls
-                && other.shared.tls.group == tls.group
+                && settings.http2 == backend.http2
+                && settings.tls.server_name == backend.tls.server_name
         };
         let kept = old.and_then(|old| old.backends.iter().find(same)).map(|kept| Arc::clone(&kept.shared));
         let fresh = || {
@@ -315,7 +333,7 @@ impl Fleet {
             }
             Arc::new(shared)
         };
-        Ok(kept.unwrap_or_else(fresh))
+        kept.unwrap_or_else(fresh)
     }
 
     /// Tells the shared parts about this generation. To be called once it is certain to be put in force, and before it
@@ -325,7 +343,7 @@ impl Fleet {
             let routes =
                 || self.settings.routes.iter().filter(|route| route.backends.iter().any(|&(one, _)| one == index));
             let connect = routes().map(|route| route.timeouts.connect).max().unwrap_or(Timeouts::default().connect);
-            backend.shared.adopt(backend.settings(), connect);
+            backend.shared.adopt(backend.settings(), &backend.tls, connect);
             let others = |route: &Arc<Route>| {
                 let others = route.backends.iter().filter(|&&(one, _)| one != index);
                 others.filter_map(|&(one, _)| self.backends.get(one)).map(|one| Arc::downgrade(&one.shared)).collect()

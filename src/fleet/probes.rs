@@ -141,8 +141,9 @@ fn better(one: CheckOutcome, other: CheckOutcome) -> CheckOutcome {
         CheckOutcome::Passed => 0,
         CheckOutcome::NotReady(_) => 1,
         CheckOutcome::TimedOut => 2,
-        CheckOutcome::Unreachable => 3,
-        CheckOutcome::Unresolved => 4,
+        CheckOutcome::NoTls(_) => 3,
+        CheckOutcome::Unreachable => 4,
+        CheckOutcome::Unresolved => 5,
     };
     if rank(other) < rank(one) { other } else { one }
 }

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::backend::Shared;
 use crate::clock::Clock;
+use crate::config::network::is_link_local;
 
 /// Bounds on how long an answer is used: records of no lifetime would be asked for without pause.
 const LIFETIME: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
@@ -35,13 +36,8 @@ impl Names {
         Self(resolver.ok())
     }
 
-    /// The addresses of a name, sorted, and how long they may be used; `None` when there are none.
-    pub(super) async fn look_up(
-        &self,
-        host: &str,
-        port: u16,
-        clock: &dyn Clock,
-    ) -> Option<(Vec<SocketAddr>, Duration)> {
+    /// The addresses of a name; `None` when it cannot be looked up.
+    pub(super) async fn look_up(&self, host: &str, port: u16, link_local: bool, clock: &dyn Clock) -> Option<Found> {
         let (found, lifetime): (Vec<IpAddr>, _) = if let Some(resolver) = &self.0 {
             let answer = resolver.lookup_ip(host).await.ok()?;
             (answer.iter().collect(), answer.valid_until().saturating_duration_since(clock.now()))
@@ -49,20 +45,30 @@ impl Names {
             let answer = tokio::net::lookup_host((host, port)).await.ok()?;
             (answer.map(|address| address.ip()).collect(), Duration::from_secs(30))
         };
-        let mut addresses: Vec<_> =
-            found.into_iter().filter(routable).map(|address| SocketAddr::new(address, port)).collect();
-        addresses.sort_unstable();
-        addresses.dedup();
-        addresses.truncate(MOST);
-        (!addresses.is_empty()).then_some((addresses, lifetime.clamp(LIFETIME.0, LIFETIME.1)))
+        Some(Found::of(&found, port, link_local, lifetime))
     }
 }
 
-/// A name must not lead to link-local addresses: instance metadata lives there.
-fn routable(address: &IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => !address.is_link_local() && !address.is_unspecified(),
-        IpAddr::V6(address) => !address.is_unicast_link_local() && !address.is_unspecified(),
+/// What a look-up found.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Where to connect to, sorted; may be empty.
+    pub(super) addresses: Vec<SocketAddr>,
+    /// How long that may be used.
+    lifetime: Duration,
+    /// Whether the name leads to link-local addresses, which are left out: instance metadata lives there.
+    refused: bool,
+}
+
+impl Found {
+    fn of(found: &[IpAddr], port: u16, link_local: bool, lifetime: Duration) -> Self {
+        let refuses = |address: &IpAddr| !link_local && is_link_local(*address);
+        let usable = found.iter().filter(|address| !address.to_canonical().is_unspecified() && !refuses(address));
+        let mut addresses: Vec<_> = usable.map(|&address| SocketAddr::new(address, port)).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses.truncate(MOST);
+        Self { addresses, lifetime: lifetime.clamp(LIFETIME.0, LIFETIME.1), refused: found.iter().any(refuses) }
     }
 }
 
@@ -82,15 +88,50 @@ pub(super) async fn keep_resolved(shared: &Shared, names: &Names, clock: &dyn Cl
     if url.host.parse::<IpAddr>().is_ok() {
         return;
     }
+    let mut told = false;
     loop {
-        let found = timeout(LONGEST, Box::pin(names.look_up(&url.host, url.port, clock))).await.ok().flatten();
-        let wait = if let Some((addresses, lifetime)) = found {
-            shared.set_addresses(&addresses);
-            lifetime
-        } else {
-            AGAIN
+        let link_local = shared.latest.load().allow_link_local;
+        let looking = Box::pin(names.look_up(&url.host, url.port, link_local, clock));
+        let found = timeout(LONGEST, looking).await.ok().flatten();
+        let refused = found.as_ref().is_some_and(|found| found.refused);
+        if refused && !told {
+            tracing::warn!(
+                backend = %shared.latest.load().name,
+                "its name leads to a link-local address, which is not used unless `allow_link_local` says so"
+            );
+        }
+        told = refused;
+        let wait = match found {
+            Some(found) if !found.addresses.is_empty() => {
+                shared.set_addresses(&found.addresses);
+                found.lifetime
+            }
+            _ => AGAIN,
         };
         shared.resolved.notify_one();
         tokio::time::sleep(wait).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(found: &[&str], link_local: bool, expected: (&[&str], bool)) {
+        let parsed: Vec<IpAddr> = found.iter().map(|address| address.parse().unwrap()).collect();
+        let kept = Found::of(&parsed, 80, link_local, Duration::from_secs(30));
+        let addresses: Vec<_> = kept.addresses.iter().map(|address| address.ip().to_string()).collect();
+        assert_eq!((addresses, kept.refused), (expected.0.iter().map(ToString::to_string).collect(), expected.1));
+    }
+
+    #[test]
+    fn a_name_does_not_lead_to_the_metadata_of_a_cloud() {
+        check(&["10.0.0.2", "10.0.0.1", "10.0.0.2"], false, (&["10.0.0.1", "10.0.0.2"], false));
+        check(&["169.254.169.254"], false, (&[], true));
+        check(&["169.254.169.254", "10.0.0.1"], false, (&["10.0.0.1"], true));
+        check(&["::ffff:169.254.169.254", "fe80::1", "fd00:ec2::254"], false, (&[], true));
+        check(&["169.254.1.1", "fe80::1"], true, (&["169.254.1.1", "fe80::1"], false));
+        check(&["0.0.0.0", "::", "::ffff:0.0.0.0"], true, (&[], false));
     }
 }

@@ -24,6 +24,8 @@ pub struct ExchangeRecord {
     pub trace_id: Option<TraceId>,
     /// Its place in that trace, where traces are made.
     pub trace: Option<TraceContext>,
+    /// Who asked, by the name of its key; `None` where callers need none, or it was not theirs.
+    pub key: Option<Arc<str>>,
     /// The route that matched; `None` is shown as `unmatched`.
     pub route: Option<Arc<str>>,
     /// The API that was spoken; `None` when the path is none of them.

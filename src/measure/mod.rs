@@ -4,6 +4,8 @@ pub mod attainment;
 pub mod bursts;
 pub mod course;
 pub mod exchange;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 pub mod gaps;
 pub mod objective;
 pub mod outcome;

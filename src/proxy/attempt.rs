@@ -14,7 +14,7 @@ use super::headers::{self, BodyKind};
 use super::marks::{Marks, Step};
 use super::upstream::Upstream;
 use crate::config::settings::{Commit, RetryCause, Route};
-use crate::fleet::{Endpoint, Progress};
+use crate::fleet::{Endpoint, Progress, is_tls_failure};
 use crate::measure::outcome::{Blame, Outcome};
 use crate::measure::reader::StreamReader;
 use crate::measure::sieve::UsageSieve;
@@ -61,12 +61,14 @@ pub(super) struct Failure {
     pub(super) status: u16,
     /// The backend's own `Retry-After`.
     pub(super) wait: Option<Duration>,
+    /// There was a connection, and no TLS on it.
+    pub(super) tls: bool,
 }
 
 impl Failure {
     fn new(outcome: Outcome, cause: impl Into<Option<RetryCause>>, status: u16) -> Self {
         let cause = cause.into();
-        Self { outcome, blame: outcome.blame(), cause, status, wait: None }
+        Self { outcome, blame: outcome.blame(), cause, status, wait: None, tls: false }
     }
 
     fn reset() -> Self {
@@ -171,8 +173,10 @@ async fn once(call: &Call<'_>, fresh: bool) -> Result<Box<Answer>, Broken> {
     let began = clock.now();
     call.marks.reached(Step::Connecting, began);
     let connecting = Upstream::connect(&call.proxy.backends, &call.endpoint, fresh);
-    let Ok(Ok(mut upstream)) = tokio::time::timeout(call.route.timeouts.connect, connecting).await else {
-        return Err(Failure::connect().into());
+    let mut upstream = match tokio::time::timeout(call.route.timeouts.connect, connecting).await {
+        Ok(Ok(upstream)) => upstream,
+        Ok(Err(error)) => return Err(Failure { tls: is_tls_failure(&error), ..Failure::connect() }.into()),
+        Err(_) => return Err(Failure::connect().into()),
     };
     let connected = clock.now();
     call.marks.reached(Step::Connected, connected);

@@ -25,6 +25,24 @@ pub(super) async fn gone(session: &mut Session) {
     std::future::pending::<()>().await;
 }
 
+/// Most of a body that is read although its request is refused, so that the connection can go on.
+const SMALL_BODY: u64 = 64 * 1024;
+
+/// Reads the body of a request that is refused, if it is small and on its way: then the connection need not end. Whether
+/// it was read.
+pub(super) async fn read_small_body(session: &mut Session) -> bool {
+    if session.is_body_empty() {
+        return true;
+    }
+    let length = session.get_header("content-length").and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if length.is_none_or(|length| length > SMALL_BODY) || session.get_header("expect").is_some() {
+        return false;
+    }
+    let reading = async { while let Ok(Some(_)) = session.read_request_body().await {} };
+    let in_time = tokio::time::timeout(LINGER, reading).await.is_ok();
+    in_time && session.is_body_done()
+}
+
 /// Reads what is left of a refused request's body: closing the connection on it would destroy the refusal before the
 /// client has read it.
 pub(super) async fn linger(session: &mut Session) {

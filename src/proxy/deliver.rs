@@ -113,6 +113,7 @@ fn response_head(
 ) -> pingora_core::Result<Box<ResponseHeader>> {
     let upstream = won.answer.upstream.head().ok_or_else(|| pingora_core::Error::new_str("an answer has a head"))?;
     let mut head = headers::downstream_head(upstream, won.answer.kind, client_is_h2, &exchange.request_id())?;
+    exchange.stamp().put(&mut head)?;
     head.set_status(won.answer.status)?;
     if route.expose {
         expose(&mut head, exchange, won)?;
@@ -181,6 +182,7 @@ async fn settle(proxy: &Arc<Proxy>, mut exchange: Exchange, won: Won, forwarded:
         exchange.fleet.remember_stored(id, &backend);
     }
     answer.reading.note_course(&mut course, started);
+    exchange.seen_output = answer.reading.tokens();
     exchange.note(|record| {
         answer.reading.report(record, started);
         usage = record.usage;

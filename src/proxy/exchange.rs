@@ -10,10 +10,12 @@ use http::{HeaderValue, Method, Version};
 use pingora_core::protocols::http::server::Session;
 
 use super::Proxy;
+use super::cors::Reader;
 use super::headers::{self, TraceFields};
 use super::inspect;
 use super::lifecycle::Active;
-use crate::fleet::Fleet;
+use super::stamp::Stamp;
+use crate::fleet::{Admission, Caller, Fleet};
 use crate::measure::course::{Course, TraceContext};
 use crate::measure::exchange::{Attempt, DecisionSummary, ExchangeRecord, Latencies, Phases};
 use crate::measure::objective::{Ended, Verdicts};
@@ -28,6 +30,16 @@ pub(super) struct Exchange {
     pub(super) fleet: Arc<Fleet>,
     /// The matched route's place in the settings.
     pub(super) route: Option<usize>,
+    /// Who asks, where callers need a key.
+    pub(super) caller: Option<Arc<Caller>>,
+    /// Counts the request among its caller's.
+    pub(super) admission: Option<Admission>,
+    /// Tokens of the prompt that were set aside, as estimated.
+    pub(super) reserved_input: u64,
+    /// Tokens of the answer, as far as they were seen.
+    pub(super) seen_output: u64,
+    /// The web page that asks.
+    reader: Reader,
     /// The head was complete.
     pub(super) arrived: Instant,
     /// The request was complete: the start of every latency.
@@ -46,6 +58,7 @@ impl Exchange {
             request_id,
             trace_id: None,
             trace: None,
+            key: None,
             route: None,
             api: None,
             model: None,
@@ -72,6 +85,11 @@ impl Exchange {
             proxy: Arc::clone(proxy),
             fleet: proxy.fleet.load_full(),
             route: None,
+            caller: None,
+            admission: None,
+            reserved_input: 0,
+            seen_output: 0,
+            reader: Reader::default(),
             arrived: now,
             started: now,
             record: Some(Box::new(record)),
@@ -90,6 +108,7 @@ impl Exchange {
         let (secure, is_h2) = (inspect::is_secure(session), head.version == Version::HTTP_2);
         let method = method(&head.method);
         self.traceparent = caller.map(|(_, field)| field.clone());
+        self.reader = Reader::of(self.fleet.settings().access.cors.as_ref(), &head.headers);
         self.note(|record| {
             record.trace_id = trace.as_ref().map(|trace| trace.trace_id).or(parent.map(|parent| parent.trace_id));
             record.trace = trace;
@@ -108,7 +127,8 @@ impl Exchange {
 
     /// What a backend is told of the trace: that the try called it; without traces of our own, what the client said.
     pub(super) fn trace_fields(&self, span_id: Option<SpanId>) -> TraceFields {
-        let own = self.trace().zip(span_id).map(|(trace, span_id)| {
+        let told = span_id.filter(|_| self.proxy.telemetry.propagates_traces());
+        let own = self.trace().zip(told).map(|(trace, span_id)| {
             let field = TraceParent { trace_id: trace.trace_id, span_id, sampled: trace.sampled }.field();
             HeaderValue::try_from(field).ok()
         });
@@ -144,6 +164,13 @@ impl Exchange {
         self.record.as_ref().map_or_else(|| "".into(), |record| Arc::clone(&record.request_id))
     }
 
+    /// What is put on the answer, whoever gives it.
+    pub(super) fn stamp(&self) -> Stamp {
+        let now = self.proxy.clock.now();
+        let allowance = self.caller.as_ref().map(|caller| caller.allowance(now)).unwrap_or_default();
+        Stamp { request_id: self.request_id(), allowance, reader: self.reader.clone() }
+    }
+
     /// Why the backend was chosen.
     pub(super) fn decision_reason(&self) -> Option<&'static str> {
         Some(self.record.as_ref()?.decision.as_ref()?.reason)
@@ -171,6 +198,7 @@ impl Exchange {
         record.outcome = outcome;
         record.verdicts = self.verdicts(&record);
         record.course.ended = now.saturating_duration_since(self.started);
+        self.settle(&record, now);
         self.proxy.telemetry.judge_trace(&mut record);
         let record = Arc::new(*record);
         self.fleet.record(&record, now);

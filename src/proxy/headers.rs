@@ -10,6 +10,7 @@ use http::{Uri, Version, uri::PathAndQuery};
 use pingora_http::{RequestHeader, ResponseHeader};
 use secrecy::ExposeSecret;
 
+use super::forwarded::Forwarded;
 use crate::config::settings::{Backend, Credential};
 use crate::wire::trace_context::TraceParent;
 
@@ -56,10 +57,8 @@ pub(super) struct Added<'a> {
     pub(super) request_id: &'a str,
     /// The trace it belongs to.
     pub(super) trace: TraceFields,
-    /// Who asked, as `X-Forwarded-For` says it.
-    pub(super) forwarded_for: Option<&'a str>,
-    /// Over what, as `X-Forwarded-Proto` says it.
-    pub(super) forwarded_proto: &'static str,
+    /// Who asked.
+    pub(super) forwarded: &'a Forwarded,
 }
 
 /// What a backend is told of the trace.
@@ -83,7 +82,7 @@ pub(super) fn upstream_head(
 ) -> pingora_core::Result<Box<RequestHeader>> {
     let authority = backend.url.authority();
     let path = upstream_path(client.uri.path_and_query(), &backend.url.base_path);
-    let mut head = RequestHeader::build(client.method.clone(), path.as_bytes(), Some(16))?;
+    let mut head = RequestHeader::build(client.method.clone(), path.as_bytes(), Some(24))?;
     if backend.http2 {
         let scheme = if backend.url.https { "https" } else { "http" };
         let uri = Uri::builder().scheme(scheme).authority(authority.as_str()).path_and_query(path.as_str()).build();
@@ -104,9 +103,8 @@ pub(super) fn upstream_head(
     if !added.trace.with_state {
         head.remove_header("tracestate");
     }
-    if let Some(forwarded_for) = added.forwarded_for {
-        head.insert_header("x-forwarded-for", forwarded_for)?;
-        head.insert_header("x-forwarded-proto", added.forwarded_proto)?;
+    for (name, value) in added.forwarded.fields() {
+        head.insert_header(name, value)?;
     }
     add_credential(&client.headers, &mut head, &backend.credential)?;
     Ok(Box::new(head))
@@ -236,6 +234,7 @@ mod tests {
         Backend {
             name: "b".into(),
             url: BackendUrl { https: false, host: "10.0.0.1".into(), port: 8000, base_path: "/nim".into() },
+            allow_link_local: false,
             tls: BackendTls::default(),
             http2,
             profile: None,
@@ -275,12 +274,8 @@ mod tests {
     }
 
     fn added() -> Added<'static> {
-        Added {
-            request_id: "r-1",
-            trace: TraceFields::default(),
-            forwarded_for: Some("127.0.0.1"),
-            forwarded_proto: "http",
-        }
+        static NOBODY: Forwarded = Forwarded::nobody();
+        Added { request_id: "r-1", trace: TraceFields::default(), forwarded: &NOBODY }
     }
 
     fn names(head: &RequestHeader) -> Vec<&str> {
@@ -292,18 +287,9 @@ mod tests {
     #[test]
     fn only_the_allowed_fields_go_to_a_backend() {
         let head = upstream_head(&client(), &backend(Credential::None, false), 7, &added()).unwrap();
-        let expected = [
-            "accept-encoding",
-            "content-length",
-            "content-type",
-            "host",
-            "x-forwarded-for",
-            "x-forwarded-proto",
-            "x-request-id",
-        ];
+        let expected = ["accept-encoding", "content-length", "content-type", "host", "x-request-id"];
         assert_eq!(names(&head), expected);
         assert_eq!(head.headers["host"], "10.0.0.1:8000");
-        assert_eq!(head.headers["x-forwarded-for"], "127.0.0.1");
         assert_eq!(head.uri, "/nim/v1/chat/completions?a=1");
     }
 

@@ -13,6 +13,7 @@ use super::exchange::Exchange;
 use super::heartbeat::{self, Heartbeat, Shown};
 use super::lifecycle::turned;
 use super::refuse::Refusal;
+use super::stamp::Stamp;
 use super::understand::understand;
 use super::win::{Bounds, win};
 use crate::measure::outcome::Outcome;
@@ -98,7 +99,7 @@ pub(super) async fn turn_away(session: &mut Session, mut exchange: Exchange, tur
     exchange.note(|record| (record.status, record.shed) = (refusal.status, refusal.shed));
     // What is left of a body would be taken for the next request.
     let body_read = session.is_body_done();
-    let sent = respond(session, &exchange.request_id(), &refusal, body_read).await;
+    let sent = respond(session, &exchange.stamp(), &refusal, body_read).await;
     let length = sent.as_ref().copied().unwrap_or(0);
     exchange.note(|record| record.bytes_out = length);
     exchange.finish(refusal.outcome);
@@ -126,7 +127,7 @@ pub(super) const REFUSAL_PATIENCE: Duration = Duration::from_secs(10);
 /// Writes a refusal; says how long its body is.
 pub(super) async fn respond(
     session: &mut Session,
-    request_id: &str,
+    stamp: &Stamp,
     refusal: &Refusal,
     keep_alive: bool,
 ) -> pingora_core::Result<u64> {
@@ -136,7 +137,7 @@ pub(super) async fn respond(
     let body = Bytes::from(refusal.body());
     let length = body.len() as u64;
     session.set_write_timeout(Some(REFUSAL_PATIENCE));
-    session.write_response_header(refusal.head(request_id, body.len())?).await?;
+    session.write_response_header(refusal.head(stamp, body.len())?).await?;
     session.write_response_body(body, true).await?;
     session.finish_body().await?;
     Ok(length)

@@ -1,6 +1,5 @@
 //! What a request is, from its head, before anything of it is believed: allow-lists, bounds, identity.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,10 +9,13 @@ use pingora_core::protocols::http::server::Session;
 use pingora_http::RequestHeader;
 
 use super::refuse::Refusal;
-use crate::config::settings::{ClientSlo, Limits, Route, Settings};
+use crate::config::settings::{ClientSlo, Limits, Route};
 use crate::measure::objective::{Latency, Objective, Objectives};
 use crate::units::{Quantile, format_size};
 use crate::wire::Api;
+
+/// The methods that any path may have.
+pub(super) const METHODS: &str = "GET, HEAD, POST, OPTIONS, DELETE";
 
 /// What is to be done with a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +51,7 @@ pub(super) fn plan(head: &RequestHeader, limits: &Limits) -> Result<Plan, Refusa
             framed(&head.headers)?;
             Ok(Plan::Other)
         }
-        _ => Err(Refusal::method("GET, HEAD, POST, OPTIONS, DELETE")),
+        _ => Err(Refusal::method(METHODS)),
     }
 }
 
@@ -101,6 +103,10 @@ fn framed(headers: &HeaderMap) -> Result<(), Refusal> {
     if headers.get_all("transfer-encoding").iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"chunked")) {
         return Err(Refusal::bad_request(400, "bad_transfer_encoding", "the only transfer coding taken is chunked"));
     }
+    // pingora takes `4, 4` for 4 and sends it on as it was, where another server may take it for something else.
+    if headers.get_all("content-length").iter().any(|value| !value.as_bytes().iter().all(u8::is_ascii_digit)) {
+        return Err(Refusal::bad_request(400, "malformed_body", "Content-Length is one number"));
+    }
     if headers.get("expect").is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
         return Err(Refusal::bad_request(417, "bad_expectation", "the only expectation taken is 100-continue"));
     }
@@ -138,8 +144,13 @@ impl RequestIds {
         let given = headers.get("x-request-id").and_then(|value| value.to_str().ok()).filter(|id| harmless(id));
         match given {
             Some(id) => id.into(),
-            None => format!("{:016x}{:012x}", self.process, self.next.fetch_add(1, Ordering::Relaxed)).into(),
+            None => self.fresh(),
         }
+    }
+
+    /// A new one.
+    pub(super) fn fresh(&self) -> Arc<str> {
+        format!("{:016x}{:012x}", self.process, self.next.fetch_add(1, Ordering::Relaxed)).into()
     }
 }
 
@@ -150,37 +161,6 @@ fn harmless(id: &str) -> bool {
 /// Whether the client came over TLS.
 pub(super) fn is_secure(session: &Session) -> bool {
     session.digest().is_some_and(|digest| digest.ssl_digest.is_some())
-}
-
-/// The client's address, as the connection says it.
-pub(super) fn client_address(session: &Session) -> Option<IpAddr> {
-    Some(session.client_addr()?.as_inet()?.ip())
-}
-
-/// Who asks, and over what, as a backend is told.
-pub(super) struct Forwarded {
-    /// `X-Forwarded-For`.
-    pub(super) client: Option<String>,
-    /// `X-Forwarded-Proto`.
-    pub(super) proto: &'static str,
-}
-
-/// `X-Forwarded-*` are rebuilt; what the client sent of them counts only when it is a trusted proxy.
-pub(super) fn forwarded(session: &Session, settings: &Settings, headers: &HeaderMap) -> Forwarded {
-    let secure = is_secure(session);
-    let proto = if secure { "https" } else { "http" };
-    let Some(address) = client_address(session) else { return Forwarded { client: None, proto } };
-    let trusted = settings.trusted_proxies.iter().any(|network| network.contains(address));
-    let sent = |name| headers.get_all(name).iter().filter(|_| trusted).filter_map(|value| value.to_str().ok());
-    let hops: Vec<&str> = sent("x-forwarded-for").collect();
-    let own = address.to_string();
-    let client = hops.into_iter().chain([own.as_str()]).collect::<Vec<_>>().join(", ");
-    let proto = match sent("x-forwarded-proto").next() {
-        Some(sent) if sent.eq_ignore_ascii_case("https") => "https",
-        Some(sent) if sent.eq_ignore_ascii_case("http") => "http",
-        _ => proto,
-    };
-    Forwarded { client: Some(client), proto }
 }
 
 /// The route's objectives, tightened by `x-slo-*` as far as the route lets a client.
@@ -241,6 +221,7 @@ mod tests {
         refused(&post("transfer-encoding", "gzip, chunked"), 400, "bad_transfer_encoding");
         refused(&post("expect", "a-miracle"), 417, "bad_expectation");
         refused(&post("upgrade", "h2c"), 400, "no_upgrade");
+        refused(&post("content-length", "4, 4"), 400, "malformed_body");
         refused(&post("content_length", "7"), 400, "bad_header_name");
         refused(&post("host", "other"), 400, "bad_host");
         refused(&head("POST", "/v1/files", &[("transfer-encoding", "gzip")]), 400, "bad_transfer_encoding");

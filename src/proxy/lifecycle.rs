@@ -12,6 +12,7 @@ pub struct Lifecycle {
     active: AtomicUsize,
     idle: Notify,
     closing: watch::Sender<bool>,
+    hanging_up: watch::Sender<bool>,
     cut: watch::Sender<bool>,
 }
 
@@ -35,6 +36,7 @@ impl Lifecycle {
             active: AtomicUsize::new(0),
             idle: Notify::new(),
             closing: watch::channel(false).0,
+            hanging_up: watch::channel(false).0,
             cut: watch::channel(false).0,
         })
     }
@@ -56,10 +58,26 @@ impl Lifecycle {
         self.draining.load(Ordering::SeqCst)
     }
 
-    /// Listeners stop accepting, idle connections are closed, others after their response.
-    pub fn close(&self) {
+    /// Listeners stop accepting; connections are closed after their next response.
+    pub fn stop_accepting(&self) {
         self.start_draining();
         self.closing.send_replace(true);
+    }
+
+    /// The same, and idle connections are closed at once.
+    pub fn close(&self) {
+        self.stop_accepting();
+        self.hanging_up.send_replace(true);
+    }
+
+    /// Whether listeners have been told to stop.
+    pub(super) fn is_closing(&self) -> bool {
+        *self.closing.borrow()
+    }
+
+    /// Turns true when idle connections should be closed.
+    pub(super) fn hanging_up(&self) -> watch::Receiver<bool> {
+        self.hanging_up.subscribe()
     }
 
     /// Whatever still runs is ended.

@@ -1,32 +1,28 @@
 //! Our own accept loop: binds, bounds the number of connections, speaks TLS, and hands each connection to pingora.
 
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pingora_core::apps::{HttpServerOptions, ServerApp};
-use pingora_core::listeners::tls::Acceptor;
+use pingora_core::protocols::tls::TlsStream;
 use pingora_core::protocols::{ALPN, Ssl as _, Stream};
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::http_proxy;
-use rustls::RootCertStore;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ServerConfig, WebPkiClientVerifier};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 
 use super::Proxy;
 use super::bounded::Bounded;
+use super::certificates::{Certificates, Presented};
 use super::lifecycle::turned;
 use super::service::{KEEP_ALIVE, Service};
 use super::stream::{ClientStream, Plain};
 use crate::clock::ACCEPT_PAUSE;
-use crate::config::settings::{Listener, ListenerTls, Settings};
+use crate::config::settings::{Listener, Settings};
 use crate::fleet::endpoint::KEPT_IDLE;
 
 /// Why a listener cannot begin.
@@ -54,35 +50,58 @@ pub enum BindError {
 pub struct Listeners {
     bound: Vec<Bound>,
     addresses: Vec<SocketAddr>,
+    certificates: Arc<Certificates>,
 }
 
 struct Bound {
+    /// As the configuration has it: port 0 stays 0.
+    configured: SocketAddr,
     tcp: TcpListener,
-    tls: Option<Acceptor>,
+    tls: Option<Arc<Presented>>,
     h2c: bool,
 }
 
 impl Listeners {
-    /// Binds every listener of the settings, or none.
+    /// Binds every listener of the settings, or none. Where `inherited` gives a socket that listens at an address
+    /// already, it is taken.
     ///
     /// # Errors
     /// Names the address or the file that cannot be used.
-    pub async fn bind(settings: &Settings) -> Result<Self, BindError> {
+    pub async fn bind(
+        settings: &Settings,
+        mut inherited: impl FnMut(SocketAddr) -> Option<std::net::TcpListener>,
+    ) -> Result<Self, BindError> {
         let mut bound = Vec::with_capacity(settings.listeners.len());
         let mut addresses = Vec::with_capacity(settings.listeners.len());
-        for listener in &settings.listeners {
-            let one = bind(listener).await?;
+        let certificates = Arc::new(Certificates::load(settings)?);
+        for (index, listener) in settings.listeners.iter().enumerate() {
+            let one = bind(listener, certificates.of(index), inherited(listener.address)).await?;
             let failed = |error| BindError::Bind { address: listener.address, error };
             addresses.push(one.tcp.local_addr().map_err(failed)?);
             bound.push(one);
         }
-        Ok(Self { bound, addresses })
+        Ok(Self { bound, addresses, certificates })
     }
 
     /// The addresses, with the ports that the system chose.
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Handles of their own on the listening sockets, with the addresses that the configuration has.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn handles(&self) -> io::Result<Vec<(SocketAddr, OwnedFd)>> {
+        let handle = |one: &Bound| Ok((one.configured, one.tcp.as_fd().try_clone_to_owned()?));
+        self.bound.iter().map(handle).collect()
+    }
+
+    /// What those that speak TLS show and trust.
+    #[must_use]
+    pub fn certificates(&self) -> &Arc<Certificates> {
+        &self.certificates
     }
 
     /// Accepts until the proxy's life closes; returns, when the last listener has stopped, the connections that go on
@@ -128,12 +147,17 @@ async fn sweep(proxy: Arc<Proxy>) {
     }
 }
 
-async fn bind(listener: &Listener) -> Result<Bound, BindError> {
-    let tls = listener.tls.as_ref().map(acceptor).transpose()?;
-    let tcp = TcpListener::bind(listener.address)
-        .await
-        .map_err(|error| BindError::Bind { address: listener.address, error })?;
-    Ok(Bound { tcp, tls, h2c: listener.h2c })
+async fn bind(
+    listener: &Listener,
+    tls: Option<Arc<Presented>>,
+    inherited: Option<std::net::TcpListener>,
+) -> Result<Bound, BindError> {
+    let tcp = match inherited {
+        Some(inherited) => inherited.set_nonblocking(true).and_then(|()| TcpListener::from_std(inherited)),
+        None => TcpListener::bind(listener.address).await,
+    };
+    let tcp = tcp.map_err(|error| BindError::Bind { address: listener.address, error })?;
+    Ok(Bound { configured: listener.address, tcp, tls, h2c: listener.h2c })
 }
 
 /// How often a full listener looks whether its bound was raised.
@@ -176,9 +200,8 @@ impl Drop for Connection {
 }
 
 async fn accept(bound: Bound, proxy: Arc<Proxy>, open: Arc<Open>) {
-    let Bound { tcp, tls, h2c } = bound;
+    let Bound { tcp, tls, h2c, .. } = bound;
     let app = application(&proxy, h2c);
-    let tls = tls.map(Arc::new);
     let closing = proxy.lifecycle.closing();
     let mut closed = closing.clone();
     loop {
@@ -191,7 +214,7 @@ async fn accept(bound: Bound, proxy: Arc<Proxy>, open: Arc<Open>) {
                 let connection = open.enter();
                 let (app, tls, proxy, closing) = (Arc::clone(&app), tls.clone(), Arc::clone(&proxy), closing.clone());
                 tokio::spawn(async move {
-                    serve(stream, tls.as_deref(), &app, &proxy, &closing).await;
+                    serve(stream, tls, &app, &proxy, &closing).await;
                     drop(connection);
                 });
             }
@@ -201,7 +224,9 @@ async fn accept(bound: Bound, proxy: Arc<Proxy>, open: Arc<Open>) {
             }
         }
     }
+    drop(tcp);
     // Connections that wait for a next request are closed; those that serve one close after it.
+    turned(&mut proxy.lifecycle.hanging_up()).await;
     app.cleanup().await;
 }
 
@@ -217,73 +242,34 @@ fn application(proxy: &Arc<Proxy>, h2c: bool) -> Arc<Bounded> {
 
 async fn serve(
     tcp: TcpStream,
-    tls: Option<&Acceptor>,
+    tls: Option<Arc<Presented>>,
     app: &Arc<Bounded>,
-    proxy: &Proxy,
+    proxy: &Arc<Proxy>,
     closing: &watch::Receiver<bool>,
 ) {
     let _ = tcp.set_nodelay(true);
     let within = proxy.fleet.load().settings().limits.header_deadline;
     let plain = Plain::new(tcp);
     let stream: Stream = match tls {
-        None => Box::new(ClientStream::new(plain, within)),
+        None => Box::new(ClientStream::new(plain, within, proxy)),
         // On the heap: the room that a handshake takes would stay with its connection.
-        Some(acceptor) => match tokio::time::timeout(within, Box::pin(acceptor.tls_handshake(plain))).await {
+        Some(tls) => match tokio::time::timeout(within, Box::pin(handshake(tls, plain))).await {
             Ok(Ok(tls)) => {
                 let h2 = matches!(tls.selected_alpn_proto(), Some(ALPN::H2));
-                let mut stream = ClientStream::new(tls, within);
+                let mut stream = ClientStream::new(tls, within, proxy);
                 if h2 {
                     stream.speaks_h2();
                 }
                 Box::new(stream)
             }
-            Ok(Err(_)) | Err(_) => return,
+            Ok(Err(_)) | Err(_) => return proxy.telemetry.metrics().handshake_failed(),
         },
     };
     app.process_new(stream, closing).await;
 }
 
-fn acceptor(tls: &ListenerTls) -> Result<Acceptor, BindError> {
-    let certificates = certificates(&tls.certificate)?;
-    let key = PrivateKeyDer::from_pem_slice(&read(&tls.key)?).map_err(|error| problem(&tls.key, &error))?;
-    let builder = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| problem(&tls.certificate, &error))?;
-    let builder = match &tls.client_ca {
-        None => builder.with_no_client_auth(),
-        Some(file) => builder.with_client_cert_verifier(
-            WebPkiClientVerifier::builder_with_provider(
-                Arc::new(roots(file)?),
-                Arc::new(rustls::crypto::ring::default_provider()),
-            )
-            .build()
-            .map_err(|error| problem(file, &error))?,
-        ),
-    };
-    let mut config = builder.with_single_cert(certificates, key).map_err(|error| problem(&tls.key, &error))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Acceptor::from_server_config(Arc::new(config)))
-}
-
-fn roots(file: &Path) -> Result<RootCertStore, BindError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(file)? {
-        roots.add(certificate).map_err(|error| problem(file, &error))?;
-    }
-    Ok(roots)
-}
-
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, BindError> {
-    let pem = read(file)?;
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    let all = all.map_err(|error| problem(file, &error))?;
-    if all.is_empty() { Err(problem(file, &"it holds no certificate")) } else { Ok(all) }
-}
-
-fn read(file: &Path) -> Result<Vec<u8>, BindError> {
-    fs::read(file).map_err(|error| problem(file, &error))
-}
-
-fn problem(file: &Path, problem: &dyn std::fmt::Display) -> BindError {
-    BindError::Tls { file: file.display().to_string(), problem: problem.to_string() }
+/// With what is in force now; a connection does not keep what it was made with from going.
+async fn handshake(presented: Arc<Presented>, plain: Plain) -> pingora_core::Result<TlsStream<Plain>> {
+    let material = presented.load_full();
+    material.acceptor.tls_handshake(plain).await
 }

@@ -10,13 +10,14 @@ use pingora_http::ResponseHeader;
 use super::client::linger;
 use super::exchange::Exchange;
 use super::inference::{Downstream, REFUSAL_PATIENCE};
+use super::stamp::Stamp;
 use crate::measure::outcome::Outcome;
 
 /// Answers with OpenAI's list of models.
 pub(super) async fn serve(session: &mut Session, mut exchange: Exchange) -> Downstream {
     let headers = session.req_header().headers.clone();
     let field = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let models = exchange.fleet.models(field);
+    let models = exchange.fleet.models(field, exchange.caller.as_deref());
     let body = Bytes::from(list(&models));
     let length = body.len() as u64;
     exchange.note(|record| (record.status, record.bytes_out) = (200, length));
@@ -25,7 +26,7 @@ pub(super) async fn serve(session: &mut Session, mut exchange: Exchange) -> Down
     if !no_body {
         session.set_keepalive(None);
     }
-    let sent = write(session, &exchange.request_id(), body).await;
+    let sent = write(session, &exchange.stamp(), body).await;
     exchange.finish(if sent.is_ok() { Outcome::Complete } else { Outcome::ClientCancelled });
     if sent.is_ok() && !no_body {
         linger(session).await;
@@ -33,11 +34,11 @@ pub(super) async fn serve(session: &mut Session, mut exchange: Exchange) -> Down
     if sent.is_ok() && no_body { Downstream::Reusable } else { Downstream::Close }
 }
 
-async fn write(session: &mut Session, request_id: &str, body: Bytes) -> pingora_core::Result<()> {
+async fn write(session: &mut Session, stamp: &Stamp, body: Bytes) -> pingora_core::Result<()> {
     let mut head = ResponseHeader::build(200, Some(4))?;
     head.insert_header("content-type", "application/json")?;
     head.insert_header("content-length", body.len().to_string())?;
-    head.insert_header("x-request-id", request_id)?;
+    stamp.put(&mut head)?;
     session.set_write_timeout(Some(REFUSAL_PATIENCE));
     session.write_response_header(Box::new(head)).await?;
     if session.req_header().method != Method::HEAD {

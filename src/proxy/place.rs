@@ -181,6 +181,7 @@ pub(super) fn refusal(reason: &NoCandidate, model: &str) -> Refusal {
         NoCandidate::NoneHealthy { retry_after } => {
             Refusal::unavailable("no_healthy_backend", "no backend for this model is healthy", *retry_after)
         }
+        NoCandidate::NoTls => Refusal::upstream_tls(""),
         NoCandidate::WouldMiss { retry_after, .. } => {
             let message = "no backend is expected to answer in time";
             Refusal::overloaded(ShedReason::Predicted, message, *retry_after)

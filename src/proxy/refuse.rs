@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use pingora_http::ResponseHeader;
 
+use super::stamp::Stamp;
 use crate::config::settings::Route;
+use crate::fleet::{Limit, Limited};
 use crate::measure::outcome::{Outcome, ShedReason};
 use crate::wire::error::error_body;
 
@@ -63,6 +65,39 @@ impl Refusal {
     pub(super) fn about(mut self, param: Option<&'static str>) -> Self {
         self.param = param;
         self
+    }
+
+    /// Callers need a key, and this request brought none that is known.
+    pub(super) fn unauthorized() -> Self {
+        let message = "send a valid API key: `Authorization: Bearer KEY`";
+        let mut refusal = Self::bad_request(401, "invalid_api_key", message);
+        refusal.kind = "authentication_error";
+        refusal
+    }
+
+    /// Some route serves it, but not this caller.
+    pub(super) fn forbidden() -> Self {
+        let message = "this API key may not use what serves this request";
+        let mut refusal = Self::bad_request(403, "route_not_allowed", message);
+        refusal.kind = "permission_error";
+        refusal
+    }
+
+    /// The caller has had enough for now.
+    pub(super) fn rate_limited(limited: Limited) -> Self {
+        let Limited { what, retry_after } = limited;
+        let message = match (what, retry_after) {
+            (Limit::Requests, _) => "this API key's requests per minute are used up",
+            (Limit::Concurrency, _) => "this API key has as many requests under way as it may",
+            (Limit::Tokens, Some(_)) => {
+                "this API key's tokens per minute do not suffice for prompt and `max_tokens` now"
+            }
+            (Limit::Tokens, None) => "prompt and `max_tokens` are more than this API key's tokens per minute",
+        };
+        let mut refusal = Self::new(429, "rate_limit_error", "rate_limit_exceeded", Outcome::RateLimited, message);
+        refusal.retry_after = retry_after;
+        refusal.should_retry = Some(retry_after.is_some());
+        refusal
     }
 
     /// No such path.
@@ -134,6 +169,15 @@ impl Refusal {
         refusal
     }
 
+    /// A backend and headway do not trust each other, or speak no common TLS: that heals with a certificate, not with time.
+    pub(super) fn upstream_tls(backend: &str) -> Self {
+        let backend = if backend.is_empty() { "the backend".to_owned() } else { format!("backend {backend}") };
+        let message = format!("no TLS connection to {backend}");
+        let mut refusal = Self::new(502, "upstream_error", "upstream_tls", Outcome::ConnectFailed, message);
+        refusal.should_retry = Some(false);
+        refusal
+    }
+
     /// headway's own fault.
     pub(super) fn internal() -> Self {
         Self::new(500, "server_error", "internal_error", Outcome::InternalError, "headway failed; its log says more")
@@ -145,11 +189,15 @@ impl Refusal {
     }
 
     /// The response head for a body of `length` bytes.
-    pub(super) fn head(&self, request_id: &str, length: usize) -> pingora_core::Result<Box<ResponseHeader>> {
+    pub(super) fn head(&self, stamp: &Stamp, length: usize) -> pingora_core::Result<Box<ResponseHeader>> {
         let mut head = ResponseHeader::build(self.status, Some(8))?;
         head.insert_header("content-type", "application/json")?;
         head.insert_header("content-length", length.to_string())?;
-        head.insert_header("x-request-id", request_id)?;
+        stamp.put(&mut head)?;
+        if self.status == 401 {
+            // <https://www.rfc-editor.org/rfc/rfc6750#section-3>
+            head.insert_header("www-authenticate", "Bearer")?;
+        }
         if let Some(allow) = self.allow {
             head.insert_header("allow", allow)?;
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,14 +13,16 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use super::Proxy;
-use super::client::linger;
+use super::client::{linger, read_small_body};
 use super::exchange::Exchange;
 use super::inference::{self, Downstream};
 use super::inspect::{self, Plan};
 use super::panics::Caught;
 use super::refuse::Refusal;
+use super::stamp::Stamp;
 use super::stock::Stock;
-use super::{models, stream};
+use super::{cors, models, stream};
+use crate::measure::outcome::Outcome;
 
 /// How long an idle client connection is kept, in seconds.
 pub(super) const KEEP_ALIVE: u64 = 75;
@@ -60,15 +62,22 @@ impl Service {
         let proxy = &self.0;
         let now = proxy.clock.now();
         // An older client that did not ask for it reads until the connection ends.
-        if session.req_header().version != Version::HTTP_10 {
+        if proxy.lifecycle.is_closing() {
+            session.set_keepalive(None);
+        } else if session.req_header().version != Version::HTTP_10 {
             session.set_keepalive(Some(KEEP_ALIVE));
         }
         let mut exchange = Exchange::new(proxy, request_id, now);
         begun.store(true, Ordering::Relaxed);
         let down = &mut session.downstream_session;
         exchange.received(down);
+        let fleet = Arc::clone(&exchange.fleet);
+        if cors::is_preflight(fleet.settings().access.cors.as_ref(), down.req_header()) {
+            return Next::Over(cors::serve(down, exchange).await);
+        }
         let plan = inspect::one_framing(down)
-            .and_then(|()| inspect::plan(down.req_header(), &exchange.fleet.settings().limits));
+            .and_then(|()| inspect::plan(down.req_header(), &fleet.settings().limits))
+            .and_then(|plan| let_in(&mut exchange, down.req_header(), plan, now));
         match plan {
             Ok(Plan::Inference { api, model }) => Next::Over(inference::serve(proxy, down, exchange, api, model).await),
             Ok(Plan::Models) => Next::Over(models::serve(down, exchange).await),
@@ -85,15 +94,27 @@ impl Service {
     }
 }
 
+/// Who asks, and whether that caller may ask now. To look at the list of models costs nothing.
+fn let_in(exchange: &mut Exchange, head: &RequestHeader, plan: Plan, now: Instant) -> Result<Plan, Refusal> {
+    exchange.identify(&head.headers)?;
+    if plan != Plan::Models {
+        exchange.admit(now)?;
+    }
+    Ok(plan)
+}
+
 async fn refuse(
     session: &mut pingora_core::protocols::http::server::Session,
     mut exchange: Exchange,
     refusal: &Refusal,
 ) -> Downstream {
     exchange.note(|record| record.status = refusal.status);
-    // A body that was not read would be taken for the next request.
-    let no_body = session.is_body_empty();
-    let sent = inference::respond(session, &exchange.request_id(), refusal, no_body).await;
+    // A body that was not read would be taken for the next request. Whoever is to ask again soon keeps the connection.
+    let no_body = match refusal.outcome {
+        Outcome::RateLimited => read_small_body(session).await,
+        _ => session.is_body_empty(),
+    };
+    let sent = inference::respond(session, &exchange.stamp(), refusal, no_body).await;
     exchange.note(|record| record.bytes_out = sent.as_ref().copied().unwrap_or(0));
     exchange.finish(refusal.outcome);
     if sent.is_ok() && !no_body {
@@ -136,7 +157,7 @@ impl ProxyHttp for Service {
                     exchange.finish(refusal.outcome);
                 }
                 if session.response_written().is_none() {
-                    let _ = inference::respond(session, &request_id, &refusal, false).await;
+                    let _ = inference::respond(session, &Stamp::of(&request_id), &refusal, false).await;
                 }
                 Err(Error::new_in(CLOSE))
             }
@@ -204,7 +225,7 @@ impl ProxyHttp for Service {
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         };
         let refusal = stock.failed(error);
-        let sent = inference::respond(session, &stock.request_id(), &refusal, false).await;
+        let sent = inference::respond(session, &stock.stamp(), &refusal, false).await;
         if sent.is_ok() && refusal.status == 413 {
             linger(session).await;
         }

@@ -13,12 +13,13 @@ use pingora_proxy::Session;
 
 use super::Proxy;
 use super::exchange::Exchange;
+use super::forwarded::Forwarded;
 use super::headers::{self, Added};
-use super::inspect;
 use super::refuse::{Refusal, shown};
+use super::stamp::Stamp;
 use super::{body, bounded};
 use crate::config::settings::Timeouts;
-use crate::fleet::{Dispatched, Fleet, NoCandidate, Request, RouteMatchResult};
+use crate::fleet::{Caller, Dispatched, Fleet, NoCandidate, Request, RouteMatchResult, is_tls_failure};
 use crate::measure::course::TryCourse;
 use crate::measure::exchange::Attempt;
 use crate::measure::outcome::{Blame, Outcome};
@@ -71,7 +72,7 @@ impl Stock {
         now: Instant,
     ) -> std::result::Result<Picked, Refusal> {
         let fleet = Arc::clone(&exchange.fleet);
-        let (route, excluded) = find_route(&fleet, session.req_header())?;
+        let (route, excluded) = find_route(&fleet, session.req_header(), exchange.caller.as_deref())?;
         exchange.route = Some(route);
         let name = fleet.settings().routes.get(route).map(|route| Arc::clone(&route.name));
         exchange.note(|record| record.route = name);
@@ -124,20 +125,19 @@ impl Stock {
         session.set_write_timeout(Some(limits.write_idle));
     }
 
-    pub(super) fn request_id(&self) -> Arc<str> {
-        self.exchange.request_id()
+    pub(super) fn stamp(&self) -> Stamp {
+        self.exchange.stamp()
     }
 
     /// The head as the backend gets it: the inference path's rules, with pingora's framing.
     pub(super) fn upstream_head(&self, session: &Session, upstream: &mut RequestHeader) -> Result<()> {
         let client = session.req_header();
         let settings = self.exchange.fleet.settings();
-        let forwarded = inspect::forwarded(&session.downstream_session, settings, &client.headers);
+        let forwarded = Forwarded::of(&session.downstream_session, settings, client);
         let added = Added {
             request_id: &self.exchange.request_id(),
             trace: self.exchange.trace_fields(self.span_id),
-            forwarded_for: forwarded.client.as_deref(),
-            forwarded_proto: forwarded.proto,
+            forwarded: &forwarded,
         };
         let clean = headers::upstream_head(client, self.dispatched.backend.settings(), 0, &added)?;
         let framing: Vec<_> = ["content-length", "transfer-encoding"]
@@ -158,7 +158,7 @@ impl Stock {
         self.progressed(now)?;
         let status = head.status.as_u16();
         self.exchange.note(|record| record.status = status);
-        head.insert_header("x-request-id", &*self.exchange.request_id())
+        self.exchange.stamp().put(head)
     }
 
     /// The backend or the client failed before the client was sent anything.
@@ -174,7 +174,11 @@ impl Stock {
         let status = if outcome == Outcome::TotalTimeout { 504 } else { 502 };
         let settings = self.exchange.fleet.settings();
         let route = self.exchange.route.and_then(|route| settings.routes.get(route));
-        Refusal::upstream(outcome, status, route.map_or("", |route| shown(route, self.dispatched.backend.name())), None)
+        let backend = route.map_or("", |route| shown(route, self.dispatched.backend.name()));
+        if is_tls_failure(error) {
+            return Refusal::upstream_tls(backend);
+        }
+        Refusal::upstream(outcome, status, backend, None)
     }
 
     /// Writes the record of an exchange that pingora brought to its end.
@@ -243,16 +247,21 @@ impl Stock {
 }
 
 /// The route that names the path, or that leads to a stored response; and which of its backends do not hold that.
-fn find_route(fleet: &Fleet, head: &RequestHeader) -> std::result::Result<(usize, Vec<BackendIndex>), Refusal> {
+fn find_route(
+    fleet: &Fleet,
+    head: &RequestHeader,
+    caller: Option<&Caller>,
+) -> std::result::Result<(usize, Vec<BackendIndex>), Refusal> {
     let field = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
-    let named = match fleet.match_route(head.uri.path(), field, None) {
+    let named = match fleet.match_route(head.uri.path(), field, None, caller) {
         RouteMatchResult::Found(route) => Some(route),
-        _ => None,
+        RouteMatchResult::NotAllowed => return Err(Refusal::forbidden()),
+        RouteMatchResult::NoRoute | RouteMatchResult::NoSuchModel => None,
     };
     let Some(id) = stored_response(head) else {
         return named.map(|route| (route, Vec::new())).ok_or_else(|| Refusal::not_found(false));
     };
-    let routes = named.map_or_else(|| fleet.routes_for("/v1/responses", field), |route| vec![route]);
+    let routes = named.map_or_else(|| fleet.routes_for("/v1/responses", field, caller), |route| vec![route]);
     let holding = routes.iter().find_map(|&route| Some((route, fleet.not_holding(route, id)?)));
     holding.or_else(|| named.map(|route| (route, Vec::new()))).ok_or_else(|| {
         if routes.is_empty() {
@@ -273,7 +282,7 @@ fn stored_response(head: &RequestHeader) -> Option<StoredId> {
 
 fn outcome_of(error: &Error) -> Outcome {
     use pingora_core::ErrorType::{
-        ConnectError, ConnectNoRoute, ConnectRefused, ConnectTimedout, ReadTimedout, TLSHandshakeFailure, WriteTimedout,
+        ConnectError, ConnectNoRoute, ConnectRefused, ConnectTimedout, ReadTimedout, WriteTimedout,
     };
     match (error.esource(), error.etype()) {
         (_, kind) if *kind == TOO_LARGE => Outcome::RejectedRequest,
@@ -282,9 +291,8 @@ fn outcome_of(error: &Error) -> Outcome {
         (ErrorSource::Downstream, ReadTimedout) => Outcome::RejectedRequest,
         (ErrorSource::Upstream, ReadTimedout | WriteTimedout) => Outcome::TotalTimeout,
         (ErrorSource::Downstream, _) => Outcome::ClientCancelled,
-        (_, ConnectError | ConnectNoRoute | ConnectRefused | ConnectTimedout | TLSHandshakeFailure) => {
-            Outcome::ConnectFailed
-        }
+        (_, ConnectError | ConnectNoRoute | ConnectRefused | ConnectTimedout) => Outcome::ConnectFailed,
+        _ if is_tls_failure(error) => Outcome::ConnectFailed,
         (ErrorSource::Upstream, _) => Outcome::Truncated,
         _ => Outcome::InternalError,
     }

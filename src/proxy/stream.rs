@@ -25,18 +25,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
+use super::Proxy;
+use super::heads::{self, Unread};
+
 /// Writes gathered before a flush; a response head and a small body together.
 const GATHERED: usize = 4 * 1024;
-
-/// What a client that is too slow with its head is told, where it can still be told.
-const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\ncontent-length: 146\r\n\
-x-should-retry: false\r\nconnection: close\r\n\r\n\
-{\"error\":{\"message\":\"the request head did not arrive in time\",\"type\":\"invalid_request_error\",\"param\":null,\"code\":\"request_timeout\"}}               ";
-
-/// What a client is told whose head pingora refuses: it cannot be read, or it asks for a tunnel.
-const MALFORMED: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: 167\r\n\
-x-should-retry: false\r\nconnection: close\r\n\r\n\
-{\"error\":{\"message\":\"the request head cannot be read, or asks for something no endpoint does\",\"type\":\"invalid_request_error\",\"param\":null,\"code\":\"malformed_request\"}}\n";
 
 /// The client connection preface of HTTP/2, <https://www.rfc-editor.org/rfc/rfc9113#section-3.4>.
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -198,12 +191,15 @@ impl Peek for Plain {
 /// A client's connection with a deadline on heads; `S` is plain TCP or TLS over it.
 pub(super) struct ClientStream<S> {
     inner: S,
+    proxy: Arc<Proxy>,
     phase: AtomicU8,
     within: Duration,
     deadline: Option<Pin<Box<Sleep>>>,
     /// Bytes of HTTP/2's preface still to come; 0 on a connection that speaks HTTP/1.1.
     preface: usize,
     h2: bool,
+    /// Whether the client has said anything at all.
+    heard: bool,
 }
 
 /// Nothing is due: a body or a response is under way.
@@ -217,8 +213,9 @@ const OVER: u8 = 3;
 
 impl<S> ClientStream<S> {
     /// A fresh connection: its first head must be complete `within` that time.
-    pub(super) fn new(inner: S, within: Duration) -> Self {
-        Self { inner, phase: AtomicU8::new(HEAD), within, deadline: None, preface: 0, h2: false }
+    pub(super) fn new(inner: S, within: Duration, proxy: &Arc<Proxy>) -> Self {
+        let (proxy, phase) = (Arc::clone(proxy), AtomicU8::new(HEAD));
+        Self { inner, proxy, phase, within, deadline: None, preface: 0, h2: false, heard: false }
     }
 
     /// The connection speaks HTTP/2: what must come in time is the preface, since heads come one per stream, and
@@ -313,26 +310,28 @@ impl<S: IO> ClientStream<S> {
         if deadline.as_mut().poll(cx).is_pending() {
             return false;
         }
-        if self.preface == 0 {
-            self.tell(TOO_SLOW, cx);
+        if self.heard && self.preface == 0 {
+            self.tell(Unread::TooSlow, cx);
         } else {
+            // Who said nothing asked nothing.
             self.phase.store(OVER, Ordering::Relaxed);
         }
         true
     }
 
     /// The connection's last words, if the socket takes them at once.
-    fn tell(&mut self, words: &[u8], cx: &mut Context<'_>) {
+    fn tell(&mut self, unread: Unread, cx: &mut Context<'_>) {
         self.phase.store(OVER, Ordering::Relaxed);
-        let _ = Pin::new(&mut self.inner).poll_write(cx, words);
+        let words = heads::refuse(&self.proxy, unread);
+        let _ = Pin::new(&mut self.inner).poll_write(cx, &words);
         let _ = Pin::new(&mut self.inner).poll_flush(cx);
     }
 
     /// Whether what is written now would be pingora's own refusal of a head, which is said in our words instead.
-    fn refuses_head(&mut self, cx: &mut Context<'_>) -> bool {
+    fn refuses_head(&mut self, answer: &[u8], cx: &mut Context<'_>) -> bool {
         match self.phase.load(Ordering::Relaxed) {
             HEAD if !self.h2 => {
-                self.tell(MALFORMED, cx);
+                self.tell(Unread::by_answer(answer), cx);
                 true
             }
             phase => phase == OVER,
@@ -348,6 +347,7 @@ impl<S: IO> AsyncRead for ClientStream<S> {
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
+        this.heard |= buf.filled().len() > before;
         if this.preface > 0 {
             this.preface = this.preface.saturating_sub(buf.filled().len() - before);
             if this.preface == 0 {
@@ -364,7 +364,7 @@ impl<S: IO> AsyncRead for ClientStream<S> {
 impl<S: IO> AsyncWrite for ClientStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.refuses_head(cx) {
+        if this.refuses_head(buf, cx) {
             return Poll::Ready(Ok(buf.len()));
         }
         Pin::new(&mut this.inner).poll_write(cx, buf)
@@ -376,7 +376,7 @@ impl<S: IO> AsyncWrite for ClientStream<S> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.refuses_head(cx) {
+        if this.refuses_head(bufs.first().map_or(&[], |buf| &**buf), cx) {
             return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
         }
         Pin::new(&mut this.inner).poll_write_vectored(cx, bufs)

@@ -67,8 +67,7 @@ impl<'a> Tries<'a> {
         let added = Added {
             request_id: &self.exchange.request_id(),
             trace: self.exchange.trace_fields(span_id),
-            forwarded_for: request.forwarded.client.as_deref(),
-            forwarded_proto: request.forwarded.proto,
+            forwarded: &request.forwarded,
         };
         let head = headers::upstream_head(&request.client, backend.settings(), body.len(), &added)
             .map_err(|_| Refusal::internal())?;

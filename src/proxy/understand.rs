@@ -9,6 +9,7 @@ use pingora_http::RequestHeader;
 use super::Proxy;
 use super::body::{self, BodyError, Held};
 use super::exchange::Exchange;
+use super::forwarded::Forwarded;
 use super::inference::Turned;
 use super::inspect;
 use super::refuse::Refusal;
@@ -35,7 +36,7 @@ pub(super) struct Understood {
     pub(super) outgoing: Bytes,
     pub(super) asked_for_usage: bool,
     pub(super) client: RequestHeader,
-    pub(super) forwarded: inspect::Forwarded,
+    pub(super) forwarded: Forwarded,
 }
 
 impl Understood {
@@ -91,6 +92,7 @@ pub(super) async fn understand(
     let route = find_route(exchange, &client, &model)?;
     let excluded = not_continuing(exchange, route, &reading)?;
     let facts = facts(exchange, &settings, route, &client, &reading, &model);
+    exchange.reserve((api, route), &reading, facts.input_tokens, proxy.clock.now())?;
     let blocks = name_blocks(proxy, exchange, route, (&reading, &whole.bytes, &model));
     let usage = if reading.stream && api.has_choices() { reading.ask_for_usage() } else { None };
     let outgoing = match &usage {
@@ -109,7 +111,7 @@ pub(super) async fn understand(
         blocks,
         outgoing,
         asked_for_usage: usage.is_some(),
-        forwarded: inspect::forwarded(session, &settings, &client.headers),
+        forwarded: Forwarded::of(session, &settings, &client),
         client,
         reading,
         body: whole.bytes,
@@ -122,10 +124,11 @@ fn find_route(exchange: &mut Exchange, client: &RequestHeader, model: &str) -> R
     let known = fleet.serves_model(model);
     exchange.note(|record| record.model = known);
     let field = |name: &str| client.headers.get(name).and_then(|value| value.to_str().ok());
-    let route = match fleet.match_route(client.uri.path(), field, Some(model)) {
+    let route = match fleet.match_route(client.uri.path(), field, Some(model), exchange.caller.as_deref()) {
         RouteMatchResult::Found(route) => route,
         RouteMatchResult::NoSuchModel => return Err(Refusal::unknown_model(model)),
         RouteMatchResult::NoRoute => return Err(Refusal::not_found(true)),
+        RouteMatchResult::NotAllowed => return Err(Refusal::forbidden()),
     };
     exchange.route = Some(route);
     let name = fleet.settings().routes.get(route).map(|route| Arc::clone(&route.name));

@@ -72,7 +72,11 @@ pub(super) async fn win(
         let wanted = failure.cause.is_some_and(|cause| route.retry.causes.contains(&cause));
         let may = wanted && tries < most_tries(route) && !bounds.shown.is_committed();
         let backend = exchange.fleet.backends().get(index.0).map_or("", |backend| shown(route, backend.name()));
-        let refusal = Refusal::upstream(failure.outcome, failure.status, backend, failure.wait);
+        let refusal = if failure.tls {
+            Refusal::upstream_tls(backend)
+        } else {
+            Refusal::upstream(failure.outcome, failure.status, backend, failure.wait)
+        };
         if may && permit.is_none() {
             permit = exchange.fleet.retry_permit(request.route);
         }

@@ -84,6 +84,7 @@ fn who_and_where(record: &ExchangeRecord, line: &mut Json<'_>) {
     line.time("ts", record.started);
     line.text("request_id", &record.request_id);
     line.maybe_text("trace_id", record.trace_id.map(trace_id_text).as_deref());
+    line.maybe_text("key", record.key.as_deref());
     line.text("route", record.route.as_deref().unwrap_or(UNMATCHED));
     line.maybe_text("api", record.api.map(Api::as_str));
     line.text("model", record.model.as_deref().unwrap_or(OTHER));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::UNIX_EPOCH;
 
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily};
 
@@ -10,7 +11,10 @@ use super::families::{self, Family};
 use super::histogram::Histogram;
 use super::live::{BACKEND_STATES, BackendFigures, LiveFigures};
 use super::process::ProcessFigures;
-use super::series::{Cell, JUDGED, Latencies, NONE, OTHER, OVERHEAD_PHASES, RouteSeries, Table};
+use super::series::{
+    Cell, JUDGED, Latencies, MOST_BACKENDS, MOST_GPUS, MOST_ROUTES, NONE, OTHER, OVERHEAD_PHASES, RouteSeries, Table,
+};
+use crate::config::certificates::{Expiry, Owner};
 use crate::measure::outcome::{Outcome, ShedReason};
 use crate::route::decision::Reason;
 use crate::wire::Api;
@@ -62,6 +66,18 @@ impl Page {
 
     pub(super) fn total(&mut self, family: &Family, labels: &[&str], total: &AtomicU64) {
         self.counter(family, labels, float(total.load(Ordering::Relaxed)));
+    }
+
+    /// When the certificates in use stop working.
+    pub(super) fn certificates(&mut self, expiries: &[Expiry]) {
+        for Expiry { owner, role, at } in expiries {
+            let (listener, backend) = match owner {
+                Owner::Listener(address) => (&**address, ""),
+                Owner::Backend(name) => ("", &**name),
+            };
+            let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            self.gauge(&families::CERTIFICATE_EXPIRY, &[listener, backend, role.as_str()], float(seconds));
+        }
     }
 
     /// A counter that may never have moved, and then is not worth a line.
@@ -162,7 +178,7 @@ impl Page {
 
     /// What is true now.
     pub(super) fn live(&mut self, live: &LiveFigures) {
-        for backend in &live.backends {
+        for backend in live.backends.iter().take(MOST_BACKENDS) {
             self.gauge(&families::BACKEND_IN_FLIGHT, &[&backend.name], float(backend.in_flight));
             self.gauge(&families::BACKEND_WAITING_TOKENS, &[&backend.name], float(backend.waiting_tokens));
             self.gauge(&families::BACKEND_SLOW, &[&backend.name], f64::from(u8::from(backend.slow)));
@@ -179,7 +195,7 @@ impl Page {
                 self.gauge(&families::BACKEND_STATE, &[&backend.name, state], is);
             }
         }
-        for route in &live.routes {
+        for route in live.routes.iter().take(MOST_ROUTES) {
             self.counter(&families::UNPLACED, &[&route.name], float(route.unplaced));
         }
         for objective in &live.objectives {
@@ -212,7 +228,7 @@ impl Page {
 
     /// Absent where nobody tells.
     fn gpus(&mut self, backend: &BackendFigures) {
-        for (gpu, reading) in &backend.gpus {
+        for (gpu, reading) in backend.gpus.iter().take(MOST_GPUS) {
             let figures = [
                 (&families::GPU_UTILIZATION, reading.utilization),
                 (&families::GPU_MEMORY_USED, reading.memory_used.map(float)),
@@ -230,14 +246,14 @@ impl Page {
         }
     }
 
-    /// What routing expects, and how well it did.
-    pub(super) fn predictions(&mut self, live: &LiveFigures) {
+    /// What routing expects, and how well it did, of what has series.
+    pub(super) fn predictions(&mut self, live: &LiveFigures, table: &Table) {
         for (family, figures) in [(&families::PREDICTED, &live.predicted), (&families::PREDICTION_MISS, &live.missed)] {
-            for one in figures {
+            for one in figures.iter().filter(|one| table.shows(&one.route, &one.backend)) {
                 self.gauge(family, &[&one.route, &one.backend, one.latency], one.value);
             }
         }
-        for shadow in &live.shadows {
+        for shadow in live.shadows.iter().filter(|one| table.shows(&one.route, &one.backend)) {
             let (route, backend) = (&*shadow.route, &*shadow.backend);
             for (agrees, row) in ["false", "true"].iter().zip(&shadow.choices) {
                 for (predicted, count) in ["misses", "keeps"].iter().zip(row) {

@@ -153,6 +153,10 @@ families! {
         "Whether the last reading of the configuration succeeded.";
     RELOAD_TIMESTAMP = Gauge "headway_config_last_reload_success_timestamp_seconds" []
         "When the configuration was last read with success.";
+    CERTIFICATE_EXPIRY = Gauge "headway_certificate_expiry_timestamp_seconds" ["listener", "backend", "role"]
+        "When a certificate that is in use stops working, since the Unix epoch; role own: shown, with its chain, of which the first to end counts; authority: trusted, of which the last to end counts.";
+    HANDSHAKES_FAILED = Counter "headway_tls_handshakes_failed_total" []
+        "Connections of clients that came to no TLS: too old a version, no or a wrong certificate, too slow, no TLS at all.";
     PARSE_SKIPPED = Counter "headway_parse_skipped_total" []
         "Parts of answers that were forwarded without being read, because of their size or form.";
     SERIES_DROPPED = Counter "headway_series_dropped_total" []

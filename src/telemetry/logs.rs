@@ -20,6 +20,15 @@ use crate::config::settings::Level;
 /// Longest line; what is beyond is cut.
 const LINE_BYTES: usize = 8 << 10;
 
+/// What pingora says here is the doing of clients: anybody who connects and says half a head, or nonsense after HTTP/2's
+/// preface, would write a line at the level of an error.
+const CLIENTS_DOING: [&str; 4] = [
+    "pingora_proxy",
+    "pingora_core::apps",
+    "pingora_core::protocols::http::v1::server",
+    "pingora_core::protocols::http::v2::server",
+];
+
 static LOG: OnceLock<Log> = OnceLock::new();
 static DROPPED: LazyLock<Arc<AtomicU64>> = LazyLock::new(Arc::default);
 
@@ -84,9 +93,8 @@ fn targets(level: Level) -> Targets {
         Level::Debug => LevelFilter::DEBUG,
         Level::Trace => LevelFilter::TRACE,
     };
-    // Anybody who connects and says half a head would write a line of pingora's at the level of an error.
-    let proxy = ("pingora_proxy", LevelFilter::OFF);
-    Targets::new().with_targets([("headway", own), proxy]).with_default(own.min(LevelFilter::WARN))
+    let hushed = CLIENTS_DOING.map(|target| (target, LevelFilter::OFF));
+    Targets::new().with_target("headway", own).with_targets(hushed).with_default(own.min(LevelFilter::WARN))
 }
 
 fn bridged(level: Level) -> log::LevelFilter {
@@ -155,6 +163,7 @@ mod tests {
             tracing::trace!(target: "headway::fleet", "too much");
             tracing::debug!(target: "pingora_core", "Authorization: Bearer canary");
             tracing::warn!(target: "pingora_core", "broken pipe");
+            tracing::error!(target: "pingora_core::apps", "H2 handshake error");
         });
         assert!(lines.close(Duration::from_secs(10)));
         let text = shared.text();

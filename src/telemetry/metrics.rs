@@ -22,6 +22,7 @@ use super::openmetrics;
 use super::process::ProcessFigures;
 use super::series::Table;
 use super::traces::{DropReason, SpanCounts};
+use crate::config::certificates::Expiry;
 use crate::config::settings::Settings;
 use crate::measure::exchange::ExchangeRecord;
 
@@ -42,6 +43,8 @@ struct Counters {
     reload_successful: AtomicBool,
     /// Unix seconds; 0 until known.
     reloaded_at: AtomicI64,
+    certificates: ArcSwap<Vec<Expiry>>,
+    handshakes_failed: AtomicU64,
     panics: AtomicU64,
     parse_skipped: AtomicU64,
     access_log_dropped: Arc<AtomicU64>,
@@ -60,6 +63,8 @@ impl Metrics {
             live: Mutex::default(),
             reload_successful: AtomicBool::new(true),
             reloaded_at: AtomicI64::new(0),
+            certificates: ArcSwap::default(),
+            handshakes_failed: AtomicU64::new(0),
             panics: AtomicU64::new(0),
             parse_skipped: AtomicU64::new(0),
             access_log_dropped: Arc::default(),
@@ -115,6 +120,16 @@ impl Metrics {
         self.counters.reload_successful.store(false, Ordering::Relaxed);
     }
 
+    /// When the certificates in use stop working.
+    pub fn certificates(&self, expiries: Vec<Expiry>) {
+        self.counters.certificates.store(Arc::new(expiries));
+    }
+
+    /// A client's connection came to no TLS.
+    pub fn handshake_failed(&self) {
+        self.counters.handshakes_failed.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// A panic was caught.
     pub fn panicked(&self) {
         self.counters.panics.fetch_add(1, Ordering::Relaxed);
@@ -156,8 +171,10 @@ impl Counters {
         let table = self.table.load();
         page.series(&table);
         page.live(live);
-        page.predictions(live);
+        page.predictions(live, &table);
         page.counter(&families::SERIES_DROPPED, &[], float(table.dropped()));
+        page.certificates(&self.certificates.load());
+        page.total(&families::HANDSHAKES_FAILED, &[], &self.handshakes_failed);
         page.total(&families::PANICS, &[], &self.panics);
         page.total(&families::PARSE_SKIPPED, &[], &self.parse_skipped);
         page.total(&families::ACCESS_LOG_DROPPED, &[], &self.access_log_dropped);
@@ -206,6 +223,7 @@ mod tests {
     use super::super::testing;
     use super::*;
     use crate::clock::{Clock, SystemClock};
+    use crate::config::certificates::{Owner, Role};
     use crate::measure::outcome::{Outcome, ShedReason};
     use crate::wire::gpu::{GpuReading, Slowdowns};
 
@@ -286,7 +304,14 @@ mod tests {
         let mut silent = ExchangeRecord { outcome: Outcome::FirstTokenTimeout, ..testing::complete() };
         silent.latencies = crate::measure::exchange::Latencies::default();
         metrics.record(&silent, now());
-        metrics.reload_succeeded(SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600));
+        let started = SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600);
+        metrics.reload_succeeded(started);
+        let at = started + Duration::from_secs(86_400);
+        metrics.certificates(vec![
+            Expiry { owner: Owner::Listener("0.0.0.0:8443".into()), role: Role::Own, at },
+            Expiry { owner: Owner::Backend("cheap".into()), role: Role::Authority, at },
+        ]);
+        metrics.handshake_failed();
         metrics
     }
 
@@ -316,6 +341,23 @@ mod tests {
         exported.sort();
         documented.sort();
         assert_eq!(exported, documented);
+    }
+
+    #[test]
+    fn what_is_true_now_has_a_bounded_number_of_series_too() {
+        let series = |live: &LiveFigures| {
+            let (kept, page) = (families::PREDICTED.name, busy().render(live));
+            (page.lines().count(), page.lines().filter(|line| line.starts_with(kept)).count())
+        };
+        let (one, mut many) = (live(), live());
+        many.backends = vec![one.backends[0].clone(); 30_000];
+        many.backends[0].gpus = vec![one.backends[0].gpus[0].clone(); 300];
+        many.routes = vec![one.routes[0].clone(); 30_000];
+        let stranger = |figure: &PairFigure| PairFigure { backend: "strange".into(), ..figure.clone() };
+        many.predicted = one.predicted.iter().chain(&vec![stranger(&one.predicted[0]); 300]).cloned().collect();
+        let ((lines, predicted), (few, expected)) = (series(&many), series(&one));
+        assert_eq!(predicted, expected);
+        assert!(lines < few + 60 * 1_000, "{lines}");
     }
 
     #[test]

@@ -142,6 +142,11 @@ impl Telemetry {
         self.tracer.load().as_ref().map(|tracer| tracer.begin(caller, state))
     }
 
+    /// Whether backends are told of our traces.
+    pub fn propagates_traces(&self) -> bool {
+        self.tracer.load().as_ref().is_some_and(|tracer| tracer.propagates())
+    }
+
     /// A name for a span; `None` where no traces are made.
     pub fn new_span(&self) -> Option<SpanId> {
         self.tracer.load().as_ref().map(|tracer| tracer.new_span())

@@ -33,7 +33,11 @@ pub(super) const JUDGED: [&str; 4] = ["ttft", "itl", "e2e", "joint"];
 /// configuration that names more is counted, but not in such detail.
 const MOST_CELLS: usize = 2_000;
 /// The most routes that have series of their own.
-const MOST_ROUTES: usize = 500;
+pub(super) const MOST_ROUTES: usize = 500;
+/// The most backends that have series of their own, beside those of its pairs with routes; some 30 each.
+pub(super) const MOST_BACKENDS: usize = 1_000;
+/// The most GPUs of one backend that do.
+pub(super) const MOST_GPUS: usize = 16;
 
 const APIS: usize = Api::ALL.len() + 1;
 const OUTCOMES: usize = Outcome::ALL.len();
@@ -408,6 +412,11 @@ impl Table {
     /// Observations that had no series of their own, ever.
     pub(super) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Whether what is known of them may have series.
+    pub(super) fn shows(&self, route: &str, backend: &str) -> bool {
+        self.by_name.get(route).is_some_and(|route| route.cells.contains_key(backend))
     }
 
     /// How often bounds were missed lately.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::config::access::Access;
 use crate::config::settings::{
     Admin, Backend, BackendTls, BackendUrl, ClientSlo, Commit, Credential, Features, Health, Limits, PrefixAffinity,
     Retry, Route, RouteMatch, Settings, Shutdown, Telemetry, Timeouts,
@@ -37,6 +38,7 @@ pub(super) fn settings() -> Settings {
         telemetry: Telemetry::default(),
         state: None,
         baselines: None,
+        access: Access::default(),
         backends: vec![backend("fast"), backend("cheap")],
         routes: vec![route("chat", &[0, 1], promise()), route("batch", &[1], Objectives::default())],
     }
@@ -52,6 +54,7 @@ pub(super) fn backend(name: &str) -> Arc<Backend> {
     Arc::new(Backend {
         name: name.into(),
         url: BackendUrl { https: false, host: "127.0.0.1".into(), port: 1, base_path: "".into() },
+        allow_link_local: false,
         tls: BackendTls::default(),
         http2: false,
         profile: None,
@@ -121,6 +124,7 @@ pub(super) fn complete() -> ExchangeRecord {
         request_id: "req-1".into(),
         trace_id: Some(0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c_u128.to_be_bytes()),
         trace: None,
+        key: Some("team-a".into()),
         route: Some("chat".into()),
         api: Some(Api::Chat),
         model: Some("meta/llama-3.1-8b-instruct".into()),
@@ -212,6 +216,7 @@ fn phases() -> Phases {
 pub(super) fn refused() -> ExchangeRecord {
     ExchangeRecord {
         trace_id: None,
+        key: None,
         route: None,
         api: None,
         model: None,

@@ -11,6 +11,9 @@ mod engine_timings;
 pub mod error;
 mod exposition;
 mod finish;
+pub mod forwarded;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 pub mod gpu;
 pub mod json;
 mod messages;

@@ -1,10 +1,12 @@
 // The dashboard in a real browser: the numbers on it, who can use it, and what it does when things go wrong.
 
 import assert from "node:assert/strict";
+import { once } from "node:events";
 import { appendFileSync, readFileSync, writeFileSync } from "node:fs";
+import { request } from "node:http";
 import { after, before, test as withoutLimit } from "node:test";
 
-import { Headway, drawn, freePort, launch, open } from "./stage.mjs";
+import { Headway, Relay, drawn, freePort, launch, nim, open } from "./stage.mjs";
 
 /** A module of the page's own. Its name alone does not tell Node 18 that it is one, so it is handed over as its text. */
 async function ownModule(name) {
@@ -210,6 +212,81 @@ test("everything can be reached and used with the keyboard", async () => {
   await check();
   await context.close();
 });
+
+/** What is made slow, and the bars that must grow by it: no others may. */
+const DELAY_MS = 50;
+const SLOW = {
+  nothing: [{}, []],
+  "the way to the backend": [{ there: DELAY_MS }, ["backend wait"]],
+  "the way back": [{ back: DELAY_MS }, ["backend wait"]],
+  "the engine": [{ slowEngine: true }, ["backend wait", "engine prefill"]],
+  "the client's upload": [{ upload: DELAY_MS }, ["upload"]],
+};
+
+test("of what is slow only the own bar of the waterfall grows", async () => {
+  // A prompt takes this engine some 15 ms, and the slow one eight times as long.
+  const [quick, slow] = await Promise.all([nim(), nim("slow=8")]);
+  const relay = await Relay.start(quick);
+  const own = await Headway.serve(waterfallConfiguration(relay.port));
+  const { page, context, check } = await open(browser, own);
+  await drawn(page);
+  await page.locator('[data-backend="relayed"]').getByText("ready", { exact: true }).waitFor();
+  await page.getByRole("button", { name: "Ended" }).click();
+  const least = {};
+  for (let round = 0; round < 3; round++) {
+    for (const [name, [{ slowEngine, upload = 0, ...ways }]] of Object.entries(SLOW)) {
+      relay.set({ engine: slowEngine ? slow : quick, ...ways });
+      await stream(own.port, upload);
+      for (const [bar, ms] of Object.entries(await newestWaterfall(page, own))) {
+        const bars = (least[name] ??= {});
+        bars[bar] = Math.min(bars[bar] ?? Infinity, ms);
+      }
+    }
+  }
+  for (const [name, [, expected]] of Object.entries(SLOW)) {
+    const grown = Object.entries(least[name]).filter(([bar, ms]) => ms - (least.nothing[bar] ?? 0) > DELAY_MS * 0.7);
+    assert.deepEqual(grown.map(([bar]) => bar).sort(), expected, `${name}: ${JSON.stringify(least)}`);
+  }
+  await check();
+  await context.close();
+  await own.end();
+});
+
+const waterfallConfiguration = (port) => `
+listeners: [{ address: "127.0.0.1:0" }]
+admin: { address: "127.0.0.1:0" }
+backends: [{ name: relayed, url: "http://127.0.0.1:${port}", models: [m], health: { path: /v1/health/ready, interval: 60s } }]
+routes: [{ name: chat, backends: [relayed] }]
+`;
+
+/** One answer of one token; the last byte of the request comes so much later than the others. */
+async function stream(port, upload) {
+  const body = JSON.stringify({ model: "m", stream: true, max_tokens: 1, messages: [{ role: "user", content: "x" }] });
+  const headers = { "content-type": "application/json", "content-length": body.length };
+  const asked = request({ port, host: "127.0.0.1", method: "POST", path: "/v1/chat/completions", headers, agent: false });
+  asked.write(body.slice(0, -1));
+  await new Promise((done) => setTimeout(done, upload));
+  asked.end(body.slice(-1));
+  const [answer] = await once(asked, "response");
+  assert.equal(answer.statusCode, 200);
+  await answer.resume().forEach(() => {});
+}
+
+/** Milliseconds by bar of the latest decision, read off the page. */
+async function newestWaterfall(page, headway) {
+  const { decisions } = await (await fetch(`${headway.admin}/api/v1/decisions`)).json();
+  const newest = Math.max(...decisions.map((one) => one.number));
+  await page.getByRole("button", { name: `Decision ${newest}, open` }).click();
+  await page.waitForSelector(".waterfall tbody tr");
+  const rows = await page.locator(".waterfall tbody tr").evaluateAll((all) => all.map((one) => [one.querySelector("th").textContent, one.querySelector(".took").textContent]));
+  await page.getByRole("button", { name: `Decision ${newest}, close` }).click();
+  return Object.fromEntries(rows.map(([name, took]) => [name.replace(/ on relayed$/, ""), milliseconds(took)]));
+}
+
+function milliseconds(written) {
+  const [, number, unit] = written.match(/^([\d.,]+)\s*(µs|ms|s)$/) ?? assert.fail(`no duration: ${written}`);
+  return Number(number.replace(",", "")) * { "µs": 1e-3, ms: 1, s: 1e3 }[unit];
+}
 
 test("the theme follows the system until it is chosen, and is remembered", async () => {
   const { page, context } = await open(browser, demo, { colorScheme: "dark" });

@@ -5,7 +5,7 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { createServer } from "node:net";
+import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 
@@ -27,8 +27,10 @@ export class Headway {
     const file = join(mkdtempSync(join(tmpdir(), "headway-")), "headway.yaml");
     writeFileSync(file, text);
     const child = spawn(process.env.HEADWAY, ["serve", "--config", file], { env: { ...process.env, NO_COLOR: "1" } });
-    const printed = await until("its address", collector(child.stderr), / admin address=([0-9.:]+)/);
-    return Object.assign(new Headway(child, `http://${printed[1]}`), { file });
+    const said = collector(child.stderr);
+    const [, admin] = await until("its address", said, / admin address=([0-9.:]+)/);
+    const [, port] = said().match(/ serving address=[0-9.]+:(\d+)/);
+    return Object.assign(new Headway(child, `http://${admin}`), { file, port });
   }
 
   constructor(child, admin) {
@@ -58,6 +60,48 @@ async function until(what, said, pattern) {
     await new Promise((done) => setTimeout(done, 20));
   }
   throw new Error(`waited in vain for ${what}: ${said()}`);
+}
+
+/** A simulated NIM with a quick engine that tells its own times; its port. */
+export async function nim(...faults) {
+  const args = ["nim", "--profile", "h100-latency", "--listen", "127.0.0.1:0", "--model", "m", "--request-metrics"];
+  const child = spawn(process.env.HEADWAY, [...args, ...faults.flatMap((fault) => ["--fault", fault])]);
+  process.once("exit", () => child.kill("SIGKILL"));
+  return Number((await until("the NIM's address", collector(child.stdout), /http:\/\/127\.0\.0\.1:(\d+)/))[1]);
+}
+
+/** What stands between headway and an engine: adds delays on the ways there and back, and can lead elsewhere. */
+export class Relay {
+  static async start(engine) {
+    const relay = new Relay();
+    relay.set({ engine });
+    relay.server = createServer((near) => relay.join(near)).listen(0, "127.0.0.1");
+    await once(relay.server, "listening");
+    relay.port = relay.server.address().port;
+    relay.server.unref();
+    return relay;
+  }
+
+  connections = new Set();
+
+  /** For what comes from now on; connections of before are closed. */
+  set({ engine, there = 0, back = 0 }) {
+    Object.assign(this, { engine, there, back });
+    for (const socket of this.connections) socket.destroy();
+  }
+
+  join(near) {
+    const far = connect(this.engine, "127.0.0.1");
+    const pass = (from, to, late) => {
+      this.connections.add(from);
+      from.setNoDelay(true);
+      from.on("data", (bytes) => setTimeout(() => to.writable && to.write(bytes), late));
+      from.on("error", () => to.destroy());
+      from.on("close", () => { this.connections.delete(from); to.destroy(); });
+    };
+    pass(near, far, this.there);
+    pass(far, near, this.back);
+  }
 }
 
 export async function freePort() {

@@ -4,9 +4,13 @@
 #![allow(clippy::float_cmp, clippy::format_push_string, reason = "counters are whole; the text is short")]
 
 #[path = "../life_support/mod.rs"]
+#[allow(dead_code, reason = "each test program uses its part")]
 mod support;
 
 mod aborts;
+mod faults;
+mod hand_over;
+mod manager;
 mod panics;
 mod pass_through;
 mod reload;

@@ -1,100 +1,14 @@
 //! TLS on both sides: protocols by ALPN for clients, certificates verified towards backends.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use headway::clock::SystemClock;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use tempfile::TempDir;
-use tokio_rustls::client::TlsStream;
-use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use crate::support::authority::Authority;
 use crate::support::backend::{Backend, DONE, Script, stream};
-use crate::support::client::{ask, chat, connect, read_reply, request, send};
+use crate::support::client::{ask, chat, read_reply, request, send};
 use crate::support::h2_client::Connection;
 use crate::support::{Headway, backend, config, patiently, until};
-
-/// An authority and a certificate of its own for `localhost`, in a folder: `ca.pem`, `cert.pem`, `key.pem`.
-struct Authority(TempDir);
-
-impl Authority {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut params = CertificateParams::new(Vec::new()).expect("names");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().expect("a key");
-        std::fs::write(folder.path().join("ca.pem"), params.self_signed(&key).expect("a certificate").pem()).unwrap();
-        let issuer = Issuer::new(params, key);
-        let key = KeyPair::generate().expect("a key");
-        let leaf = CertificateParams::new(vec!["localhost".to_owned()]).expect("names");
-        let leaf = leaf.signed_by(&key, &issuer).expect("a certificate");
-        std::fs::write(folder.path().join("cert.pem"), leaf.pem()).unwrap();
-        std::fs::write(folder.path().join("key.pem"), key.serialize_pem()).unwrap();
-        Self(folder)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.path().join(name).display().to_string()
-    }
-
-    fn certificates(&self, name: &str) -> Vec<CertificateDer<'static>> {
-        let pem = std::fs::read(Path::new(&self.path(name))).unwrap();
-        CertificateDer::pem_slice_iter(&pem).map(|one| one.unwrap()).collect()
-    }
-
-    fn roots(&self) -> RootCertStore {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.certificates("ca.pem").remove(0)).unwrap();
-        roots
-    }
-
-    fn key(&self) -> PrivateKeyDer<'static> {
-        PrivateKeyDer::from_pem_slice(&std::fs::read(self.path("key.pem")).unwrap()).unwrap()
-    }
-
-    /// A backend's acceptor, that wants to see certificates of its clients or does not.
-    fn acceptor(&self, mutual: bool, protocol: &[u8]) -> TlsAcceptor {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
-        let builder = builder.unwrap();
-        let builder = if mutual {
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots()), provider);
-            builder.with_client_cert_verifier(verifier.build().unwrap())
-        } else {
-            builder.with_no_client_auth()
-        };
-        let mut config = builder.with_single_cert(self.certificates("cert.pem"), self.key()).unwrap();
-        config.alpn_protocols = vec![protocol.to_vec()];
-        TlsAcceptor::from(Arc::new(config))
-    }
-
-    /// A client's connection to headway.
-    async fn client(&self, headway: &Headway, protocol: &[u8], mutual: bool) -> TlsStream<tokio::net::TcpStream> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let builder = builder.with_root_certificates(self.roots());
-        let mut config = if mutual {
-            builder.with_client_auth_cert(self.certificates("cert.pem"), self.key()).unwrap()
-        } else {
-            builder.with_no_client_auth()
-        };
-        config.alpn_protocols = vec![protocol.to_vec()];
-        let name = ServerName::try_from("localhost").unwrap();
-        let connector = TlsConnector::from(Arc::new(config));
-        patiently("TLS", connector.connect(name, connect(headway.address).await)).await.expect("a handshake")
-    }
-
-    fn listener(&self, more: &str) -> String {
-        let (certificate, key) = (self.path("cert.pem"), self.path("key.pem"));
-        format!(
-            "listeners: [{{ address: 127.0.0.1:0, tls: {{ certificate: \"{certificate}\", key: \"{key}\"{more} }} }}]"
-        )
-    }
-}
 
 #[tokio::test]
 async fn a_tls_listener_speaks_what_alpn_says() {
@@ -163,8 +77,11 @@ async fn client_certificates_are_wanted_where_configured() {
 /// Whether a request goes through to a TLS backend that is configured so.
 async fn check(authority: &Authority, mutual: bool, h2: bool, tls: &str, expected: bool) {
     let protocol: &[u8] = if h2 { b"h2" } else { b"http/1.1" };
-    let backend_ =
-        Backend::start_with(Script::events(&stream(2), true), Some(authority.acceptor(mutual, protocol))).await;
+    let backend_ = Backend::start_with(
+        Script::events(&stream(2), true),
+        Some(authority.acceptor("", mutual.then_some(authority), protocol)),
+    )
+    .await;
     let stanza = backend("m", backend_.address).replace("http://", "https://");
     let stanza = format!("{stanza}, http2: {h2}, tls: {{ {tls} }}");
     let headway = Headway::unready(&config(&[stanza], "", ""), Arc::new(SystemClock)).await;

@@ -1,5 +1,6 @@
 //! What the tests of headway's life share: a running headway, backends that tell all, clients of plain sockets.
 
+pub(crate) mod authority;
 pub(crate) mod backend;
 pub(crate) mod client;
 pub(crate) mod h2_client;

@@ -29,9 +29,14 @@ impl Process {
 
     /// Runs `headway` with these arguments.
     pub(crate) fn run(args: &[&str]) -> Self {
+        Self::run_with(args, &[], Stdio::null())
+    }
+
+    /// Runs it with these variables and that standard output.
+    pub(crate) fn run_with(args: &[&str], variables: &[(&str, &str)], stdout: Stdio) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_headway"));
-        command.args(args).env("NO_COLOR", "1").stdin(Stdio::null());
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
+        command.args(args).env("NO_COLOR", "1").stdin(Stdio::null()).envs(variables.iter().copied());
+        let mut child = command.stdout(stdout).stderr(Stdio::piped()).spawn().expect("it runs");
         let log = Arc::new(Mutex::new(String::new()));
         let (into, from) = (Arc::clone(&log), child.stderr.take().expect("piped"));
         std::thread::spawn(move || {
@@ -45,19 +50,23 @@ impl Process {
     /// Runs it, and waits until it is ready; its data and admin addresses.
     pub(crate) async fn serving(config: &Path) -> (Self, SocketAddr, SocketAddr) {
         let process = Self::spawn(config);
-        until("its addresses", || process.address(" admin ").is_some()).await;
-        let (data, admin) = (process.address(" serving ").unwrap(), process.address(" admin ").unwrap());
+        let (data, admin) = process.ready().await;
+        (process, data, admin)
+    }
+
+    /// Waits until it is ready; its data and admin addresses.
+    pub(crate) async fn ready(&self) -> (SocketAddr, SocketAddr) {
+        until("its addresses", || self.address(" admin ").is_some()).await;
+        let (data, admin) = (self.address(" serving ").unwrap(), self.address(" admin ").unwrap());
         patiently("readiness", async {
             while page(admin, "GET", "/readyz").await.0 != 200 {
                 tokio::time::sleep(std::time::Duration::from_millis(5)).await;
             }
         })
         .await;
-        (process, data, admin)
+        (data, admin)
     }
 
-    /// The system's number of it.
-    #[allow(dead_code, reason = "not every test program looks at the system's side")]
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }

@@ -1,11 +1,13 @@
 //! What the two connections of an exchange do out of turn: answer early, die half-way, speak too soon, be old.
 
+use std::sync::Arc;
+
 use headway::measure::outcome::{Blame, Outcome};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::backend::{Scripted, Step, send};
-use crate::support::client::{Client, End};
+use crate::support::client::{Client, End, Reply};
 use crate::support::headway::{Headway, Setup};
 use crate::support::texts::{CHAT, COMPLETION, STREAM, UNARY, begun, json, post, streamed};
 
@@ -125,6 +127,34 @@ async fn two_framings_of_one_body_are_refused_and_the_connection_ends() {
     assert_eq!(backend.count(), 0);
 }
 
+/// Refused in our words, with an id that its record has too.
+async fn check_unread(headway: &Headway, head: &str, status: u16, code: &str) -> Reply {
+    let before = headway.server.telemetry().recent().newest(usize::MAX).len();
+    let mut client = Client::connect(headway.address()).await;
+    // It may be refused before it was read to its end.
+    let _ = client.stream.write_all(head.as_bytes()).await;
+    let reply = client.reply().await;
+    let shown = &head[..head.len().min(80)];
+    assert_eq!((reply.status, &*reply.error_code()), (status, code), "{shown}");
+    assert!(!reply.head.contains("Pingora") && client.is_closed().await, "{shown}: {reply:?}");
+    let record = Arc::clone(&headway.records(before + 1).await[before]);
+    assert_eq!((record.outcome, record.status), (Outcome::RejectedRequest, status), "{shown}");
+    assert_eq!(Some(&*record.request_id), reply.field("x-request-id").as_deref(), "{shown}");
+    assert_eq!(record.bytes_out, reply.body.len() as u64, "{shown}");
+    reply
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_come_in_time_leaves_a_record_and_a_silent_client_none() {
+    let backend = Scripted::start(streamed()).await;
+    let setup = Setup::default().backend("a", &backend, "").more("limits: { header_deadline: 200ms }");
+    let headway = setup.start().await;
+    check_unread(&headway, "POST /v1/chat/completions HTTP/1.1\r\nhost: h\r\n", 408, "request_timeout").await;
+    let mut silent = headway.connect().await;
+    assert!(silent.is_closed().await);
+    assert_eq!(headway.records(1).await.len(), 1);
+}
+
 #[tokio::test]
 async fn heads_that_cannot_be_read_are_refused_in_our_words() {
     let backend = Scripted::start(streamed()).await;
@@ -133,13 +163,14 @@ async fn heads_that_cannot_be_read_are_refused_in_our_words() {
         "NONSENSE\r\n\r\n".to_owned(),
         format!("POST {CHAT} HTTP/1.1\r\nhost: h\r\ncontent-length: abc\r\n\r\n"),
         format!("POST {CHAT} HTTP/1.1\r\nhost: h\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n"),
-        "CONNECT example.com:443 HTTP/1.1\r\nhost: example.com\r\n\r\n".to_owned(),
+        format!("GET / HTTP/1.1\r\nhost: h\r\n{}\r\n", "x-many: 1\r\n".repeat(300)),
     ] {
-        let mut client = Client::connect(headway.address()).await;
-        client.send(&head).await;
-        let reply = client.reply().await;
-        assert_eq!((reply.status, &reply.json()["error"]["code"]), (400, &"malformed_request".into()), "{head}");
-        assert!(!reply.head.contains("Pingora") && reply.end == End::Clean, "{reply:?}");
+        check_unread(&headway, &head, 400, "malformed_request").await;
     }
+    let tunnel = check_unread(&headway, "CONNECT other:443 HTTP/1.1\r\nhost: other\r\n\r\n", 405, "method_not_allowed");
+    assert_eq!(tunnel.await.field("allow").as_deref(), Some("GET, HEAD, POST, OPTIONS, DELETE"));
     assert_eq!(backend.count(), 0);
+    let metrics = headway.admin("/metrics").await.text();
+    let counted = r#"headway_requests_total{route="unmatched",backend="none",api="none",outcome="rejected_request"} 5"#;
+    assert!(metrics.contains(counted), "{metrics}");
 }

@@ -2,12 +2,15 @@
 
 use crate::support::backend::{Script, Scripted, Step, send};
 use crate::support::client::Client;
-use crate::support::headway::Setup;
-use crate::support::texts::{self, CHAT, DONE, FINISH, LAST, ROLE, TOKEN, answer, begun, json, post_with};
+use crate::support::headway::{Headway, Setup};
+use crate::support::texts::{self, CHAT, DONE, FINISH, LAST, ROLE, TOKEN, answer, begun, digest, json, key, post_with};
 
 const PROMPT: &str = "canary-prompt-4711";
 const COMPLETION: &str = "canary-completion-4712";
 const CLIENT_KEY: &str = "canary-client-key-4713";
+const WRONG_KEY: &str = "canary-wrong-key-4716";
+const SPENT_KEY: &str = "canary-spent-key-4717";
+const OTHER_KEY: &str = "canary-other-key-4718";
 const BACKEND_KEY: &str = "canary-backend-key-4714";
 const ADMIN_TOKEN: &str = "canary-admin-token-4715";
 
@@ -43,11 +46,16 @@ async fn a_canary_is_found_nowhere() {
         "admin: { address: \"127.0.0.1:0\" }",
         &format!(
             "admin: {{ address: \"127.0.0.1:0\", token: {ADMIN_TOKEN} }}\n\
-             telemetry: {{ access_log: {{ format: json, path: {} }} }}",
-            log.display()
+             telemetry: {{ access_log: {{ format: json, path: {} }} }}\n\
+             cors: {{ origins: [\"https://a.test\"] }}\nkeys:\n{}{}{}",
+            log.display(),
+            key("team", CLIENT_KEY, "tokens_per_minute: 1M"),
+            key("spent", SPENT_KEY, "requests_per_minute: 1"),
+            key("other", OTHER_KEY, "routes: [never]"),
         ),
     );
-    let headway = crate::support::headway::Headway::start(&text).await;
+    let never = "  - { name: never, match: { paths: [/never] }, backends: [a] }\n";
+    let headway = Headway::start(&(text + never)).await;
     let fleet = headway.server.fleet();
     crate::support::until("a ready backend", || fleet.backends()[0].usable()).await;
     let mut shown = Vec::new();
@@ -72,7 +80,11 @@ async fn a_canary_is_found_nowhere() {
         shown.push(("a refusal", headway.exchange(post_with(CHAT, &fields, body)).await.text()));
         exchanges += 1;
     }
-    assert!(shown.len() > 8, "{shown:?}");
+    for text in turned_away(&headway, [&bodies[1], &bodies[0]]).await {
+        shown.push(("a refusal of a caller", text));
+        exchanges += 1;
+    }
+    assert!(shown.len() > 14, "{shown:?}");
     let records = headway.records(exchanges).await;
     for record in &records {
         shown.push(("a record", format!("{record:?}")));
@@ -88,9 +100,26 @@ async fn a_canary_is_found_nowhere() {
         serde_json::from_str::<serde_json::Value>(line).expect("a JSON line");
         shown.push(("the access log", line.to_owned()));
     }
+    let digests = [CLIENT_KEY, WRONG_KEY, SPENT_KEY, OTHER_KEY].map(digest);
     for (place, text) in shown {
         assert!(!text.contains("canary"), "{place}: {text}");
+        assert!(digests.iter().all(|digest| !text.contains(digest)), "{place}: {text}");
     }
+}
+
+/// What callers hear whose key is unknown, spent, or for another route.
+async fn turned_away(headway: &Headway, bodies: [&str; 2]) -> Vec<String> {
+    let mut heard = Vec::new();
+    for (key, statuses) in [(WRONG_KEY, [401, 401]), (SPENT_KEY, [404, 429]), (OTHER_KEY, [404, 403])] {
+        let fields = format!("origin: https://a.test\r\nauthorization: Bearer {key}\r\n");
+        for (status, body) in statuses.into_iter().zip(bodies) {
+            let reply = headway.exchange(post_with(CHAT, &fields, body)).await;
+            assert_eq!(reply.status, status, "{key}: {}", reply.text());
+            // The model's name is the client's own, and shown back to it.
+            heard.push(reply.head.clone() + &reply.text());
+        }
+    }
+    heard
 }
 
 /// What the admin listener shows.

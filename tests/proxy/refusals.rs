@@ -44,6 +44,14 @@ async fn bodies_that_are_no_request() {
     }
     assert_eq!(check(post(CHAT, r#"{"model":"m","stream":"yes"}"#), 400, "invalid_body").await["param"], "stream");
     check(post(CHAT, &"[".repeat(100_000)), 400, "invalid_body").await;
+    for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+        let deep = [open.repeat(100_000), "1".to_owned(), close.repeat(100_000)].concat();
+        check(post(CHAT, &format!(r#"{{"model":"m","messages":{deep}}}"#)), 400, "invalid_body").await;
+    }
+    // A key that is written differently is the same key.
+    for second in [r#""model":"x""#, r#""mod\u0065l":"x""#, r#""\u006dodel":"m""#] {
+        check(post(CHAT, &format!(r#"{{"model":"m",{second},"messages":[]}}"#)), 400, "invalid_body").await;
+    }
 }
 
 #[tokio::test]
@@ -56,6 +64,11 @@ async fn models_that_are_not_served() {
     let long = format!(r#"{{"model":"{}"}}"#, "x".repeat(500_000));
     let error = check(post(CHAT, &long), 404, "model_not_found").await;
     assert!(error["message"].as_str().unwrap().len() < 300);
+    let backend = Scripted::start(json("200 OK", COMPLETION)).await;
+    let headway = Headway::before(&backend).await;
+    let reply = headway.post(CHAT, &format!(r#"{{"model":"{}"}}"#, "m".repeat(1 << 20))).await;
+    assert_eq!((reply.status, &*reply.error_code(), backend.count()), (404, "model_not_found", 0));
+    assert!(reply.body.len() < 400 && headway.record().await.model.is_none());
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Requests and answers in bytes.
 
+use std::fmt::Write as _;
+
 use super::backend::{Script, send};
 
 /// The chat endpoint's path.
@@ -77,4 +79,18 @@ pub fn post_with(path: &str, fields: &str, body: &str) -> String {
     format!(
         "POST {path} HTTP/1.1\r\nhost: headway\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n{fields}\r\n{body}"
     )
+}
+
+/// The SHA-256 of a key, as the configuration wants it.
+pub fn digest(secret: &str) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, secret.as_bytes());
+    digest.as_ref().iter().fold(String::new(), |mut digits, byte| {
+        let _ = write!(digits, "{byte:02x}");
+        digits
+    })
+}
+
+/// The line of a key in the configuration.
+pub fn key(name: &str, secret: &str, more: &str) -> String {
+    format!("  - {{ name: {name}, sha256: {}, {more} }}\n", digest(secret))
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI64, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
@@ -24,7 +25,7 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
-use tonic::codegen::Service;
+use tonic::codegen::{CompressionEncoding, Service};
 
 use crate::support::until;
 
@@ -217,12 +218,15 @@ async fn serve(tcp: TcpStream, shared: Arc<Shared>, tls: Option<TlsAcceptor>) {
 async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Response<tonic::body::Body>, Infallible> {
     let kind = request.headers().get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     if kind.starts_with("application/grpc") {
-        let service = Service::call(&mut TraceServiceServer::new(Taker(shared)), request);
-        return service.await;
+        let mut service = TraceServiceServer::new(Taker(shared)).accept_compressed(CompressionEncoding::Gzip);
+        return Service::call(&mut service, request).await;
     }
     assert_eq!(kind, "application/x-protobuf");
     let (path, headers) = (request.uri().path().to_owned(), request.headers().clone());
-    let body = request.into_body().collect().await.expect("a body").to_bytes();
+    let mut body = request.into_body().collect().await.expect("a body").to_bytes();
+    if headers.get("content-encoding").is_some_and(|encoding| encoding == "gzip") {
+        body = unzipped(&body);
+    }
     let status = shared.status.swap(0, Ordering::SeqCst);
     let answer = if status == 0 {
         let request = ExportTraceServiceRequest::decode(body).expect("a trace request");
@@ -233,6 +237,12 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
     let mut response = Response::new(tonic::body::Body::new(Full::new(Bytes::from(answer))));
     *response.status_mut() = status.max(200).try_into().expect("a status");
     Ok(response)
+}
+
+fn unzipped(bytes: &[u8]) -> Bytes {
+    let mut whole = Vec::new();
+    flate2::read::GzDecoder::new(bytes).read_to_end(&mut whole).expect("gzip");
+    whole.into()
 }
 
 fn taken(shared: &Shared, export: Export) -> ExportTraceServiceResponse {

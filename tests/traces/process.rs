@@ -113,6 +113,7 @@ async fn with(
             "resource": map(&resource.attributes),
             "a": field("a"),
             "b": field("b"),
+            "encoding": field("content-encoding").or(field("grpc-encoding")),
             "spans": export.request.resource_spans[0].scope_spans[0].spans.len(),
         })
     });
@@ -132,7 +133,8 @@ async fn the_environment_alone_is_enough() {
     let (exports, _) = with(&collector, &variables, "", "").await;
     let version = env!("CARGO_PKG_VERSION");
     let resource = json!({ "service.name": "gateway", "service.version": version, "deployment.environment": "test" });
-    let expected = json!({ "path": "/v1/traces", "resource": resource, "a": "1", "b": "two words", "spans": 8 });
+    let expected =
+        json!({ "path": "/v1/traces", "resource": resource, "a": "1", "b": "two words", "encoding": null, "spans": 8 });
     assert_eq!(exports, [expected]);
 }
 
@@ -150,6 +152,52 @@ async fn grpc_by_the_environment() {
         let (exports, log) = with(&collector, &variables, "", "").await;
         assert_eq!(exports.len(), 1, "{log}");
         assert_eq!((&exports[0]["path"], &exports[0]["a"], &exports[0]["spans"]), (&json!(""), &json!("1"), &json!(8)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spans_go_out_gzipped_where_the_environment_says_so() {
+    for (protocol, value, encoding) in [
+        ("http/protobuf", "gzip", json!("gzip")),
+        ("grpc", "GZIP", json!("gzip")),
+        ("http/protobuf", "none", Value::Null),
+        ("grpc", "zstd", Value::Null),
+    ] {
+        let collector = Collector::start().await;
+        let url = collector.url();
+        let variables = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &*url),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", value),
+        ];
+        let (exports, log) = with(&collector, &variables, "", "").await;
+        assert_eq!(exports.len(), 1, "{protocol} {value}: {log}");
+        assert_eq!((&exports[0]["encoding"], &exports[0]["spans"]), (&encoding, &json!(8)), "{protocol} {value}");
+        assert_eq!(log.contains("OTEL_EXPORTER_OTLP_COMPRESSION"), value == "zstd", "{log}");
+    }
+}
+
+/// Where nothing is propagated a caller's context is carried past, and our spans are a trace of their own.
+#[tokio::test(flavor = "multi_thread")]
+async fn propagators_say_whether_callers_are_joined() {
+    const CALLER: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    for (value, joins, warned) in
+        [("tracecontext,baggage", true, false), ("baggage", false, false), ("none", false, false), ("b3", true, true)]
+    {
+        let collector = Collector::start().await;
+        let backend = Scripted::start(streamed()).await;
+        let config = config_file(&Setup::default().backend("a", &backend, "").text());
+        let url = collector.url();
+        let variables = [("OTEL_EXPORTER_OTLP_ENDPOINT", &*url), ("OTEL_PROPAGATORS", value)];
+        let (process, data, _) = Process::serving(config.path(), &variables).await;
+        let mut client = Client::connect(data).await;
+        client.send(post_with(CHAT, &format!("traceparent: {CALLER}\r\n"), STREAM)).await;
+        assert_eq!(client.reply().await.status, 200);
+        process.signal("TERM");
+        let spans = collector.has(8).await;
+        assert_eq!(spans.iter().all(|span| CALLER.contains(&span.trace)), joins, "{value}");
+        assert_eq!(backend.only().field("traceparent") == CALLER, !joins, "{value}");
+        assert_eq!(process.log().contains("OTEL_PROPAGATORS"), warned, "{}", process.log());
     }
 }
 

@@ -81,4 +81,4 @@ export const quantile = (share) => `p${significant.format(share * 100)}`;
 export const LATENCIES = { ttft: "TTFT", itl: "ITL", e2e: "End to end", joint: "All together" };
 
 /** A name of the API as words: `cheapest_within_slo`. */
-export const words = (name) => (name ?? "none").replaceAll("_", " ").replace("slo", "SLO");
+export const words = (name) => (name ?? "none").replaceAll("_", " ").replace(/\bslo\b/, "SLO");

@@ -31,10 +31,25 @@ pub(super) const ROOT: Shape = Shape::Map(&[
     Key::optional("defaults", DEFAULTS, "What routes use unless they say otherwise."),
     Key::required("backends", Shape::List(&BACKEND), "The model servers."),
     Key::required("routes", Shape::List(&ROUTE), "The routes; the first that matches serves."),
-    Key::not_built("keys"),
-    Key::not_built("cors"),
+    Key::optional("keys", Shape::List(&KEY), "Who may call, and how much. Default: everyone, without limit."),
+    Key::optional("cors", CORS, "Which web pages may call. Default: none is told that it may."),
     Key::not_built("cluster"),
 ]);
+
+const KEY: Shape = Shape::Map(&[
+    Key::required("name", Shape::One(Kind::Name), "The name in the access log."),
+    Key::required("sha256", Shape::One(Kind::Sha256), "SHA-256 of the key: `printf %s \"$KEY\" | sha256sum`."),
+    Key::optional("routes", Shape::List(&Shape::One(Kind::Name)), "The routes it may use. Default: all."),
+    Key::one("requests_per_minute", Kind::Count, "Most requests in any minute. Default: no limit."),
+    Key::one("tokens_per_minute", Kind::Count, "Most input and output tokens in any minute. Default: no limit."),
+    Key::one("concurrency", Kind::Count, "Most requests under way at once. Default: no limit."),
+]);
+
+const CORS: Shape = Shape::Map(&[Key::required(
+    "origins",
+    Shape::List(&Shape::One(Kind::Origin)),
+    "Their origins, such as https://app.example.com; `*` is any.",
+)]);
 
 const LISTENER: Shape = Shape::Map(&[
     Key::required("address", Shape::One(Kind::Address), "Address and port to bind; port 0 takes a free one."),
@@ -180,6 +195,11 @@ const RETRY_CAUSE: Shape = Shape::One(Kind::Choice(|| {
 const BACKEND: Shape = Shape::Map(&[
     Key::required("name", Shape::One(Kind::Name), "The name in routes, metrics and logs."),
     Key::required("url", Shape::One(Kind::Url), "Where it answers; host names are resolved again by their TTL."),
+    Key::one(
+        "allow_link_local",
+        Kind::Switch,
+        "Whether its address, or what its name leads to, may be link-local, where clouds keep credentials. Default: false.",
+    ),
     Key::optional("tls", BACKEND_TLS, "For https: what is trusted and shown."),
     Key::one("http2", Kind::Switch, "Speak HTTP/2 to it. Default: false."),
     Key::one("profile", Kind::Text, "Its NIM profile name or id, as shown."),

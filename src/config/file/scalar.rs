@@ -4,12 +4,15 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use super::suggest::nearest;
+use crate::config::access::{Cors, KeyDigest};
 use crate::config::network::Network;
 use crate::config::settings::{BackendUrl, GpuId, TRACE_ID};
 use crate::units::{self, ParseError, Quantile};
 
 /// Longest text anywhere in the configuration.
 const MAX_TEXT: usize = 4_096;
+/// Most of anything that is counted with a unit.
+const MOST_COUNTED: u64 = 1_000_000_000_000;
 /// The longest name of a GPU: `MIG-GPU-`, a UUID and two numbers are 50 bytes.
 const LONGEST_GPU: usize = 96;
 
@@ -263,7 +266,6 @@ pub(super) fn url(text: &str) -> Result<BackendUrl, Wrong> {
     }
     let (host, port) = host_and_port(authority)
         .ok_or_else(|| Wrong::new(format!("`{authority}` is not a host with an optional port"), example))?;
-    refuse_link_local(&host)?;
     let port = port.unwrap_or(if https { 443 } else { 80 });
     Ok(BackendUrl { https, host: host.into(), port, base_path: path.trim_end_matches('/').into() })
 }
@@ -277,6 +279,53 @@ pub(super) fn gpu(text: &str) -> Result<GpuId, Wrong> {
         return Err(Wrong::new(format!("`{text}` names no GPU"), hint));
     }
     Ok(id)
+}
+
+/// `600`, `200k` or `2M`.
+pub(super) fn count(text: &str) -> Result<u64, Wrong> {
+    let (digits, unit) = match text.as_bytes().last() {
+        Some(b'k') => (text.strip_suffix('k'), 1_000),
+        Some(b'M') => (text.strip_suffix('M'), 1_000_000),
+        _ => (Some(text), 1),
+    };
+    let digits = digits.filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+    let number = digits.and_then(|digits| digits.parse::<u64>().ok()?.checked_mul(unit));
+    let number = number.filter(|number| (1..=MOST_COUNTED).contains(number));
+    number.ok_or_else(|| Wrong::new(format!("`{text}` is not a number of them"), "write it as `600`, `200k` or `2M`"))
+}
+
+/// The digest of a key. What stands there may be the key itself, so the message does not show it.
+pub(super) fn sha256(text: &str) -> Result<KeyDigest, Wrong> {
+    let hint = "64 hexadecimal digits, as of `printf %s \"$KEY\" | sha256sum`";
+    KeyDigest::parse(text).ok_or_else(|| Wrong::new("this is no SHA-256 digest", hint))
+}
+
+/// What a browser says of where a page came from, <https://www.rfc-editor.org/rfc/rfc6454#section-6.1>; or `*`.
+pub(super) fn origin(text: &str) -> Result<&str, Wrong> {
+    if text == Cors::ANY {
+        return Ok(text);
+    }
+    let example = "write it as `https://app.example.com`, a port with it where the address has one";
+    let wrong = |message: String| Wrong::new(message, example);
+    let Some((scheme, authority)) = text.split_once("://") else {
+        let mut wrong = wrong(format!("`{text}` has no scheme"));
+        wrong.suggestion = Some(format!("https://{text}")).filter(|_| host_and_port(text).is_some());
+        return Err(wrong);
+    };
+    let bare = authority.trim_end_matches('/');
+    let Some((host, port)) = host_and_port(bare).filter(|_| ["http", "https"].contains(&scheme)) else {
+        return Err(wrong(format!("`{text}` is not an origin")));
+    };
+    // Browsers leave out the scheme's own port, the slash and capital letters.
+    let port = port.filter(|port| *port != if scheme == "https" { 443 } else { 80 });
+    let host = if host.contains(':') { format!("[{host}]") } else { host };
+    let said = port.map_or_else(|| format!("{scheme}://{host}"), |port| format!("{scheme}://{host}:{port}"));
+    if said == text {
+        return Ok(text);
+    }
+    let mut wrong = wrong(format!("no browser calls an origin `{text}`"));
+    wrong.suggestion = Some(said);
+    Err(wrong)
 }
 
 /// The text without what may be a password.
@@ -309,19 +358,6 @@ fn host_and_port(authority: &str) -> Option<(String, Option<u16>)> {
     valid.then(|| (host.to_ascii_lowercase(), port))
 }
 
-fn refuse_link_local(host: &str) -> Result<(), Wrong> {
-    let link_local = match host.parse::<IpAddr>() {
-        Ok(IpAddr::V4(v4)) => v4.is_link_local(),
-        Ok(IpAddr::V6(v6)) => v6.is_unicast_link_local() || v6.to_ipv4().is_some_and(|v4| v4.is_link_local()),
-        Err(_) => false,
-    };
-    if link_local {
-        let message = format!("`{host}` is a link-local address, where clouds keep credentials");
-        return Err(Wrong::new(message, "name the model server by an address or name of its own"));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -352,9 +388,6 @@ mod tests {
             "http://user:pw@a",
             "http://a?x=1",
             "http://10.0.0.300",
-            "http://169.254.169.254",
-            "http://[fe80::1]:8000",
-            "http://[::ffff:169.254.169.254]",
             "http://[::1",
         ] {
             assert!(url(bad).is_err(), "{bad}");
@@ -377,6 +410,34 @@ mod tests {
             "2026-01-31-1",
         ] {
             assert!(date(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn numbers_may_be_thousands_and_millions() {
+        for (text, expected) in [("600", 600), ("200k", 200_000), ("2M", 2_000_000)] {
+            assert_eq!(count(text), Ok(expected));
+        }
+        for bad in ["", "0", "k", "-1", "+k", "1.5k", "200K", "9999999999999", "18446744073709551615k"] {
+            assert!(count(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn origins_are_written_as_browsers_say_them() {
+        for good in ["https://app.example.com", "http://localhost:3000", "http://[::1]:3000", "*"] {
+            assert_eq!(origin(good), Ok(good));
+        }
+        for (bad, meant) in [
+            ("app.example.com", Some("https://app.example.com")),
+            ("https://App.example.com/", Some("https://app.example.com")),
+            ("https://app.example.com:443", Some("https://app.example.com")),
+            ("https://app.example.com/page", None),
+            ("ftp://app.example.com", None),
+            ("https://*.example.com", None),
+            ("null", Some("https://null")),
+        ] {
+            assert_eq!(origin(bad).expect_err(bad).suggestion.as_deref(), meant, "{bad}");
         }
     }
 

@@ -80,6 +80,9 @@ fn of_kind(kind: Kind) -> Value {
         Kind::Gpu => {
             json!({ "anyOf": [text("^([0-9]+(/[0-9]+)?|(GPU|MIG)-.+)$"), { "type": "integer", "minimum": 0 }] })
         }
+        Kind::Count => json!({ "anyOf": [{ "type": "integer", "minimum": 1 }, text("^[0-9]+[kM]?$")] }),
+        Kind::Sha256 => text("^[0-9a-fA-F]{64}$"),
+        Kind::Origin => text("^(https?://[^/]+|\\*)$"),
         Kind::Name => text("^[A-Za-z0-9._-]{1,64}$"),
         Kind::Threads => {
             json!({ "anyOf": [{ "enum": ["auto"] }, or_variable(json!({ "type": "integer", "minimum": 1, "maximum": 1024 }))] })

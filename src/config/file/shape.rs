@@ -88,6 +88,12 @@ pub(super) enum Kind {
     Date,
     /// A GPU: `0`, `GPU-…`, `MIG-…` or `0/7`.
     Gpu,
+    /// `600` or `200k`, not zero.
+    Count,
+    /// The SHA-256 of a secret, in hexadecimal.
+    Sha256,
+    /// A web page's origin, or `*`.
+    Origin,
 }
 
 impl Key {
@@ -167,6 +173,9 @@ impl Kind {
             Self::Quantile => "a quantile",
             Self::Date => "a date",
             Self::Gpu => "a GPU",
+            Self::Count => "a number",
+            Self::Sha256 => "a SHA-256 digest",
+            Self::Origin => "an origin",
         }
     }
 
@@ -193,6 +202,9 @@ impl Kind {
             Self::Quantile => "`p95`".to_owned(),
             Self::Date => "`2026-01-31`".to_owned(),
             Self::Gpu => "`0`, `GPU-8f6a2c1e-…`, `MIG-5c89852c-…` or `0/7`".to_owned(),
+            Self::Count => "`600` or `200k`".to_owned(),
+            Self::Sha256 => "64 hexadecimal digits".to_owned(),
+            Self::Origin => "`https://app.example.com`".to_owned(),
         }
     }
 
@@ -220,11 +232,14 @@ impl Kind {
             Self::Quantile => scalar::quantile(text).map(drop),
             Self::Date => scalar::date(text).map(drop),
             Self::Gpu => scalar::gpu(text).map(drop),
+            Self::Count => scalar::count(text).map(drop),
+            Self::Sha256 => scalar::sha256(text).map(drop),
+            Self::Origin => scalar::origin(text).map(drop),
         }
     }
 
     /// Whether messages must not show the value.
     pub(super) fn is_secret(self) -> bool {
-        matches!(self, Self::Secret)
+        matches!(self, Self::Secret | Self::Sha256)
     }
 }

@@ -153,9 +153,10 @@ fn hide(node: &Node, secret: bool, hidden: &mut Vec<At>) {
 /// Whether values under this key should not be shown.
 pub(super) fn sounds_secret(key: &str) -> bool {
     let key = key.to_lowercase();
-    let open = ["keys", "first_token", "routes"].contains(&key.as_str());
-    let says_so =
-        ["key", "token", "secret", "passw", "auth", "credential", "bearer"].iter().any(|word| key.contains(word));
+    let open = ["keys", "first_token", "routes", "tokens_per_minute"].contains(&key.as_str());
+    let says_so = ["key", "token", "secret", "passw", "auth", "credential", "bearer", "sha256"]
+        .iter()
+        .any(|word| key.contains(word));
     !open && (says_so || nearest(&key, ["api_key", "token"]).is_some())
 }
 

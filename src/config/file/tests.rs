@@ -38,9 +38,13 @@ baselines: baselines.yaml
 defaults:
   timeouts: { connect: 3s, first_token: 4s, idle: 5s, total: 6s }
   retry: { attempts: 1, budget: 5%, causes: [connect, status_5xx] }
+keys:
+  - { name: team, sha256: ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad, routes: [chat, rest], requests_per_minute: 600, tokens_per_minute: 200k, concurrency: 64 }
+cors: { origins: ["https://app.example.com"] }
 backends:
   - name: a
     url: https://a.internal/base
+    allow_link_local: true
     tls: { ca: ca.crt, certificate: us.crt, key: us.key, server_name: other.internal }
     http2: true
     profile: tensorrt_llm-h100-fp8-tp2-latency

@@ -33,7 +33,8 @@ pub(in crate::fleet) async fn keep_asking(shared: &Shared, connector: &Connector
             sleep(IDLE).await;
             continue;
         };
-        let found = timeout(PATIENCE, Box::pin(ask(&exporter.url, connector, names, clock))).await.ok().flatten();
+        let asking = ask(&exporter.url, settings.allow_link_local, connector, names, clock);
+        let found = timeout(PATIENCE, Box::pin(asking)).await.ok().flatten();
         let gpus = found.map(|found| choose(&settings, &found));
         if gpus.is_some() != answered {
             answered = gpus.is_some();
@@ -55,10 +56,16 @@ fn tell(backend: &str, answered: bool) {
 }
 
 /// Every GPU that the exporter shows; `None` where it shows none.
-async fn ask(url: &BackendUrl, connector: &Connector, names: &Names, clock: &dyn Clock) -> Option<Vec<DcgmGpu>> {
+async fn ask(
+    url: &BackendUrl,
+    link_local: bool,
+    connector: &Connector,
+    names: &Names,
+    clock: &dyn Clock,
+) -> Option<Vec<DcgmGpu>> {
     let address = match url.host.parse::<IpAddr>() {
         Ok(address) => SocketAddr::new(address, url.port),
-        Err(_name) => names.look_up(&url.host, url.port, clock).await?.0.first().copied()?,
+        Err(_name) => names.look_up(&url.host, url.port, link_local, clock).await?.addresses.first().copied()?,
     };
     let peer = endpoint::plain_peer(address, url, PATIENCE);
     let page = health::page_of(connector, &peer, url).await?;

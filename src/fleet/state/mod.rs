@@ -5,6 +5,8 @@
 //! ignored; a file that headway did not write is never written over.
 
 mod file;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -213,6 +215,11 @@ pub fn restore(fleet: &Fleet, clock: &dyn Clock) {
         }
         Err(error) => tracing::warn!(path = %shown, "the state file is not used: {error}"),
     }
+}
+
+/// Keeps what this generation has learned, where the configuration says so.
+pub async fn keep_now(fleet: Arc<Fleet>, clock: Arc<dyn Clock>) {
+    Keeper { clock, worked: true }.save(fleet).await;
 }
 
 /// Keeps what the generation in force learns, at its interval and once more when `shutdown` turns true.

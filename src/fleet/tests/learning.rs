@@ -36,6 +36,7 @@ pub(super) fn completed(backend: &str, ttft: Duration) -> ExchangeRecord {
         request_id: "1".into(),
         trace_id: None,
         trace: None,
+        key: None,
         route: Some("r".into()),
         api: Some(crate::wire::Api::Chat),
         model: None,

@@ -1,5 +1,6 @@
 //! The fleet without sockets: dispatching, guards, ejection, generations.
 
+mod callers;
 mod deciding;
 mod learning;
 mod outliers;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use super::backend::CheckOutcome;
 use super::*;
 use crate::clock::{Clock, ManualClock};
+use crate::config::access::Access;
 use crate::config::settings::*;
 use crate::measure::objective::Objectives;
 use crate::measure::outcome::Blame;
@@ -33,6 +35,7 @@ fn backend(name: &str) -> Backend {
     Backend {
         name: name.into(),
         url: BackendUrl { https: false, host: "127.0.0.1".into(), port, base_path: "".into() },
+        allow_link_local: false,
         tls: BackendTls::default(),
         http2: false,
         profile: None,
@@ -84,6 +87,7 @@ fn settings(backends: Vec<Backend>, routes: Vec<Route>) -> Arc<Settings> {
         telemetry: Telemetry::default(),
         state: None,
         baselines: None,
+        access: Access::default(),
         backends: backends.into_iter().map(Arc::new).collect(),
         routes: routes.into_iter().map(Arc::new).collect(),
     })
@@ -433,7 +437,7 @@ fn an_alias_is_sent_under_the_backends_own_name() {
     let given = fleet.dispatch(0, &request("short"), &[], now).unwrap();
     assert_eq!(given.model_name.as_deref(), Some("m"));
     assert_eq!(send(&fleet, now).model_name, None);
-    assert_eq!(fleet.models(|_| None), ["m".into(), "short".into()]);
+    assert_eq!(fleet.models(|_| None, None), ["m".into(), "short".into()]);
 }
 
 #[track_caller]
@@ -446,7 +450,7 @@ fn check_match(path: &str, tier: Option<&'static str>, model: Option<&str>, expe
     let any = route("any", &[0]);
     let fleet = Fleet::new(settings(vec![backend("a")], vec![chat, own, any]), now()).unwrap();
     let headers = |name: &str| tier.filter(|_| name == "x-tier");
-    assert_eq!(fleet.match_route(path, headers, model), expected, "{path} {tier:?} {model:?}");
+    assert_eq!(fleet.match_route(path, headers, model, None), expected, "{path} {tier:?} {model:?}");
 }
 
 #[test]

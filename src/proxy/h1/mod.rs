@@ -5,6 +5,8 @@
 //! through one scratch buffer per thread, which stays in the processor's cache; TLS and HTTP/2 are pingora's.
 
 mod body;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(in crate::proxy) mod fuzz;
 mod head;
 
 use std::cell::RefCell;

@@ -31,6 +31,8 @@ use crate::config::otlp::{Otlp, OtlpTls};
 const ANSWER: usize = 64 << 10;
 
 const HTTP: [(&str, &str); 1] = [("content-type", "application/x-protobuf")];
+/// The same where bodies are compressed.
+const HTTP_GZIP: [(&str, &str); 2] = [HTTP[0], ("content-encoding", "gzip")];
 
 /// The connection to one collector.
 pub(super) struct Client {
@@ -38,6 +40,7 @@ pub(super) struct Client {
     port: u16,
     authority: HeaderValue,
     tls: Option<(TlsConnector, ServerName<'static>)>,
+    of_protocol: &'static [(&'static str, &'static str)],
     headers: HeaderMap,
     timeout: Duration,
     kept: Mutex<Option<SendRequest<Full<Bytes>>>>,
@@ -64,6 +67,7 @@ impl Client {
             port: endpoint.port,
             authority: HeaderValue::try_from(endpoint.authority()).map_err(io::Error::other)?,
             tls,
+            of_protocol: if settings.gzip { &HTTP_GZIP } else { &HTTP },
             headers,
             timeout: settings.timeout,
             kept: Mutex::new(None),
@@ -79,7 +83,7 @@ impl Client {
             let mut request = Request::new(Full::new(body.clone()));
             *request.method_mut() = parts.method.clone();
             *request.uri_mut() = path.parse::<Uri>()?;
-            *request.headers_mut() = fields(&HTTP, &self.headers);
+            *request.headers_mut() = fields(self.of_protocol, &self.headers);
             request.headers_mut().insert(HOST, self.authority.clone());
             Ok::<_, HttpError>(request)
         };

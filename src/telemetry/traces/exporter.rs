@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::KeyValue;
 use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig, Identity};
-use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig, WithTonicConfig};
+use opentelemetry_otlp::{Compression, Protocol, SpanExporter, WithExportConfig, WithHttpConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SpanExporter as _;
 use secrecy::ExposeSecret;
@@ -20,6 +20,8 @@ use super::queue::SpanCounts;
 use crate::config::otlp::{Otlp, OtlpProtocol};
 
 const GRPC: [(&str, &str); 2] = [("content-type", "application/grpc"), ("te", "trailers")];
+/// The same where messages are compressed.
+const GRPC_GZIP: [(&str, &str); 3] = [GRPC[0], GRPC[1], ("grpc-encoding", "gzip")];
 
 /// The exporter that `settings` ask for. Call it within the runtime that it is to work on.
 ///
@@ -37,17 +39,21 @@ pub(super) fn build(settings: &Otlp, counts: &Arc<SpanCounts>) -> io::Result<Spa
 fn over_http(settings: &Otlp, counts: &Arc<SpanCounts>) -> io::Result<SpanExporter> {
     let client = Client::new(settings, headers(settings)?, Arc::clone(counts))?;
     let exporter = SpanExporter::builder().with_http().with_http_client(client).with_protocol(Protocol::HttpBinary);
-    exporter.with_endpoint(url(settings)).with_timeout(settings.timeout).build().map_err(io::Error::other)
+    let exporter = exporter.with_endpoint(url(settings)).with_timeout(settings.timeout);
+    let exporter = if settings.gzip { exporter.with_compression(Compression::Gzip) } else { exporter };
+    exporter.build().map_err(io::Error::other)
 }
 
 fn over_grpc(settings: &Otlp) -> io::Result<SpanExporter> {
     let headers = headers(settings)?;
+    let of_protocol: &'static [_] = if settings.gzip { &GRPC_GZIP } else { &GRPC };
     let with_headers = move |mut request: Request<()>| {
-        *request.metadata_mut() = MetadataMap::from_headers(fields(&GRPC, &headers));
+        *request.metadata_mut() = MetadataMap::from_headers(fields(of_protocol, &headers));
         Ok(request)
     };
     let exporter = SpanExporter::builder().with_tonic().with_protocol(Protocol::Grpc).with_interceptor(with_headers);
     let exporter = exporter.with_endpoint(url(settings)).with_timeout(settings.timeout);
+    let exporter = if settings.gzip { exporter.with_compression(Compression::Gzip) } else { exporter };
     let exporter = if settings.endpoint.https { exporter.with_tls_config(tls(settings)?) } else { exporter };
     exporter.build().map_err(io::Error::other)
 }
@@ -67,8 +73,8 @@ fn tls(settings: &Otlp) -> io::Result<ClientTlsConfig> {
 /// The fields of a request: what the protocol wants beside the body, and `own`; nothing that the exporter made.
 ///
 /// The exporter adds the environment's headers by itself, whichever collector it sends to. A token in them is meant for
-/// the environment's collector; where they may go has been decided already, and `own` holds them then. Bodies go out
-/// without compression, which would have to be said here.
+/// the environment's collector; where they may go has been decided already, and `own` holds them then. That a body is
+/// compressed has to be said here.
 pub(super) fn fields(of_protocol: &[(&'static str, &'static str)], own: &HeaderMap) -> HeaderMap {
     let ours = ("user-agent", concat!("headway/", env!("CARGO_PKG_VERSION")));
     let mut fields = HeaderMap::new();

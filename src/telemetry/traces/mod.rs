@@ -8,6 +8,7 @@ mod attributes;
 mod client;
 mod exporter;
 mod ids;
+mod limits;
 mod names;
 pub mod phases;
 mod queue;
@@ -55,8 +56,15 @@ impl Tracer {
         self.settings == *settings && !files
     }
 
+    /// Whether callers' traces are joined, and backends told of them.
+    #[must_use]
+    pub fn propagates(&self) -> bool {
+        self.settings.propagates
+    }
+
     /// The place of a new exchange: in its caller's trace, or at the root of a new one.
     pub fn begin(&self, caller: Option<TraceParent>, state: impl FnOnce() -> Option<Arc<str>>) -> TraceContext {
+        let caller = caller.filter(|_| self.settings.propagates);
         let trace_id = caller.map_or_else(|| self.ids.trace(), |caller| caller.trace_id);
         TraceContext {
             trace_id,

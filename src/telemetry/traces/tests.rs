@@ -225,7 +225,7 @@ fn what_is_kept_is_decided_at_the_end() {
 }
 
 fn settings() -> Otlp {
-    use crate::config::otlp::{OtlpProtocol, OtlpTls, SpanQueue};
+    use crate::config::otlp::{OtlpProtocol, OtlpTls, SpanLimits, SpanQueue};
     use crate::config::settings::BackendUrl;
     Otlp {
         endpoint: BackendUrl { https: false, host: "127.0.0.1".into(), port: 1, base_path: "/v1/traces".into() },
@@ -236,6 +236,9 @@ fn settings() -> Otlp {
         sampler: Sampler::DEFAULT,
         always_sample: AlwaysSample::default(),
         queue: SpanQueue { spans: 40, batch: 20, delay: Duration::from_secs(3_600) },
+        limits: SpanLimits::default(),
+        gzip: false,
+        propagates: true,
         resource: Vec::new(),
     }
 }
@@ -267,4 +270,28 @@ fn a_try_says_how_busy_its_backend_was_and_what_was_expected_of_it() {
     let decided = ["candidates", "predicted.ttft", "bound.ttft", "price", "prefix_tokens"];
     let decided = decided.map(|name| told(&format!("headway.decision.{name}")));
     assert_eq!(decided, ["2", "0.11", "0.131", "0.00125", "256"]);
+}
+
+#[test]
+fn what_goes_beyond_the_limits_of_a_span_is_left_out_and_counted() {
+    use crate::config::otlp::SpanLimits;
+    let whole = &made(&traced())[0];
+    let held = |limits| {
+        let mut span = whole.clone();
+        limits::hold(&mut span, limits);
+        span
+    };
+    let none = SpanLimits::default();
+    let same = held(none);
+    assert_eq!((&same.attributes, same.dropped_attributes_count), (&whole.attributes, 0));
+    assert_eq!((same.events.events.len(), same.events.dropped_count), (whole.events.events.len(), 0));
+    let few = held(SpanLimits { attributes: 3, text: 2, events: 1, event_attributes: 1 });
+    assert_eq!(few.attributes.len() + few.dropped_attributes_count as usize, whole.attributes.len());
+    assert_eq!(few.attributes.iter().map(|one| one.value.to_string()).collect::<Vec<_>>(), ["PO", "ht", "/v"]);
+    assert_eq!((few.events.len(), few.events.dropped_count as usize), (1, whole.events.len() - 1));
+    let event = &few.events.events[0];
+    assert_eq!(
+        event.attributes.len() + event.dropped_attributes_count as usize,
+        whole.events.events[0].attributes.len()
+    );
 }

@@ -15,8 +15,8 @@ use tokio::sync::{Notify, watch};
 
 use super::ids::Ids;
 use super::queue::{DropReason, Receiver, Sender, SpanCounts, queue};
-use super::{exporter, spans};
-use crate::config::otlp::Otlp;
+use super::{exporter, limits, spans};
+use crate::config::otlp::{Otlp, SpanLimits};
 use crate::measure::exchange::ExchangeRecord;
 
 /// The near end of the thread.
@@ -43,6 +43,7 @@ impl Worker {
             queue,
             exporter,
             made: Vec::new(),
+            limits: settings.limits,
             batch: settings.queue.batch,
             delay: settings.queue.delay,
             timeout: settings.timeout,
@@ -90,6 +91,7 @@ struct Run {
     exporter: SpanExporter,
     /// Spans of records that were taken from the queue, not yet sent.
     made: Vec<SpanData>,
+    limits: SpanLimits,
     batch: usize,
     delay: Duration,
     timeout: Duration,
@@ -137,7 +139,9 @@ impl Run {
         while self.made.len() < self.batch
             && let Some((record, _)) = self.queue.pop()
         {
+            let before = self.made.len();
             spans::of(&record, &self.ids, &mut self.made);
+            self.made.iter_mut().skip(before).for_each(|span| limits::hold(span, self.limits));
         }
         let rest = self.made.split_off(self.made.len().min(self.batch));
         let batch = std::mem::replace(&mut self.made, rest);

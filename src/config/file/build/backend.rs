@@ -14,6 +14,9 @@ use crate::config::settings::{
 use crate::route::price::Price;
 use crate::units::format_duration;
 
+/// What to do about a backend on a link-local address.
+const LINK_LOCAL_HINT: &str = "name another address, or add `allow_link_local: true` if a model server is there";
+
 pub(super) fn backends(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Vec<Arc<Backend>> {
     builder.require_items(view, "backend");
     builder.unique(view.items().map(|item| item.key("name")), "backend name");
@@ -22,6 +25,10 @@ pub(super) fn backends(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Ve
 
 fn backend(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Option<Backend> {
     let url = view.key("url").read(scalar::url);
+    let allow_link_local = view.key("allow_link_local").read(scalar::switch).unwrap_or(false);
+    if let Some(url) = url.as_ref().filter(|_| !allow_link_local) {
+        builder.refuse_link_local(&view.key("url"), url, LINK_LOCAL_HINT);
+    }
     let tls = tls(view, url.as_ref(), builder);
     let price = price(&view.key("price"), builder);
     let credential = credential(view, builder);
@@ -33,6 +40,7 @@ fn backend(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Option<Backend
         name: view.key("name").read(scalar::name)?.into(),
         // A URL that is wrong or not known yet was reported; the name must stay known, or routes would seem wrong too.
         url: url.unwrap_or(BackendUrl { https: false, host: "".into(), port: 0, base_path: "".into() }),
+        allow_link_local,
         tls,
         http2: view.key("http2").read(scalar::switch).unwrap_or(false),
         profile: view.key("profile").text().map(Arc::from),
@@ -46,7 +54,7 @@ fn backend(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Option<Backend
         health,
         metrics,
         gpus: gpus(&view.key("gpus"), builder),
-        dcgm: dcgm(view, builder),
+        dcgm: dcgm(view, allow_link_local, builder),
     })
 }
 
@@ -57,9 +65,12 @@ fn gpus(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Vec<GpuId> {
     view.items().filter_map(|item| item.read(scalar::gpu)).collect()
 }
 
-fn dcgm(backend: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Option<DcgmExporter> {
+fn dcgm(backend: &View<'_>, allow_link_local: bool, builder: &mut Builder<'_, '_, '_>) -> Option<DcgmExporter> {
     let view = backend.key("dcgm");
     let url = view.read(scalar::url);
+    if let Some(url) = url.as_ref().filter(|_| !allow_link_local) {
+        builder.refuse_link_local(&view, url, LINK_LOCAL_HINT);
+    }
     if let Some(url) = &url
         && url.base_path.is_empty()
     {

@@ -8,6 +8,7 @@ use rustls::sign::CertifiedKey;
 use secrecy::SecretString;
 
 use super::Builder;
+use crate::config::certificates::{self, Ending, Role};
 use crate::config::diagnostic::Code;
 use crate::config::environment::{Contents, Lookup};
 use crate::config::file::scalar::{self, Wrong};
@@ -42,7 +43,7 @@ impl Builder<'_, '_, '_> {
 
     /// A certificate chain and its key, both readable and made for each other.
     pub(super) fn identity(&mut self, certificate: &View<'_>, key: &View<'_>) -> Option<(PathBuf, PathBuf)> {
-        let chain = self.certificates(certificate);
+        let chain = self.certificates(certificate, Role::Own);
         let path = key.text().map(|path| self.base.join(path))?;
         if let Some((_, contents)) = self.contents(key) {
             self.judge_mode(key, &path, &contents);
@@ -73,19 +74,23 @@ impl Builder<'_, '_, '_> {
     /// A file of certificates, readable.
     pub(super) fn authority(&mut self, view: &View<'_>) -> Option<PathBuf> {
         let path = self.base.join(view.text()?);
-        self.certificates(view);
+        self.certificates(view, Role::Authority);
         Some(path)
     }
 
-    fn certificates(&mut self, view: &View<'_>) -> Option<Vec<CertificateDer<'static>>> {
+    fn certificates(&mut self, view: &View<'_>, role: Role) -> Option<Vec<CertificateDer<'static>>> {
         let (path, contents) = self.contents(view)?;
-        let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&contents.bytes).collect();
-        let certificates = read.ok().filter(|certificates| !certificates.is_empty());
-        if certificates.is_none() {
+        let Ok(certificates) = certificates::parse(&contents.bytes) else {
             let message = format!("`{}` holds no certificate", path.display());
             self.error(view, Code::File, message, "it should be PEM: `-----BEGIN CERTIFICATE-----`");
+            return None;
+        };
+        let end = role.expires(&certificates).zip(self.environment.wall());
+        if let Some(ending) = end.and_then(|(expires, now)| Ending::of(expires, now)) {
+            let message = format!("the certificate in `{}` {ending}", path.display());
+            self.warning(view, Code::Expiring, message, "renew it; a running headway reads the new file by itself");
         }
-        certificates
+        Some(certificates)
     }
 
     /// A pair that does not belong together would be found by the first client otherwise.

@@ -3,6 +3,7 @@
 //! The checker has reported every value that is wrong by itself; here such a value reads as absent, so each mistake is
 //! reported once and the rest of the file is still judged.
 
+mod access;
 mod backend;
 mod files;
 mod lint;
@@ -22,9 +23,10 @@ use crate::config::baselines::Baselines;
 use crate::config::diagnostic::Code;
 use crate::config::environment::Environment;
 use crate::config::file;
+use crate::config::network;
 use crate::config::settings::{
-    AccessLog, Admin, GpuTelemetry, Level, Limits, Listener, ListenerTls, NvmlLibrary, Retry, RetryCause, Settings,
-    Shutdown, StateFile, Telemetry, Timeouts,
+    AccessLog, Admin, BackendUrl, GpuTelemetry, Level, Limits, Listener, ListenerTls, NvmlLibrary, Retry, RetryCause,
+    Settings, Shutdown, StateFile, Telemetry, Timeouts,
 };
 use crate::units::format_duration;
 
@@ -47,6 +49,7 @@ pub(super) fn settings(root: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Se
     let backends = backend::backends(&root.key("backends"), builder);
     let names: Vec<_> = backends.iter().map(|backend| backend.name.to_string()).collect();
     let routes = route::routes(&root.key("routes"), &route::Context { names, timeouts, retry }, builder);
+    let route_names: Vec<_> = routes.iter().map(|route| route.name.to_string()).collect();
     let settings = Settings {
         listeners: listeners(&root.key("listeners"), builder),
         trusted_proxies: root.key("trusted_proxies").items().filter_map(|item| item.read(scalar::network)).collect(),
@@ -57,10 +60,12 @@ pub(super) fn settings(root: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Se
         telemetry: telemetry(&root.key("telemetry"), builder),
         state: state(&root.key("state"), builder),
         baselines: baselines(&root.key("baselines"), builder).map(Arc::new),
+        access: access::access(root, &route_names, builder),
         backends,
         routes,
     };
     lint::settings(&settings, root, builder);
+    access::lint(&settings, root, builder);
     settings
 }
 
@@ -73,6 +78,14 @@ impl Builder<'_, '_, '_> {
     /// Reports that `view` works, and is probably not meant.
     fn warning(&mut self, view: &View<'_>, code: Code, message: impl Into<String>, hint: impl Into<String>) {
         self.sink.warning(view.at, &view.path, code, Wrong::new(message, hint));
+    }
+
+    /// Reports an address of the link, where clouds keep credentials: who can change the configuration could read them.
+    fn refuse_link_local(&mut self, view: &View<'_>, url: &BackendUrl, hint: &str) {
+        if url.host.parse().is_ok_and(network::is_link_local) {
+            let message = format!("`{}` is a link-local address, where clouds keep credentials", url.host);
+            self.error(view, Code::InvalidValue, message, hint);
+        }
     }
 
     /// Reports a list that may not be empty.

@@ -16,7 +16,8 @@ use crate::config::diagnostic::Code;
 use crate::config::environment::Lookup;
 use crate::config::file::scalar;
 use crate::config::file::view::View;
-use crate::config::otlp::{AlwaysSample, Otlp, OtlpProtocol, OtlpTls, Sampler, SpanQueue};
+use crate::config::network;
+use crate::config::otlp::{AlwaysSample, Otlp, OtlpProtocol, OtlpTls, Sampler, SpanLimits, SpanQueue};
 use crate::config::settings::BackendUrl;
 
 /// Where collectors take traces over HTTP.
@@ -40,12 +41,13 @@ pub(super) fn otlp(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Option
     }
     let protocol = variables.protocol(&view.key("protocol"));
     let (endpoint, of_environment) = variables.endpoint(protocol);
-    let timeout = variables.millis(&["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"]);
+    let timeout = variables.timeout();
     let sampler = variables.sampler(&view.key("sample_ratio"));
     let queue = variables.queue();
     let resource = variables.resource();
     let from_environment = if of_environment { variables.headers() } else { variables.keep_headers_back() };
-    let tls = variables.tls();
+    let tls = if of_environment { variables.tls() } else { OtlpTls::default() };
+    let (limits, gzip, propagates) = (variables.limits(), variables.gzip(), variables.propagates());
     let headers = headers(&view.key("headers"), from_environment, builder);
     let tls = own_tls(&view.key("tls"), &endpoint, builder).unwrap_or(tls);
     Some(Otlp {
@@ -53,10 +55,13 @@ pub(super) fn otlp(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Option
         protocol,
         headers,
         tls,
-        timeout: timeout.filter(|timeout| !timeout.is_zero()).unwrap_or(TIMEOUT),
+        timeout,
         sampler,
         always_sample: always_sample(view),
         queue,
+        limits,
+        gzip,
+        propagates,
         resource,
     })
 }
@@ -149,7 +154,9 @@ impl Variables<'_, '_, '_, '_, '_> {
 
     /// The file's endpoint, the environment's, or a collector on this machine; whether it is the environment's.
     fn endpoint(&mut self, protocol: OtlpProtocol) -> (BackendUrl, bool) {
-        if let Some(own) = self.view.key("endpoint").read(scalar::url) {
+        let view = self.view.key("endpoint");
+        if let Some(own) = view.read(scalar::url) {
+            self.builder.refuse_link_local(&view, &own, "name the collector by an address or name of its own");
             return (complete(own, protocol), false);
         }
         if let Some(url) = self.endpoint_from_environment(protocol) {
@@ -169,6 +176,10 @@ impl Variables<'_, '_, '_, '_, '_> {
         }
         match scalar::url(&text) {
             // The variable for traces alone is the whole address.
+            Ok(url) if url.host.parse().is_ok_and(network::is_link_local) => {
+                self.passed_over(name, "name the collector by an address or name of its own");
+                None
+            }
             Ok(url) if name == of_traces => Some(url),
             Ok(url) => Some(complete(url, protocol)),
             Err(_) => {
@@ -189,6 +200,49 @@ impl Variables<'_, '_, '_, '_, '_> {
             self.passed_over(name, "write a whole number");
         }
         number
+    }
+
+    /// One batch is one export here, so whichever of the two is shorter holds.
+    fn timeout(&mut self) -> Duration {
+        let export = self.millis(&["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"]);
+        let batch = self.millis(&["OTEL_BSP_EXPORT_TIMEOUT"]);
+        let of = |timeout: Option<Duration>| timeout.filter(|timeout| !timeout.is_zero());
+        of(export).unwrap_or(TIMEOUT).min(of(batch).unwrap_or(Duration::MAX))
+    }
+
+    fn limits(&mut self) -> SpanLimits {
+        let default = SpanLimits::default();
+        let mut limit = |names: &[&'static str], default: usize| {
+            self.number(names).map_or(default, |number| usize::try_from(number).unwrap_or(usize::MAX))
+        };
+        let (count, length) = ("OTEL_ATTRIBUTE_COUNT_LIMIT", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT");
+        SpanLimits {
+            attributes: limit(&["OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", count], default.attributes),
+            text: limit(&["OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", length], default.text),
+            events: limit(&["OTEL_SPAN_EVENT_COUNT_LIMIT"], default.events),
+            event_attributes: limit(&["OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT", count], default.event_attributes),
+        }
+    }
+
+    fn gzip(&mut self) -> bool {
+        let names = ["OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"];
+        let Some((name, text)) = self.first(&names) else { return false };
+        let known = ["gzip", "none"].into_iter().find(|known| text.eq_ignore_ascii_case(known));
+        if known.is_none() {
+            self.passed_over(name, "`gzip` and `none` are spoken");
+        }
+        known == Some("gzip")
+    }
+
+    /// What is spoken between services is W3C trace context; baggage is passed on unread in any case.
+    fn propagates(&mut self) -> bool {
+        let Some((name, text)) = self.first(&["OTEL_PROPAGATORS"]) else { return true };
+        let named: Vec<_> = text.split(',').map(str::trim).collect();
+        if !named.iter().all(|one| ["tracecontext", "baggage", "none"].contains(one)) {
+            self.passed_over(name, "`tracecontext`, `baggage` and `none` are known");
+            return true;
+        }
+        named.contains(&"tracecontext")
     }
 
     fn sampler(&mut self, own: &View<'_>) -> Sampler {

@@ -149,7 +149,7 @@ fn backends(view: &View<'_>, names: &[String], builder: &mut Builder<'_, '_, '_>
         let weight = item.key("weight").read(|text| scalar::integer(text, 0, u64::from(u32::MAX)));
         let weight = weight.and_then(|weight| u32::try_from(weight).ok()).unwrap_or(1);
         match names.iter().position(|known| known == name) {
-            None => undefined(&place, name, names, builder),
+            None => undefined(&place, name, ("backend", names), builder),
             Some(index) if used.iter().any(|(other, _)| *other == index) => {
                 let message = format!("the backend `{name}` is there twice");
                 builder.error(&place, Code::Duplicate, message, "name each backend once; use `weight` to prefer it");
@@ -163,14 +163,20 @@ fn backends(view: &View<'_>, names: &[String], builder: &mut Builder<'_, '_, '_>
     used
 }
 
-fn undefined(view: &View<'_>, name: &str, names: &[String], builder: &mut Builder<'_, '_, '_>) {
+/// A name of this kind that nothing defines.
+pub(super) fn undefined(
+    view: &View<'_>,
+    name: &str,
+    (kind, names): (&str, &[String]),
+    builder: &mut Builder<'_, '_, '_>,
+) {
     let known: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
     let hint = if known.is_empty() {
-        format!("define `{name}` under `backends`")
+        format!("define `{name}` under `{kind}s`")
     } else {
-        format!("backends that are defined: {}", known.join(", "))
+        format!("{kind}s that are defined: {}", known.join(", "))
     };
-    let mut wrong = Wrong::new(format!("no backend is called `{name}`"), hint);
+    let mut wrong = Wrong::new(format!("no {kind} is called `{name}`"), hint);
     wrong.suggestion = nearest(name, names.iter().map(String::as_str)).map(str::to_owned);
     builder.sink.error(view.at, &view.path, Code::UndefinedName, wrong);
 }
