@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 use crate::commands::bench::BenchArgs;
 use crate::commands::check::CheckArgs;
 use crate::commands::completions::CompletionsArgs;
+use crate::commands::conformance::ConformanceArgs;
 use crate::commands::demo::DemoArgs;
 use crate::commands::explain::ExplainArgs;
 use crate::commands::init::InitArgs;
@@ -68,6 +69,11 @@ pub enum Command {
         after_help = "Examples:\n  headway simulate\n  headway simulate --scenario over,burst --policy cheapest_within_slo+shed,llmds\n  headway simulate --evaluation frozen --trace FOLDER --format html > report.html\n  headway simulate --config headway.yaml --trace access.jsonl"
     )]
     Simulate(SimulateArgs),
+    /// Find out what a proxy does right: streaming, leaving clients, breaking backends.
+    #[command(
+        after_help = "The proxy must send everything to the scripted backend, which this command runs itself.\n\nExamples:\n  headway conformance --url http://127.0.0.1:8080\n  headway conformance --url http://127.0.0.1:4000 --scripted-backend 127.0.0.1:18000 --model m --format markdown\n  headway conformance --list"
+    )]
+    Conformance(ConformanceArgs),
     /// Print a script that lets a shell complete headway's commands and flags.
     #[command(after_help = "Example:\n  source <(headway completions bash)")]
     Completions(CompletionsArgs),

@@ -46,6 +46,7 @@
 //! | [`admin`] | the admin listener |
 //! | [`nim_simulator`] | a NIM without a GPU |
 //! | [`mod@bench`] | the load generator |
+//! | [`mod@conformance`] | whether any proxy does right by its clients, before a scripted backend |
 //! | [`policy_simulator`] | policies against each other in virtual time |
 //! | [`cli`], [`commands`] | the command line, and what wires all of this together |
 //! | `fuzzing`, and `fuzz` in each module | what must hold for any bytes; compiled for tests and with the feature `fuzzing` |
@@ -67,6 +68,7 @@ pub mod telemetry;
 
 pub mod admin;
 pub mod bench;
+pub mod conformance;
 pub mod nim_simulator;
 pub mod policy_simulator;
 pub mod proxy;

@@ -504,6 +504,76 @@ fn traces_are_judged_with_everything_else() {
     assert!(!shown.contains("hunter2") && shown.contains("x-tenant"), "{shown}");
 }
 
+/// What is said of a configuration with one change.
+fn said(from: &str, to: &str) -> String {
+    let text = GOOD.replacen(from, to, 1);
+    assert_ne!(text, GOOD);
+    let all = match parse("headway.yaml", &text, &Fake) {
+        Ok(loaded) => loaded.warnings,
+        Err(report) => report.0,
+    };
+    all.iter().map(|one| format!("{}: {}\n", one.path, one.message)).collect()
+}
+
+#[test]
+fn link_local_addresses_are_refused_in_any_clothes_unless_they_are_meant() {
+    let allowed = "\n    allow_link_local: true";
+    for host in ["169.254.169.254", "[fe80::1]:8000", "[::ffff:169.254.169.254]", "[fd00:ec2::254]"] {
+        let url = format!("http://{host}");
+        let refused = said("http://10.0.0.11:8000", &url);
+        assert!(refused.contains("backends[0].url") && refused.contains("link-local"), "{host}: {refused}");
+        let meant = said("http://10.0.0.11:8000", &format!("{url}{allowed}"));
+        assert!(!meant.contains("link-local"), "{host}: {meant}");
+    }
+    let dcgm = |more: &str| {
+        said("http://10.0.0.11:8000", &format!("http://10.0.0.11:8000\n    dcgm: http://169.254.1.1/metrics{more}"))
+    };
+    assert!(dcgm("").contains("backends[0].dcgm: `169.254.1.1` is a link-local"), "{}", dcgm(""));
+    assert!(!dcgm(allowed).contains("link-local"));
+    let otlp = said("threads: auto", "telemetry: { otlp: { endpoint: http://169.254.1.1 } }");
+    assert!(otlp.contains("telemetry.otlp.endpoint") && otlp.contains("link-local"), "{otlp}");
+}
+
+/// The good file's world, at the end of a certificate's time.
+struct Ending(&'static str);
+
+impl Environment for Ending {
+    fn variable(&self, name: &str) -> Lookup<String> {
+        Fake.variable(name)
+    }
+
+    fn file(&self, path: &Path) -> Lookup<Contents> {
+        if path.to_str() != Some("ca.pem") {
+            return Fake.file(path);
+        }
+        let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("names");
+        params.not_after = rcgen::date_time_ymd(2030, 1, 31);
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let pem = params.self_signed(&key).expect("a certificate").pem();
+        Lookup::Found(Contents { bytes: pem.into_bytes(), mode: Some(0o644) })
+    }
+
+    fn wall(&self) -> Option<std::time::SystemTime> {
+        let day = if self.0 == "after" { 22_000 } else { 21_935 };
+        let today = std::time::UNIX_EPOCH + std::time::Duration::from_secs(day * 86_400);
+        (self.0 != "unknown").then_some(today)
+    }
+}
+
+#[test]
+fn a_certificate_that_has_expired_or_soon_will_is_warned_of_at_its_place() {
+    let text = GOOD.replacen("{ server_name: nim.internal }", "{ server_name: nim.internal, ca: ca.pem }", 1);
+    let said = |when: &'static str| {
+        let loaded = parse("headway.yaml", &text, &Ending(when)).unwrap_or_else(|report| panic!("{report}"));
+        let mut all = loaded.warnings.iter().map(|one| format!("{}: {} {}", one.path, one.code.as_str(), one.message));
+        all.next().unwrap_or_default()
+    };
+    let ca = "backends[1].tls.ca: expiring the certificate in `ca.pem`";
+    assert_eq!(said("before"), format!("{ca} expires in 10 days"));
+    assert_eq!(said("after"), format!("{ca} expired 55 days ago"));
+    assert_eq!(said("unknown"), "");
+}
+
 const WITH_KEYS: &str = "\
 listeners: [{ address: 127.0.0.1:1 }]
 backends: [{ name: a, url: http://a, forward_authorization: true }]

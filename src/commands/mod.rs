@@ -4,6 +4,7 @@ mod ask;
 pub mod bench;
 pub mod check;
 pub mod completions;
+pub mod conformance;
 pub mod demo;
 pub mod explain;
 pub mod init;
@@ -56,6 +57,7 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Schema(args) => print(|out| schema::run(&args, out)),
         Command::Simulate(args) => print(|out| simulate::run(&args, out)),
         Command::Bench(args) => block_on(bench::run(args)),
+        Command::Conformance(args) => block_on(conformance::run(args)),
         Command::Demo(args) => block_on(demo::run(args)),
         Command::Explain(args) => print(|out| explain::run(&args, out)),
         Command::Top(args) => top::run(&args),

@@ -57,29 +57,37 @@ fn parsed(bytes: &[u8]) -> Option<RequestHeader> {
 
 /// Only a trusted proxy is believed and it is named after whomever it names.
 fn forwarded(settings: &Settings, client: &RequestHeader) {
-    let trusted = |address| settings.trusted_proxies.iter().any(|network| network.contains(address));
-    let told = |peer, name| {
-        let forwarded = Forwarded::on(peer, "http", client, trusted);
-        let of_name: Vec<_> = forwarded.fields().filter(|(field, _)| *field == name).collect();
-        assert_eq!(of_name.len(), 1, "{name}");
-        of_name.first().and_then(|(_, value)| value.to_str().ok()).unwrap_or_default().to_owned()
+    let of =
+        |peer| Forwarded::on(peer, "http", client, |one| settings.trusted_proxies.iter().any(|net| net.contains(one)));
+    let said = |of: &Forwarded, name: &str| {
+        let mut values = of.fields().filter(|(field, _)| *field == name).filter_map(|(_, value)| value.to_str().ok());
+        values.next().map(str::to_owned).unwrap_or_default()
     };
-    let stranger = IpAddr::from([198, 51, 100, 1]);
-    assert_eq!(told(stranger, "x-forwarded-for"), "198.51.100.1");
+    let stranger = of(IpAddr::from([198, 51, 100, 1]));
+    assert_eq!(said(&stranger, "x-forwarded-for"), "198.51.100.1");
     assert_eq!(
-        (told(stranger, "x-real-ip"), told(stranger, "x-forwarded-proto")),
-        ("198.51.100.1".into(), "http".into())
+        (said(&stranger, "x-real-ip").as_str(), said(&stranger, "x-forwarded-proto").as_str()),
+        ("198.51.100.1", "http")
     );
-    assert!(told(CLIENT, "x-forwarded-for").ends_with(&CLIENT.to_string()));
-    assert!(matches!(&*told(CLIENT, "x-forwarded-proto"), "http" | "https"));
+    let trusted = of(CLIENT);
+    let chain = said(&trusted, "x-forwarded-for");
+    let hops: Vec<Option<IpAddr>> = chain.split(", ").map(|hop| hop.parse().ok()).collect();
+    assert!(hops.iter().all(Option::is_some) && hops.last() == Some(&Some(CLIENT)), "{chain:?}");
+    assert_eq!(chain.split(", ").next().map(str::to_owned), Some(said(&trusted, "x-real-ip")));
+    assert_eq!(said(&trusted, "forwarded").matches("for=").count(), hops.len());
+    assert!(matches!(said(&trusted, "x-forwarded-proto").as_str(), "http" | "https"));
+    // Whoever believes us reads what we read.
+    let mut again = RequestHeader::build("POST", b"/", None).ok();
+    if let Some(again) = again.as_mut().filter(|_| hops.len() < 32) {
+        let _ = again.insert_header("forwarded", said(&trusted, "forwarded"));
+        let read = Forwarded::on(CLIENT, "http", again, |one| hops.contains(&Some(one)));
+        assert_eq!(said(&read, "x-real-ip"), said(&trusted, "x-real-ip"));
+    }
 }
 
 fn sent(backend: &Backend, client: &RequestHeader, id: &str) {
-    let added = Added {
-        request_id: id,
-        trace: TraceFields::default(),
-        forwarded: &Forwarded::on(CLIENT, "http", client, |_| false),
-    };
+    let forwarded = Forwarded::on(CLIENT, "http", client, |_| false);
+    let added = Added { request_id: id, trace: TraceFields::default(), forwarded: &forwarded };
     let Ok(head) = upstream_head(client, backend, 5, &added) else { return };
     let all = |name: &str| head.headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
     assert_eq!(all("host"), [b"10.0.0.1:8000"]);

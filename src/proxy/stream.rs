@@ -198,7 +198,7 @@ pub(super) struct ClientStream<S> {
     /// Bytes of HTTP/2's preface still to come; 0 on a connection that speaks HTTP/1.1.
     preface: usize,
     h2: bool,
-    /// Whether the client has said anything at all.
+    /// Whether the client has said anything yet.
     heard: bool,
 }
 
@@ -208,7 +208,7 @@ const BUSY: u8 = 0;
 const IDLE: u8 = 1;
 /// A head has begun and must be complete in time.
 const HEAD: u8 = 2;
-/// It was not, or was no head, and the client has been told: whatever else arrives or is written is worthless.
+/// It was not, or was no head, and the client has been told, or it has left: whatever else arrives or is written is worthless.
 const OVER: u8 = 3;
 
 impl<S> ClientStream<S> {
@@ -319,6 +319,13 @@ impl<S: IO> ClientStream<S> {
         true
     }
 
+    /// The client has left: before a head, or in the middle of one, it has asked nothing.
+    fn left(&self) {
+        if matches!(self.phase.load(Ordering::Relaxed), HEAD | IDLE) {
+            self.phase.store(OVER, Ordering::Relaxed);
+        }
+    }
+
     /// The connection's last words, if the socket takes them at once.
     fn tell(&mut self, unread: Unread, cx: &mut Context<'_>) {
         self.phase.store(OVER, Ordering::Relaxed);
@@ -346,8 +353,12 @@ impl<S: IO> AsyncRead for ClientStream<S> {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
-        this.heard |= buf.filled().len() > before;
+        let read = ready!(Pin::new(&mut this.inner).poll_read(cx, buf));
+        if read.is_err() || (buf.filled().len() == before && buf.remaining() > 0) {
+            this.left();
+            return Poll::Ready(read);
+        }
+        this.heard = true;
         if this.preface > 0 {
             this.preface = this.preface.saturating_sub(buf.filled().len() - before);
             if this.preface == 0 {

@@ -20,6 +20,19 @@ fn lasting() -> Duration {
     Duration::from_secs(seconds.unwrap_or(5))
 }
 
+/// How long it stays as it is in between.
+fn pause() -> Duration {
+    let milliseconds = std::env::var("HEADWAY_RELOAD_PAUSE_MS").ok().and_then(|text| text.parse().ok());
+    Duration::from_millis(milliseconds.unwrap_or(100))
+}
+
+/// Memory of a process that is nobody else's, in KiB.
+fn memory(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("a process");
+    let anonymous = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("a line");
+    anonymous.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
 /// Clients of both protocols that ask again and again; every answer must be whole.
 struct Load {
     stop: Arc<AtomicBool>,
@@ -89,7 +102,7 @@ async fn no_request_notices_settings_that_change_all_the_time() {
         headway.server.apply(settings(&variant(first.address, second.address, reloads % 2 == 0))).expect("it applies");
         assert!(headway.server.fleet().backends()[0].usable(), "an unchanged backend keeps its health");
         reloads += 1;
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(pause()).await;
     }
     let answered = load.end().await;
     println!("{reloads} reloads, {answered} requests");
@@ -202,7 +215,7 @@ async fn a_file_is_applied_however_it_is_announced_and_refused_when_broken() {
     process.signal("HUP");
     becomes("the signal's reload", async || knows(admin, "n").await).await;
 
-    let (began, mut reloads) = (now(), 0_u64);
+    let (began, mut reloads, mut before) = (now(), 0_u64, memory(process.id()));
     while began.elapsed() < lasting() {
         replace(&file, &text(reloads % 2 == 0));
         match reloads % 3 {
@@ -211,10 +224,17 @@ async fn a_file_is_applied_however_it_is_announced_and_refused_when_broken() {
             _ => {}
         }
         reloads += 1;
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(pause()).await;
+        if began.elapsed() < Duration::from_secs(1) {
+            before = memory(process.id());
+        }
     }
+    let grown = memory(process.id()).saturating_sub(before);
     let answered = load.end().await;
-    println!("{reloads} reloads of the file, {answered} requests");
+    println!("{reloads} reloads of the file, {answered} requests, {grown} KiB more memory than after the first second");
+    if std::env::var_os("HEADWAY_ASSERT_MEMORY").is_some() {
+        assert!(grown < 5 << 10, "{grown} KiB");
+    }
     assert!(answered > reloads && !process.has_ended());
     process.signal("TERM");
     assert_eq!(process.code().await, Some(0));

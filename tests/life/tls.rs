@@ -8,7 +8,7 @@ use crate::support::authority::Authority;
 use crate::support::backend::{Backend, DONE, Script, stream};
 use crate::support::client::{ask, chat, read_reply, request, send};
 use crate::support::h2_client::Connection;
-use crate::support::{Headway, backend, config, patiently, until};
+use crate::support::{Headway, backend, config, until};
 
 #[tokio::test]
 async fn a_tls_listener_speaks_what_alpn_says() {

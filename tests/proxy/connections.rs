@@ -152,7 +152,18 @@ async fn a_head_that_does_not_come_in_time_leaves_a_record_and_a_silent_client_n
     check_unread(&headway, "POST /v1/chat/completions HTTP/1.1\r\nhost: h\r\n", 408, "request_timeout").await;
     let mut silent = headway.connect().await;
     assert!(silent.is_closed().await);
-    assert_eq!(headway.records(1).await.len(), 1);
+    // Nor one that leaves: in the middle of a head, and behind an answer.
+    let mut leaving = headway.connect().await;
+    leaving.send("POST /v1/chat").await;
+    drop(leaving);
+    let mut leaving = headway.connect().await;
+    leaving.send("GET /v1/models HTTP/1.1\r\nhost: h\r\n\r\n").await;
+    assert_eq!(leaving.reply().await.status, 200);
+    leaving.send("GET /v1/mod").await;
+    drop(leaving);
+    let mut last = headway.connect().await;
+    assert!(last.is_closed().await, "by then the others' ends were seen");
+    assert_eq!(headway.records(2).await.len(), 2);
 }
 
 #[tokio::test]
