@@ -20,7 +20,6 @@ impl Fleet {
             let found = backend.shared.outlier().look(*pace, median(others.collect()), now);
             let name = backend.name();
             match found {
-                Found::Nothing => {}
                 Found::Slow => tracing::warn!(
                     backend = %name,
                     ttft_ms = pace.ttft * 1e3,
@@ -32,7 +31,7 @@ impl Fleet {
                     ejected += 1;
                     tracing::warn!(backend = %name, after = ?PERSISTS_AFTER, "ejected: it stayed slow");
                 }
-                Found::Persists => {}
+                Found::Nothing | Found::Persists => {}
             }
         }
         ejected

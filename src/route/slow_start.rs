@@ -40,7 +40,9 @@ pub fn hold_back(candidates: &mut [Candidate], random: &mut Random) -> bool {
 
 /// Lets the request look at all of them.
 pub fn release(candidates: &mut [Candidate]) {
-    candidates.iter_mut().for_each(|one| one.held_back = false);
+    for one in candidates {
+        one.held_back = false;
+    }
 }
 
 #[cfg(test)]

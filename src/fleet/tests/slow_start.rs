@@ -27,7 +27,8 @@ fn a_backend_that_recovers_ramps_over_a_minute_and_never_back() {
     let now = now();
     let fleet = round_robin(vec![backend("a"), backend("b")], now);
     let [a, b] = fleet.backends() else { panic!("two") };
-    (a.checked(CheckOutcome::Passed, now), b.checked(CheckOutcome::Passed, now));
+    a.checked(CheckOutcome::Passed, now);
+    b.checked(CheckOutcome::Passed, now);
     assert_eq!(ramps(&fleet, now), [1.0, 1.0], "headway is new, they are not");
     b.checked(CheckOutcome::Unreachable, now + SECOND);
     let back = now + SECOND * 10;
@@ -58,12 +59,12 @@ fn one_that_a_reload_adds_is_new_and_one_that_it_keeps_is_not() {
     let again = fleet.rebuilt(settings(vec![backend("a"), backend("b")], vec![route("r", &[0, 1])]), now).unwrap();
     again.settle();
     again.backends()[1].checked(CheckOutcome::Passed, now);
-    assert_eq!(again.backends()[0].ramp(now), 1.0);
+    assert!(again.backends()[0].ramp(now) > 0.99);
     assert!(again.backends()[1].ramp(now) < 0.11);
     let at_once = Health { slow_start: Duration::ZERO, ..Health::default() };
     let quick = Backend { health: at_once, ..backend("b") };
     let third = again.rebuilt(settings(vec![backend("a"), quick], vec![route("r", &[0, 1])]), now).unwrap();
-    assert_eq!(third.backends()[1].ramp(now), 1.0, "the window is the configuration's");
+    assert!(third.backends()[1].ramp(now) > 0.99, "the window is the configuration's");
 }
 
 #[test]
@@ -76,7 +77,8 @@ fn one_that_proved_itself_after_an_ejection_begins_anew() {
     }
     assert_eq!(b.state(), BackendState::Ejected);
     let later = now + SECOND * 10;
-    (b.checked(CheckOutcome::Passed, later), b.checked(CheckOutcome::Passed, later));
+    b.checked(CheckOutcome::Passed, later);
+    b.checked(CheckOutcome::Passed, later);
     assert!(b.shared.sent(), "it is probed");
     b.shared.ended(Blame::Success, true, later);
     assert_eq!(b.state(), BackendState::Ready);
