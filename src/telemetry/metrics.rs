@@ -262,6 +262,7 @@ mod tests {
                 state: "ready",
                 profile: Some("vllm-a100-bf16-tp1-throughput".into()),
                 demand: Some(0.625),
+                slow: false,
                 buffering: false,
                 buffered_streams: 4,
                 engine: Some(EngineFigures { running: 7.0, waiting: 2.0, kv_cache_ratio: Some(0.25) }),
