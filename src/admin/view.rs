@@ -98,6 +98,17 @@ pub(super) struct Probe {
     pub(super) ready: bool,
     pub(super) draining: bool,
     pub(super) reasons: Vec<String>,
+    pub(super) resources: Vec<ResourceView>,
+}
+
+/// What is used of something.
+#[derive(Debug, Serialize)]
+pub(super) struct ResourceView {
+    pub(super) resource: &'static str,
+    pub(super) used: u64,
+    pub(super) most: u64,
+    /// Connections end with their answer because of it.
+    pub(super) high: bool,
 }
 
 /// One of `/api/v1/backends`.
