@@ -13,12 +13,14 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("random", &[]),
     ("trace", &[]),
     ("units", &[]),
+    ("yaml", &[]),
     ("wire", &[]),
     ("measure", &["units", "wire"]),
     ("route", &["units", "measure"]),
     ("engine", &["units"]),
-    ("config", &["clock", "units", "measure", "route", "engine"]),
-    ("fleet", &["clock", "units", "wire", "measure", "route", "config"]),
+    ("nim", &["units", "yaml"]),
+    ("config", &["clock", "units", "yaml", "measure", "route", "engine", "nim"]),
+    ("fleet", &["clock", "units", "wire", "nim", "measure", "route", "config"]),
     ("telemetry", &["clock", "units", "wire", "measure", "route", "config"]),
     ("proxy", &["clock", "units", "wire", "measure", "route", "config", "fleet", "telemetry"]),
     ("admin", &["clock", "units", "measure", "route", "config", "fleet", "telemetry"]),
@@ -32,7 +34,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
 /// Modules that wire the others together.
 const FREE: &[&str] = &["commands", "fuzzing", "lib", "main"];
 
-const PURE: &[&str] = &["wire", "measure", "route", "engine"];
+const PURE: &[&str] = &["yaml", "wire", "measure", "route", "engine", "nim"];
 
 /// IO, locks, `async` (without which there is no `.await`), threads and clocks, as they show in source text.
 const IMPURE: &[&str] = &[
@@ -63,6 +65,8 @@ const SERDE: &[&str] = &[
     "conformance/",
     "config/",
     "fleet/models.rs",
+    "nim/metadata.rs",
+    "nim/model.rs",
     "fleet/state/file.rs",
     "nim_simulator/",
     "policy_simulator/",

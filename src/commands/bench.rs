@@ -203,7 +203,7 @@ pub enum RateMode {
     Poisson,
 }
 
-fn positive(text: &str) -> Result<f64, String> {
+pub(super) fn positive(text: &str) -> Result<f64, String> {
     let value = text.parse::<f64>().ok().filter(|value| value.is_finite() && *value > 0.0);
     value.ok_or_else(|| format!("`{text}` is no number above 0"))
 }
