@@ -13,6 +13,7 @@ mod hand_over;
 mod manager;
 mod panics;
 mod pass_through;
+mod profiles;
 mod reload;
 mod shutdown;
 mod slow;

@@ -47,10 +47,10 @@ backends:
     allow_link_local: true
     tls: { ca: ca.crt, certificate: us.crt, key: us.key, server_name: other.internal }
     http2: true
-    profile: tensorrt_llm-h100-fp8-tp2-latency
+    profile: { name: tensorrt_llm-h100-fp8-tp2-latency, id: 751382df4272eafc83f541f364d61b35aed9cce8c7b0c869269cea5a366cd08c }
     models: [meta/*]
     rename: { small: meta/llama }
-    price: { per_gpu_hour: 4.00, gpus: 2 }
+    price: { per_gpu_hour: 4.00, gpus: 3 }
     max_in_flight: 7
     context_length: 8192
     features: [tools]
@@ -61,6 +61,7 @@ backends:
     dcgm: http://a.internal:9400/metrics
   - name: b
     url: http://b
+    profile: { engine: vllm, gpu: l40s, precision: fp8, tp: 2, pp: 2, target: latency, lora: true }
     price: { input_per_mtok: 1, cached_input_per_mtok: 0.5, output_per_mtok: 2 }
     forward_authorization: true
 routes:

@@ -24,7 +24,7 @@ use crate::route::snapshot::RequestFacts;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     ManualClock::new().now()
 }
 
@@ -37,6 +37,7 @@ fn backend(name: &str) -> Backend {
         tls: BackendTls::default(),
         http2: false,
         profile: None,
+        profile_id: None,
         models: Some(vec![ModelPattern("m".into())]),
         rename: Vec::new(),
         price: None,
@@ -97,6 +98,16 @@ fn fleet(backends: Vec<Backend>, now: Instant) -> Fleet {
     let fleet = Fleet::new(settings(backends, vec![route("r", &members)]), now).unwrap();
     fleet.backends().iter().for_each(|one| one.shared.checked(CheckOutcome::Passed, now));
     fleet
+}
+
+/// A fleet whose backends are configured with these ids of profiles.
+pub(super) fn fleet_of_profiles(ids: &[&str], now: Instant) -> Fleet {
+    let of = |id: &&str| Backend {
+        profile: Some((*id).into()),
+        profile_id: crate::nim::ProfileId::parse(id),
+        ..backend("p")
+    };
+    fleet(ids.iter().map(of).collect(), now)
 }
 
 fn request(model: &str) -> Request<'_> {
