@@ -54,6 +54,7 @@
 
 pub mod clock;
 pub mod random;
+mod svg;
 pub mod trace;
 pub mod units;
 mod yaml;

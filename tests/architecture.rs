@@ -12,6 +12,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("random", &[]),
     ("trace", &[]),
+    ("svg", &[]),
     ("units", &[]),
     ("yaml", &[]),
     ("wire", &[]),
@@ -26,15 +27,15 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("admin", &["clock", "units", "measure", "route", "config", "fleet", "telemetry"]),
     ("nim_simulator", &["clock", "units", "wire", "engine", "config"]),
     ("conformance", &["clock", "units", "wire", "measure"]),
-    ("bench", &["clock", "units", "wire", "measure", "trace"]),
-    ("policy_simulator", &["units", "trace", "measure", "route", "engine", "config"]),
+    ("bench", &["clock", "units", "wire", "measure", "trace", "svg"]),
+    ("policy_simulator", &["units", "trace", "measure", "route", "engine", "config", "svg"]),
     ("cli", &["commands"]),
 ];
 
 /// Modules that wire the others together.
 const FREE: &[&str] = &["commands", "fuzzing", "lib", "main"];
 
-const PURE: &[&str] = &["yaml", "wire", "measure", "route", "engine", "nim"];
+const PURE: &[&str] = &["svg", "yaml", "wire", "measure", "route", "engine", "nim"];
 
 /// IO, locks, `async` (without which there is no `.await`), threads and clocks, as they show in source text.
 const IMPURE: &[&str] = &[
