@@ -148,6 +148,8 @@ impl Fleet {
                 max_in_flight: Some(256),
                 price: Some(price),
                 outlook: model.outlook(&asking, self.now),
+                ramp: 1.0,
+                held_back: false,
             }
         }));
         let on_overload = OnOverload::Shed;

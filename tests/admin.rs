@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use headway::admin::{self, ConfigStatus, ReloadOutcome, Services};
+use headway::admin::{self, ConfigStatus, ReloadOutcome, ResourceUse, Services};
 use headway::clock::{Clock, SystemClock};
 use headway::config::access::Access;
 use headway::config::otlp::{AlwaysSample, Otlp, OtlpProtocol, OtlpTls, Sampler, SpanLimits, SpanQueue};
@@ -213,6 +213,7 @@ fn start(settings: Settings) -> Running {
                 drains.fetch_add(1, Ordering::Relaxed);
             })
         },
+        resources: Arc::new(|| vec![ResourceUse { resource: "connections", used: 93, most: 100, high: true }]),
         draining: Arc::clone(&draining),
     };
     let _thread = admin::spawn(listener, services, receiver).expect("a thread");

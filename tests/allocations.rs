@@ -67,6 +67,8 @@ fn a_warm_decision_allocates_nothing() {
             max_in_flight: None,
             price: None,
             outlook: model.outlook(&asking, now),
+            ramp: 1.0,
+            held_back: false,
         }));
         let on_overload = OnOverload::Sacrifice;
         let fleet = FleetSnapshot {

@@ -288,7 +288,7 @@ headway.yaml:26:5: unknown field \"ttft_slo\", did you mean \"slo\"?
       |     ^^^^^^^^
    27 |     slos: { ttft: { p95: 300ms }, itl: { p95: 40ms }, window: 5m }
   field: routes[0].ttft_slo
-  hint: fields here: `name`, `match`, `backends`, `slo`, `policy`, `shadow_policy`, `priority`, `on_overload`, `prefix_affinity`, `timeouts`, `retry`, `commit`, `expose`, `client_slo`, `client_slo_floor`
+  hint: fields here: `name`, `match`, `backends`, `slo`, `policy`, `shadow_policy`, `priority`, `on_overload`, `prefix_affinity`, `timeouts`, `retry`, `commit`, `hedge`, `heartbeat`, `expose`, `client_slo`, `client_slo_floor`
 
 headway.yaml:27:5: unknown field \"slos\", did you mean \"slo\"?
    26 |     ttft_slo: 500ms
@@ -296,7 +296,7 @@ headway.yaml:27:5: unknown field \"slos\", did you mean \"slo\"?
       |     ^^^^
    28 |     policy: cheapest_within_slo
   field: routes[0].slos
-  hint: fields here: `name`, `match`, `backends`, `slo`, `policy`, `shadow_policy`, `priority`, `on_overload`, `prefix_affinity`, `timeouts`, `retry`, `commit`, `expose`, `client_slo`, `client_slo_floor`
+  hint: fields here: `name`, `match`, `backends`, `slo`, `policy`, `shadow_policy`, `priority`, `on_overload`, `prefix_affinity`, `timeouts`, `retry`, `commit`, `hedge`, `heartbeat`, `expose`, `client_slo`, `client_slo_floor`
 ";
     assert_eq!(shown.join("\n"), expected);
 }

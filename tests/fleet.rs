@@ -122,7 +122,7 @@ fn backend(name: &str, host: &str, port: u16) -> Backend {
         context_length: None,
         features: Features::default(),
         credential: Credential::None,
-        health: Health { path: None, interval: Duration::from_millis(10) },
+        health: Health { interval: Duration::from_millis(10), ..Health::default() },
         metrics: None,
         gpus: Vec::new(),
         dcgm: None,

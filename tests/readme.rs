@@ -88,7 +88,7 @@ fn every_code_of_a_refused_request_is_explained_and_no_other() {
             );
         }
     }
-    known.extend(["not_found", "model_not_found", "malformed_request"].map(str::to_owned));
+    known.extend(["not_found", "model_not_found", "malformed_request", "too_many_connections"].map(str::to_owned));
     let text = readme();
     let table = text.split("| `code` | status | cause |").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap();
     let explained = first_column(table).into_iter().map(str::to_owned).collect();

@@ -23,8 +23,8 @@ use super::endpoint::{Endpoint, LISTED, parameter, percent_decoded};
 use super::events::Audience;
 use super::guard::{self, Refusal};
 use super::moment::Moment;
-use super::view::{self, BackendView, Probe, Requests, WantedLevel};
-use super::{ReloadOutcome, Services, config_view, version};
+use super::view::{self, BackendView, Probe, Requests, ResourceView, WantedLevel};
+use super::{ReloadOutcome, ResourceUse, Services, config_view, version};
 use crate::fleet::{Fleet, Request as Question};
 use crate::route::snapshot::RequestFacts;
 use crate::telemetry::{logs, openmetrics};
@@ -134,7 +134,9 @@ pub(super) fn probe(services: &Services) -> Probe {
     if draining {
         reasons.insert(0, "headway is draining".to_owned());
     }
-    Probe { ready: readiness.ready && !draining, draining, reasons }
+    let view = |ResourceUse { resource, used, most, high }| ResourceView { resource, used, most, high };
+    let resources = (services.resources)().into_iter().map(view).collect();
+    Probe { ready: readiness.ready && !draining, draining, reasons, resources }
 }
 
 /// What happens, as it happens, for one more viewer.

@@ -173,6 +173,7 @@ mod tests {
             configuration: Arc::new(move || Arc::clone(&status)),
             reload: Arc::new(|| ReloadOutcome::Applied { notes: Vec::new() }),
             drain: Arc::new(|| ()),
+            resources: Arc::new(Vec::new),
             draining: Arc::new(AtomicBool::new(false)),
         })
     }

@@ -63,6 +63,19 @@ pub struct ConfigStatus {
     pub notes: Vec<String>,
 }
 
+/// How much is used of something that there is only so much of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResourceUse {
+    /// What it is.
+    pub resource: &'static str,
+    /// How much is in use.
+    pub used: u64,
+    /// How much there is.
+    pub most: u64,
+    /// Whether so much is in use that connections end with their answer.
+    pub high: bool,
+}
+
 /// What the admin listener may look at and do.
 #[derive(Clone)]
 pub struct Services {
@@ -78,6 +91,8 @@ pub struct Services {
     pub reload: Arc<dyn Fn() -> ReloadOutcome + Send + Sync>,
     /// Starts the drain, as SIGTERM does; must not block.
     pub drain: Arc<dyn Fn() + Send + Sync>,
+    /// What is used of memory, connections and descriptors.
+    pub resources: Arc<dyn Fn() -> Vec<ResourceUse> + Send + Sync>,
     /// Whether headway is on its way out.
     pub draining: Arc<AtomicBool>,
 }

@@ -32,6 +32,7 @@ pub(super) fn live_figures(services: &Services, fleet: &Fleet) -> LiveFigures {
         state: backend.state().as_str(),
         profile: backend.settings().profile.clone(),
         demand: fleet.demand(backend, now),
+        slow: backend.is_slow(),
         buffering: backend.is_buffering(),
         buffered_streams: backend.buffered_streams(),
         engine: backend.engine(now).map(|engine| EngineFigures {
@@ -97,6 +98,17 @@ pub(super) struct Probe {
     pub(super) ready: bool,
     pub(super) draining: bool,
     pub(super) reasons: Vec<String>,
+    pub(super) resources: Vec<ResourceView>,
+}
+
+/// What is used of something.
+#[derive(Debug, Serialize)]
+pub(super) struct ResourceView {
+    pub(super) resource: &'static str,
+    pub(super) used: u64,
+    pub(super) most: u64,
+    /// Connections end with their answer because of it.
+    pub(super) high: bool,
 }
 
 /// One of `/api/v1/backends`.
@@ -121,6 +133,8 @@ pub(super) struct BackendView {
     max_in_flight: Option<u32>,
     waiting_tokens: u64,
     output_tokens: u64,
+    /// Whether it is much slower than it used to be, and the others are not.
+    slow: bool,
     /// Whether something on the way holds its tokens back.
     buffering: bool,
     /// What is asked of it over what it can carry with its routes' promises kept; absent where that cannot be said.
@@ -196,6 +210,7 @@ impl BackendView {
             max_in_flight: settings.max_in_flight,
             waiting_tokens: backend.waiting_tokens(),
             output_tokens: backend.output_tokens(),
+            slow: backend.is_slow(),
             buffering: backend.is_buffering(),
             demand: moment.fleet.demand(backend, now),
             buffered_streams: backend.buffered_streams(),

@@ -175,7 +175,12 @@ fn backend(backend: &Backend) -> Value {
         "features": features(backend.features),
         "api_key": api_key,
         "forward_authorization": matches!(backend.credential, Credential::ForwardClient),
-        "health": { "path": backend.health.path.as_deref(), "interval": duration(backend.health.interval) },
+        "health": {
+            "path": backend.health.path.as_deref(),
+            "interval": duration(backend.health.interval),
+            "slow_start": duration(backend.health.slow_start),
+            "eject_slow": backend.health.eject_slow,
+        },
         "metrics": backend.metrics.as_ref().map(|metrics| json!({
             "path": &*metrics.path,
             "interval": duration(metrics.interval),

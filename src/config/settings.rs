@@ -398,11 +398,15 @@ pub struct Health {
     pub path: Option<Arc<str>>,
     /// Time between two questions.
     pub interval: Duration,
+    /// How long it takes a backend that is new, or back, to get its whole share; zero gives it at once.
+    pub slow_start: Duration,
+    /// Whether it is taken out when it stays much slower than it used to be, while the others do not.
+    pub eject_slow: bool,
 }
 
 impl Default for Health {
     fn default() -> Self {
-        Self { path: None, interval: Duration::from_secs(2) }
+        Self { path: None, interval: Duration::from_secs(2), slow_start: Duration::from_secs(60), eject_slow: true }
     }
 }
 

@@ -23,6 +23,8 @@ use crate::measure::outcome::Blame;
 use crate::random::Random;
 use crate::route::ejection::{Ejection, Standing};
 use crate::route::model::{Asking, BackendModel};
+use crate::route::outlier::Outlier;
+use crate::route::slow_start;
 use crate::route::snapshot::{BackendIndex, Outlook};
 use crate::route::tuning::Tuning;
 
@@ -123,6 +125,8 @@ struct Judged {
     /// Whether it was ready since it was last unreachable: a server that starts anew loads its model anew.
     was_ready: bool,
     failures: u32,
+    /// Whether headway itself has just begun, so that a backend which is ready at once is not new.
+    from_the_start: bool,
     last_check: Option<LastCheck>,
     ejection: Ejection,
     random: Random,
@@ -144,6 +148,8 @@ pub(super) struct Shared {
     /// Microseconds since `base` at which a token of any stream last came.
     token_at: AtomicU64,
     draining: AtomicBool,
+    /// Microseconds since `base`, plus one, at which it began to serve or came back; 0 when it was there from the start.
+    returned_at: AtomicU64,
     connecting: Mutex<Connecting>,
     endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
     turn: AtomicUsize,
@@ -157,6 +163,7 @@ pub(super) struct Shared {
     /// The mismatch of profiles that was last logged: each is logged once.
     pub(super) told: Mutex<Option<String>>,
     judged: Mutex<Judged>,
+    pub(super) outlier: Mutex<Outlier>,
     model: Mutex<BackendModel>,
     /// Whether its tokens are held back on their way.
     pub(super) buffering: Buffering,
@@ -309,6 +316,19 @@ impl LiveBackend {
         self.shared.checked(outcome, now);
     }
 
+    /// Whether it has become much slower than it used to be, while the others have not.
+    pub fn is_slow(&self) -> bool {
+        self.shared.outlier().is_slow()
+    }
+
+    /// How far it has come since it began to serve, or came back: a tenth at first, 1 once it has its whole share.
+    pub fn ramp(&self, now: Instant) -> f64 {
+        let returned = self.shared.returned_at.load(Ordering::Relaxed).checked_sub(1);
+        let returned = returned.map(|micros| self.shared.base + Duration::from_micros(micros));
+        let ramp = |at| slow_start::ramp(now.saturating_duration_since(at), self.settings.health.slow_start);
+        returned.map_or(1.0, ramp)
+    }
+
     /// Whether it could take a request now, room apart.
     pub fn usable(&self) -> bool {
         self.shared.admission() == Admission::Open
@@ -322,6 +342,7 @@ impl Shared {
             health: Health::Unknown,
             was_ready: false,
             failures: 0,
+            from_the_start: false,
             last_check: None,
             ejection: Ejection::new(now),
             random: Random::seeded(seed),
@@ -336,6 +357,7 @@ impl Shared {
             progress: AtomicU64::new(0),
             token_at: AtomicU64::new(0),
             draining: AtomicBool::new(false),
+            returned_at: AtomicU64::new(0),
             connecting: Mutex::new(Connecting { within: Duration::from_secs(2), tls }),
             endpoints: ArcSwap::default(),
             turn: AtomicUsize::new(0),
@@ -345,6 +367,7 @@ impl Shared {
             running: ArcSwapOption::empty(),
             told: Mutex::new(None),
             judged: Mutex::new(judged),
+            outlier: Mutex::default(),
             model: Mutex::new(BackendModel::new(Tuning::default(), now)),
             buffering: Buffering::default(),
             engine: Mutex::new(None),
@@ -352,6 +375,11 @@ impl Shared {
             pools: ArcSwap::default(),
             ejecting,
         }
+    }
+
+    /// It belongs to the first configuration: if it is ready at its first check, it was there before headway.
+    pub(super) fn is_from_the_start(&self) {
+        self.judged().from_the_start = true;
     }
 
     /// Starts from what was measured before it served.
@@ -465,6 +493,7 @@ impl Shared {
             let Judged { ejection, random, .. } = &mut *judged;
             ejection.probe_ended(blame, now, random);
             if blame == Blame::Success {
+                self.returns(now);
                 tracing::info!(backend = %self.latest.load().name, "back in service");
             }
             return;
@@ -476,6 +505,13 @@ impl Shared {
             return;
         }
         self.take_out(|ejection, random, spare| ejection.ended(Blame::Fault, now, random, spare));
+    }
+
+    /// It serves from now on, and did not before.
+    fn returns(&self, now: Instant) {
+        let since = now.saturating_duration_since(self.base).as_micros();
+        let micros = u64::try_from(since).unwrap_or(u64::MAX).saturating_add(1);
+        self.returned_at.store(micros, Ordering::Relaxed);
     }
 
     /// A probe that ended without anybody saying how.
@@ -541,7 +577,12 @@ impl Shared {
             judged.failed(outcome);
         }
         let after = judged.health;
+        let found_at_the_start = judged.from_the_start && before == Health::Unknown;
+        judged.from_the_start = false;
         drop(judged);
+        if before != Health::Ready && after == Health::Ready && !found_at_the_start {
+            self.returns(now);
+        }
         if before == Health::Ready && after != Health::Ready {
             self.model().ejected();
         }

@@ -64,6 +64,8 @@ fn candidate(backend: &LiveBackend, weight: u32, asking: &Asking<'_>, now: Insta
         max_in_flight: settings.max_in_flight,
         price: settings.price,
         outlook: backend.shared.outlook(asking, now),
+        ramp: backend.ramp(now),
+        held_back: false,
     }
 }
 

@@ -13,6 +13,7 @@ use crate::route::model::Asking;
 use crate::route::policy::{PolicyKind, PolicyState};
 use crate::route::prefix::Prefix;
 use crate::route::scarcity::Scarcity;
+use crate::route::slow_start;
 use crate::route::snapshot::{Candidate, FleetSnapshot, Forecast, RequestFacts};
 use crate::route::tuning::Tuning;
 
@@ -40,8 +41,9 @@ impl Fleet {
         let passed_over = self.gather(route, (request, &asking(route, request)), &[], &mut candidates, now);
         let copy = |state: &std::sync::Mutex<PolicyState>| state.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut state = copy(&route.counts.policy);
-        let fleet = (candidates.as_slice(), self.desk().scarcity);
-        decide(route, route.settings().policy, (&request.facts, Tuning::default()), fleet, (&mut state, &mut decision));
+        let (scarcity, asked) = (self.desk().scarcity, (&request.facts, Tuning::default()));
+        let policy = route.settings().policy;
+        decide_in_slow_start(route, policy, asked, (&mut candidates, scarcity), (&mut state, &mut decision));
         let name = |one: &Assessment| Some((Arc::clone(self.backends().get(one.backend.0)?.name()), *one));
         let nothing = decision.chosen.is_none() && decision.turned_away.is_none();
         let mut explanation = Explanation {
@@ -53,7 +55,7 @@ impl Fleet {
         };
         if let Some(policy) = route.shadow_policy() {
             let mut state = copy(&route.counts.shadow_policy);
-            decide(route, policy, (&request.facts, Tuning::default()), fleet, (&mut state, &mut decision));
+            decide(route, policy, asked, (&candidates, scarcity), (&mut state, &mut decision));
             explanation.shadow = Some(Decided::of(&decision));
         }
         Some(explanation)
@@ -73,13 +75,30 @@ pub(super) fn asking<'a>(route: &LiveRoute, request: &'a Request<'_>) -> Asking<
 pub(super) fn choose(
     route: &LiveRoute,
     request: &Request<'_>,
-    fleet: (&[Candidate], Scarcity),
+    fleet: (&mut [Candidate], Scarcity),
     decision: &mut Decision,
 ) {
     let mut state = route.counts.policy.lock().unwrap_or_else(PoisonError::into_inner);
     let probes = Tuning::default().probes && !request.hedge;
     let asked = (&request.facts, Tuning { probes, ..Tuning::default() });
-    decide(route, route.settings().policy, asked, fleet, (&mut state, decision));
+    decide_in_slow_start(route, route.settings().policy, asked, fleet, (&mut state, decision));
+}
+
+/// Some of the candidates may have begun to serve not long ago: the request looks at them with a chance only, unless
+/// those that it looks at cannot keep its promise.
+fn decide_in_slow_start(
+    route: &LiveRoute,
+    policy: PolicyKind,
+    asked: (&RequestFacts, Tuning),
+    (candidates, scarcity): (&mut [Candidate], Scarcity),
+    (state, decision): (&mut PolicyState, &mut Decision),
+) {
+    let some_held_back = policy.hold_back(candidates, state);
+    decide(route, policy, asked, (candidates, scarcity), (state, decision));
+    if some_held_back && decision.is_doomed_or_turned_away() {
+        slow_start::release(candidates);
+        decide(route, policy, asked, (candidates, scarcity), (state, decision));
+    }
 }
 
 /// Lets the route's shadow decide.

@@ -171,7 +171,7 @@ impl Fleet {
         let mut desk = self.desk();
         let Desk { candidates, decision, shadow, scarcity, log } = &mut *desk;
         let passed_over = self.gather(route, (request, &asking), exclude, candidates, now);
-        choose(route, request, (candidates, *scarcity), decision);
+        choose(route, request, (candidates.as_mut_slice(), *scarcity), decision);
         if !request.again && exclude.is_empty() {
             scarcity.decided(decision);
             let found_no_place = decision.is_doomed() || decision.turned_away.is_some();

@@ -209,8 +209,10 @@ pub struct RetryPermit {
 
 impl RetryPermit {
     pub(super) fn take(counts: &Arc<RouteCounts>, share: f64) -> Option<Self> {
-        let most = most_retries(counts.active.load(Ordering::Relaxed), share);
-        let step = |count: u32| (count < most).then(|| count + 1);
+        let active = counts.active.load(Ordering::Relaxed);
+        // Retries are no reason for more of them.
+        let most = |retrying| most_retries(active.saturating_sub(retrying), share);
+        let step = |count: u32| (count < most(count)).then(|| count + 1);
         counts.retrying.fetch_update(Ordering::AcqRel, Ordering::Acquire, step).ok()?;
         Some(Self { counts: Arc::clone(counts) })
     }

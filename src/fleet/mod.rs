@@ -28,6 +28,7 @@ pub mod state;
 mod candidates;
 mod engine_metrics;
 mod health;
+mod outliers;
 mod pace;
 mod prompt_sizes;
 mod resolve;
@@ -330,6 +331,9 @@ impl Fleet {
         let fresh = || {
             let shared = Shared::new(Arc::clone(backend), tls.clone(), Arc::clone(&common.ejecting), now);
             shared.start_from(baseline, now);
+            if old.is_none() {
+                shared.is_from_the_start();
+            }
             Arc::new(shared)
         };
         kept.unwrap_or_else(fresh)

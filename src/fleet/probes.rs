@@ -51,7 +51,9 @@ pub async fn run(
     while !*shutdown.borrow() {
         tokio::select! {
             _ = tick.tick() => {
-                fleet.eject_stalled(tools.clock.now());
+                let now = tools.clock.now();
+                fleet.eject_stalled(now);
+                fleet.watch_paces(now);
             }
             changed = generations.changed() => {
                 if changed.is_err() {

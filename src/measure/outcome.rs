@@ -153,11 +153,23 @@ pub enum ShedReason {
     Waited,
     /// headway itself holds as many request bodies as it may.
     Memory,
+    /// headway itself has as many client connections as it may; the connection was turned away.
+    Connections,
+    /// headway itself has no descriptor left for a connection to a backend.
+    Descriptors,
 }
 
 impl ShedReason {
     /// Every reason, each at the place of its number.
-    pub const ALL: [Self; 5] = [Self::Full, Self::Predicted, Self::QueueFull, Self::Waited, Self::Memory];
+    pub const ALL: [Self; 7] = [
+        Self::Full,
+        Self::Predicted,
+        Self::QueueFull,
+        Self::Waited,
+        Self::Memory,
+        Self::Connections,
+        Self::Descriptors,
+    ];
 
     /// The name in metrics.
     #[must_use]
@@ -168,6 +180,8 @@ impl ShedReason {
             Self::QueueFull => "queue_full",
             Self::Waited => "waited",
             Self::Memory => "memory",
+            Self::Connections => "connections",
+            Self::Descriptors => "descriptors",
         }
     }
 }

@@ -165,6 +165,8 @@ impl<D: Decide> Routed<D> {
                 max_in_flight: machine.max_in_flight,
                 price: Some(machine.price),
                 outlook: model.outlook(&asking, now),
+                ramp: 1.0,
+                held_back: false,
             })
         };
         self.candidates.clear();

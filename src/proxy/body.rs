@@ -35,6 +35,11 @@ impl MemoryBudget {
         Arc::new(Self { used: AtomicU64::new(0) })
     }
 
+    /// Bytes that are held.
+    pub(super) fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
     fn hold(self: &Arc<Self>) -> Held {
         Held { budget: Arc::clone(self), bytes: 0 }
     }

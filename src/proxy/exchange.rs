@@ -13,6 +13,7 @@ use super::Proxy;
 use super::cors::Reader;
 use super::headers::{self, TraceFields};
 use super::inspect;
+use super::ladder::Reach;
 use super::lifecycle::Active;
 use super::stamp::Stamp;
 use crate::fleet::{Admission, Caller, Fleet};
@@ -38,6 +39,8 @@ pub(super) struct Exchange {
     pub(super) reserved_input: u64,
     /// Tokens of the answer, as far as they were seen.
     pub(super) seen_output: u64,
+    /// Its connection to a backend, counted.
+    reach: Option<Reach>,
     /// The web page that asks.
     reader: Reader,
     /// The head was complete.
@@ -89,6 +92,7 @@ impl Exchange {
             admission: None,
             reserved_input: 0,
             seen_output: 0,
+            reach: None,
             reader: Reader::default(),
             arrived: now,
             started: now,
@@ -169,6 +173,14 @@ impl Exchange {
         let now = self.proxy.clock.now();
         let allowance = self.caller.as_ref().map(|caller| caller.allowance(now)).unwrap_or_default();
         Stamp { request_id: self.request_id(), allowance, reader: self.reader.clone() }
+    }
+
+    /// Takes a descriptor for a connection to a backend, once; whether it has one.
+    pub(super) fn reach(&mut self) -> bool {
+        if self.reach.is_none() {
+            self.reach = self.proxy.reach();
+        }
+        self.reach.is_some()
     }
 
     /// Why the backend was chosen.

@@ -5,7 +5,6 @@
 //! told in an error event only: no other backend is tried any more.
 
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -22,6 +21,7 @@ use super::headers::{self, BodyKind};
 use super::inference::{Downstream, Turned, drained};
 use super::lifecycle::turned;
 use super::refuse::Refusal;
+use super::stamp::Stamp;
 use super::win::Won;
 use crate::clock::Clock;
 use crate::config::settings::Route;
@@ -62,7 +62,7 @@ pub(super) fn interval(route: &Route, api: Api, stream: bool) -> Option<Duration
 pub(super) struct Heartbeat<'a> {
     every: Option<Duration>,
     next: Instant,
-    request_id: Arc<str>,
+    stamp: Stamp,
     shown: &'a Shown,
     clock: &'a dyn Clock,
 }
@@ -70,7 +70,7 @@ pub(super) struct Heartbeat<'a> {
 impl<'a> Heartbeat<'a> {
     pub(super) fn new(every: Option<Duration>, exchange: &Exchange, shown: &'a Shown, clock: &'a dyn Clock) -> Self {
         let next = exchange.started + every.unwrap_or_default();
-        Self { every, next, request_id: exchange.request_id(), shown, clock }
+        Self { every, next, stamp: exchange.stamp(), shown, clock }
     }
 
     async fn due(&self) {
@@ -83,7 +83,7 @@ impl<'a> Heartbeat<'a> {
     async fn beat(&mut self, session: &mut Session) -> pingora_core::Result<()> {
         self.next = self.clock.now() + self.every.unwrap_or_default();
         if !self.shown.committed.swap(true, Ordering::Relaxed) {
-            let head = head(session, &self.request_id)?;
+            let head = head(session, &self.stamp)?;
             session.write_response_header(head).await?;
         }
         self.shown.bytes.fetch_add(COMMENT.len() as u64, Ordering::Relaxed);
@@ -92,10 +92,11 @@ impl<'a> Heartbeat<'a> {
 }
 
 /// A head without a backend's.
-fn head(session: &mut Session, request_id: &str) -> pingora_core::Result<Box<ResponseHeader>> {
+fn head(session: &mut Session, stamp: &Stamp) -> pingora_core::Result<Box<ResponseHeader>> {
     let mut own = ResponseHeader::build(200, Some(6))?;
     own.insert_header("content-type", "text/event-stream; charset=utf-8")?;
-    let mut head = headers::downstream_head(&own, BodyKind::EventStream, session.is_http2(), request_id)?;
+    let mut head = headers::downstream_head(&own, BodyKind::EventStream, session.is_http2(), &stamp.request_id)?;
+    stamp.put(&mut head)?;
     without_chunks(session, &mut head);
     Ok(head)
 }

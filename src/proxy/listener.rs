@@ -4,7 +4,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pingora_core::apps::{HttpServerOptions, ServerApp};
@@ -13,11 +12,12 @@ use pingora_core::protocols::{ALPN, Ssl as _, Stream};
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::http_proxy;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use super::Proxy;
 use super::bounded::Bounded;
 use super::certificates::{Certificates, Presented};
+use super::door::{Door, Queue};
 use super::lifecycle::turned;
 use super::service::{KEEP_ALIVE, Service};
 use super::stream::{ClientStream, Plain};
@@ -107,35 +107,28 @@ impl Listeners {
     /// Accepts until the proxy's life closes; returns, when the last listener has stopped, the connections that go on
     /// until their exchanges have ended.
     pub async fn run(self, proxy: Arc<Proxy>) -> Connections {
-        let open = Arc::new(Open::default());
+        let door = Door::new(Arc::clone(&proxy.ladder));
         let sweeping = tokio::spawn(sweep(Arc::clone(&proxy)));
         let accepting: Vec<_> = self
             .bound
             .into_iter()
-            .map(|one| tokio::spawn(accept(one, Arc::clone(&proxy), Arc::clone(&open))))
+            .map(|one| tokio::spawn(accept(one, Arc::clone(&proxy), Arc::clone(&door))))
             .collect();
         for one in accepting {
             let _ = one.await;
         }
         sweeping.abort();
-        Connections(open)
+        Connections(door)
     }
 }
 
 /// The connections that outlive their listeners.
-pub struct Connections(Arc<Open>);
+pub struct Connections(Arc<Door>);
 
 impl Connections {
     /// Waits until the last one is closed: until then bytes may be on their way to its client.
     pub async fn closed(&self) {
-        let Self(open) = self;
-        loop {
-            let closed = open.closed.notified();
-            if open.count.load(Ordering::Relaxed) == 0 {
-                return;
-            }
-            closed.await;
-        }
+        self.0.empty().await;
     }
 }
 
@@ -160,58 +153,23 @@ async fn bind(
     Ok(Bound { configured: listener.address, tcp, tls, h2c: listener.h2c })
 }
 
-/// How often a full listener looks whether its bound was raised.
-const ROOM_CHECK: Duration = Duration::from_secs(1);
-
-/// Connections that are open, over all listeners.
-#[derive(Debug, Default)]
-struct Open {
-    count: AtomicUsize,
-    closed: Notify,
-}
-
-/// One open connection; released by `Drop`.
-struct Connection(Arc<Open>);
-
-impl Open {
-    fn enter(self: &Arc<Self>) -> Connection {
-        self.count.fetch_add(1, Ordering::Relaxed);
-        Connection(Arc::clone(self))
-    }
-
-    /// Waits until another connection may be taken; those that wait stay in the kernel's queue.
-    async fn room(&self, proxy: &Proxy) {
-        loop {
-            let closed = self.closed.notified();
-            if self.count.load(Ordering::Relaxed) < proxy.fleet.load().settings().limits.connections {
-                return;
-            }
-            // A reload may raise the bound, and nothing tells of that here.
-            let _ = tokio::time::timeout(ROOM_CHECK, closed).await;
-        }
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.0.count.fetch_sub(1, Ordering::Relaxed);
-        self.0.closed.notify_one();
-    }
-}
-
-async fn accept(bound: Bound, proxy: Arc<Proxy>, open: Arc<Open>) {
+async fn accept(bound: Bound, proxy: Arc<Proxy>, door: Arc<Door>) {
     let Bound { tcp, tls, h2c, .. } = bound;
     let app = application(&proxy, h2c);
     let closing = proxy.lifecycle.closing();
     let mut closed = closing.clone();
+    let mut queue = Queue::default();
     loop {
         let accepted = tokio::select! {
             () = turned(&mut closed) => break,
-            accepted = async { open.room(&proxy).await; tcp.accept().await } => accepted,
+            accepted = async { door.wait(&proxy, &mut queue).await; tcp.accept().await } => accepted,
         };
         match accepted {
             Ok((stream, _)) => {
-                let connection = open.enter();
+                let Some(connection) = door.enter(&proxy, &queue) else {
+                    door.turn_away(&proxy, stream, tls.is_none());
+                    continue;
+                };
                 let (app, tls, proxy, closing) = (Arc::clone(&app), tls.clone(), Arc::clone(&proxy), closing.clone());
                 tokio::spawn(async move {
                     serve(stream, tls, &app, &proxy, &closing).await;

@@ -15,6 +15,7 @@ mod client;
 mod cors;
 mod deliver;
 mod direct;
+mod door;
 mod exchange;
 mod flow;
 mod forward;
@@ -27,6 +28,7 @@ mod heads;
 mod heartbeat;
 mod inference;
 mod inspect;
+mod ladder;
 mod lifecycle;
 mod listener;
 mod marks;
@@ -51,9 +53,10 @@ use arc_swap::ArcSwap;
 use pingora_core::connectors::ConnectorOptions;
 use pingora_core::connectors::http::Connector;
 
-use self::body::MemoryBudget;
 pub use self::certificates::{Certificates, PreparedCertificates};
 use self::inspect::RequestIds;
+use self::ladder::Reach;
+pub use self::ladder::{Ladder, Pressure, raise_descriptor_limit};
 pub use self::lifecycle::Lifecycle;
 pub use self::listener::{BindError, Connections, Listeners};
 use self::pool::Pool;
@@ -72,7 +75,7 @@ pub struct Proxy {
     clock: Arc<dyn Clock>,
     backends: Arc<Backends>,
     lifecycle: Arc<Lifecycle>,
-    memory: Arc<MemoryBudget>,
+    ladder: Arc<Ladder>,
     ids: RequestIds,
 }
 
@@ -85,12 +88,26 @@ impl Proxy {
         clock: Arc<dyn Clock>,
         connector: Arc<Connector>,
         lifecycle: Arc<Lifecycle>,
+        ladder: Arc<Ladder>,
     ) -> Arc<Self> {
         let since_epoch = clock.wall().duration_since(UNIX_EPOCH).unwrap_or_default();
         #[allow(clippy::cast_possible_truncation, reason = "only the low bits vary between two starts")]
         let ids = RequestIds::new(since_epoch.as_nanos() as u64);
         let backends = Arc::new(Backends { pool: Pool::default(), connector, clock: Arc::clone(&clock) });
-        Arc::new(Self { fleet, telemetry, clock, backends, lifecycle, memory: MemoryBudget::new(), ids })
+        Arc::new(Self { fleet, telemetry, clock, backends, lifecycle, ladder, ids })
+    }
+}
+
+impl Proxy {
+    /// A descriptor for one more connection to a backend, if there is one left.
+    fn reach(&self) -> Option<Reach> {
+        let pool = &self.backends.pool;
+        self.ladder.reach(|| pool.len(), || pool.close_oldest())
+    }
+
+    /// Whether connections may outlive their answer.
+    fn keeps_alive(&self) -> bool {
+        self.ladder.keeps_alive(&self.fleet.load().settings().limits)
     }
 }
 

@@ -50,6 +50,23 @@ impl Pool {
         drop(evicted);
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.lock().values().map(VecDeque::len).sum()
+    }
+
+    /// Closes the one that has been idle for longest; whether there was one.
+    pub(super) fn close_oldest(&self) -> bool {
+        let mut idle = self.lock();
+        let oldest = idle
+            .values_mut()
+            .filter(|queue| !queue.is_empty())
+            .min_by_key(|queue| queue.front().map(|idle| idle.since));
+        let closed = oldest.and_then(VecDeque::pop_front);
+        drop(idle);
+        closed.is_some()
+    }
+
     /// Closes what has been idle for too long, and forgets addresses without connections.
     pub(super) fn sweep(&self, now: Instant) {
         let mut old = Vec::new();
@@ -110,6 +127,18 @@ mod tests {
             pool.put(address, stream, clock.now());
             assert!(pool.take(address, clock.now()).is_none());
         }
+    }
+
+    #[tokio::test]
+    async fn the_oldest_makes_way() {
+        let (clock, pool) = (ManualClock::new(), Pool::default());
+        assert!(!pool.close_oldest());
+        let ((older, _far_1, address), (newer, _far_2, other)) = (pair().await, pair().await);
+        pool.put(address, older, clock.now());
+        clock.advance(KEPT_IDLE / 2);
+        pool.put(other, newer, clock.now());
+        assert!(pool.len() == 2 && pool.close_oldest() && pool.len() == 1);
+        assert!(pool.take(address, clock.now()).is_none() && pool.take(other, clock.now()).is_some());
     }
 
     #[tokio::test]

@@ -148,6 +148,12 @@ impl Refusal {
         refusal
     }
 
+    /// headway has as many connections to backends as it has descriptors for.
+    pub(super) fn out_of_reach() -> Self {
+        let message = "headway has as many connections to backends as it may";
+        Self::overloaded(ShedReason::Descriptors, message, Duration::from_secs(1))
+    }
+
     /// A backend failed, before the client was sent anything or later; of no `backend` the client hears the name.
     pub(super) fn upstream(outcome: Outcome, status: u16, backend: &str, wait: Option<Duration>) -> Self {
         let backend = if backend.is_empty() { "the backend".to_owned() } else { format!("backend {backend}") };

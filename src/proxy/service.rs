@@ -65,7 +65,7 @@ impl Service {
         if proxy.lifecycle.is_closing() {
             session.set_keepalive(None);
         } else if session.req_header().version != Version::HTTP_10 {
-            session.set_keepalive(Some(KEEP_ALIVE));
+            session.set_keepalive(proxy.keeps_alive().then_some(KEEP_ALIVE));
         }
         let mut exchange = Exchange::new(proxy, request_id, now);
         begun.store(true, Ordering::Relaxed);

@@ -83,6 +83,9 @@ impl Stock {
         let id = exchange.request_id();
         let request = Request { request_id: Some(&id), ..Request::default() };
         let dispatched = fleet.dispatch(route, &request, &excluded, now).map_err(|reason| refusal(&reason))?;
+        if !exchange.reach() {
+            return Err(Refusal::out_of_reach());
+        }
         dispatched.in_flight.sent(now);
         Ok(Picked(dispatched))
     }

@@ -179,8 +179,12 @@ impl Peek for Plain {
         loop {
             let there = self.tcp()?.peek(buf).await?;
             let so_far = buf.get(..there).unwrap_or_default();
-            if there == 0 || there == buf.len() || !H2_PREFACE.starts_with(so_far) {
-                return Ok(there > 0);
+            if there == 0 {
+                // pingora would take it for HTTP/2, and greet somebody who has left.
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            if there == buf.len() || !H2_PREFACE.starts_with(so_far) {
+                return Ok(true);
             }
             // A peeked socket stays readable, so its readiness says nothing about more bytes.
             tokio::time::sleep(Duration::from_millis(1)).await;

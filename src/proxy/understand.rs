@@ -74,10 +74,12 @@ pub(super) async fn understand(
         session.write_continue_response().await.map_err(|_| Turned::Gone)?;
     }
     let whole =
-        body::read(session, &settings.limits, &proxy.memory, &*proxy.clock).await.map_err(|error| match error {
-            BodyError::Refused(refusal) => refusal.into(),
-            BodyError::ClientGone => Turned::Gone,
-        })?;
+        body::read(session, &settings.limits, &proxy.ladder.memory, &*proxy.clock).await.map_err(
+            |error| match error {
+                BodyError::Refused(refusal) => refusal.into(),
+                BodyError::ClientGone => Turned::Gone,
+            },
+        )?;
     exchange.request_complete(proxy.clock.now());
     exchange.note(|record| record.bytes_in = whole.bytes.len() as u64);
 

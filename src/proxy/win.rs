@@ -62,6 +62,9 @@ pub(super) async fn win(
             Ok(dispatched) => dispatched,
             Err(refusal) => return Err(last.unwrap_or(refusal).into()),
         };
+        if !exchange.reach() {
+            return Err(last.unwrap_or_else(Refusal::out_of_reach).into());
+        }
         let under_way = Tries::new(proxy, exchange, request, route);
         let failed = match race(under_way, dispatched, &mut excluded, bounds).await? {
             Ok(won) => return Ok(won),
@@ -128,8 +131,8 @@ async fn race(
     if let Ok(result) = tokio::time::timeout_at((began + patience).into(), trying.as_mut()).await {
         return Ok(tries.settle(index, result).map_err(|failure| Failed { failure, last: index }));
     }
-    let other =
-        if bounds.shown.is_committed() { None } else { hedge(tries.proxy, tries.exchange, tries.request, excluded) };
+    let reach = if bounds.shown.is_committed() { None } else { tries.proxy.reach() };
+    let other = reach.as_ref().and_then(|_| hedge(tries.proxy, tries.exchange, tries.request, excluded));
     let Some(other) = other else {
         let result = trying.await;
         return Ok(tries.settle(index, result).map_err(|failure| Failed { failure, last: index }));

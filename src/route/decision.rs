@@ -83,9 +83,17 @@ pub enum Verdict {
     Misses,
     /// It has no place left.
     Full,
+    /// It began to serve not long ago, and this is one of the requests that do not look at it.
+    SlowStart,
 }
 
 impl Verdict {
+    /// Whether the request may be sent there.
+    #[must_use]
+    pub fn is_open(self) -> bool {
+        !matches!(self, Self::Full | Self::SlowStart)
+    }
+
     /// The name in logs and the API.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -94,6 +102,7 @@ impl Verdict {
             Self::MayKeep => "may_keep",
             Self::Misses => "misses",
             Self::Full => "full",
+            Self::SlowStart => "slow_start",
         }
     }
 }
@@ -203,6 +212,12 @@ impl Decision {
             (None, Some(TurnedAway::Shed { cause, .. } | TurnedAway::Wait { cause, .. })) => cause == Cause::Doomed,
             (None, None) => true,
         }
+    }
+
+    /// Whether the request is sent nowhere, or where it is expected to miss.
+    #[must_use]
+    pub fn is_doomed_or_turned_away(&self) -> bool {
+        self.turned_away.is_some() || self.is_doomed()
     }
 
     /// Whether the chosen one is expected to keep the objectives: such a request moves its route's margin by how it

@@ -122,13 +122,23 @@ pub struct Candidate {
     pub price: Option<Price>,
     /// What its model expects.
     pub outlook: Outlook,
+    /// How far it has come since it began to serve, or came back: see [`slow_start`](super::slow_start); 1 is all.
+    pub ramp: f64,
+    /// Whether this request does not look at it, since it has not come far.
+    pub held_back: bool,
 }
 
 impl Candidate {
-    /// Whether it has a place left. The caller has filtered already; a policy does not rely on it.
+    /// Requests in flight there, as if it had come all the way: one that began not long ago counts as fuller than it is.
+    #[must_use]
+    pub fn weighed_in_flight(&self) -> f64 {
+        (f64::from(self.in_flight) + 1.0) / self.ramp.max(f64::MIN_POSITIVE)
+    }
+
+    /// Whether it has a place left for this request. The caller has filtered already; a policy does not rely on it.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.max_in_flight.is_none_or(|most| self.in_flight < most)
+        !self.held_back && self.max_in_flight.is_none_or(|most| self.in_flight < most)
     }
 }
 

@@ -181,6 +181,7 @@ impl Page {
         for backend in live.backends.iter().take(MOST_BACKENDS) {
             self.gauge(&families::BACKEND_IN_FLIGHT, &[&backend.name], float(backend.in_flight));
             self.gauge(&families::BACKEND_WAITING_TOKENS, &[&backend.name], float(backend.waiting_tokens));
+            self.gauge(&families::BACKEND_SLOW, &[&backend.name], f64::from(u8::from(backend.slow)));
             self.gauge(&families::BACKEND_BUFFERING, &[&backend.name], f64::from(u8::from(backend.buffering)));
             self.counter(&families::BUFFERED_STREAMS, &[&backend.name], float(backend.buffered_streams));
             if let Some(demand) = backend.demand {

@@ -121,6 +121,8 @@ families! {
         "The load that is asked of the backend over the most it could carry with its routes' promises kept, as predicted: above 1, more of its kind are needed. Absent while it is out of service, and where it could not keep them even when idle.";
     UNPLACED = Counter "headway_unplaced_requests_total" ["route"]
         "Requests that found no place when they were first decided on: no backend was expected to keep the promise, or room was made for others.";
+    BACKEND_SLOW = Gauge "headway_backend_slow" ["backend"]
+        "1 while it is much slower than it used to be, and the others are not.";
     BACKEND_BUFFERING = Gauge "headway_backend_buffering" ["backend"]
         "1 while something between the engine and headway holds the backend's tokens back: most of its latest streams came in bursts.";
     BUFFERED_STREAMS = Counter "headway_buffered_streams_total" ["backend"]

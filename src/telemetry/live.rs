@@ -90,6 +90,8 @@ pub struct BackendFigures {
     pub profile: Option<Arc<str>>,
     /// What is asked of it over what it can carry with its promises kept; `None` where that cannot be said.
     pub demand: Option<f64>,
+    /// Whether it has become much slower than it used to be, while the others have not.
+    pub slow: bool,
     /// Whether something on the way holds its tokens back, by its latest streams.
     pub buffering: bool,
     /// Streams whose tokens were held back.

@@ -25,6 +25,7 @@ use super::traces::{DropReason, SpanCounts};
 use crate::config::certificates::Expiry;
 use crate::config::settings::Settings;
 use crate::measure::exchange::ExchangeRecord;
+use crate::measure::outcome::ShedReason;
 
 /// All metrics of this process.
 #[derive(Debug)]
@@ -118,6 +119,11 @@ impl Metrics {
     /// The configuration was read in vain; the old one goes on.
     pub fn reload_failed(&self) {
         self.counters.reload_successful.store(false, Ordering::Relaxed);
+    }
+
+    /// Somebody was turned away before there was a request.
+    pub fn turned_away(&self, reason: ShedReason) {
+        self.counters.table.load().turned_away(reason);
     }
 
     /// When the certificates in use stop working.
@@ -256,6 +262,7 @@ mod tests {
                 state: "ready",
                 profile: Some("vllm-a100-bf16-tp1-throughput".into()),
                 demand: Some(0.625),
+                slow: false,
                 buffering: false,
                 buffered_streams: 4,
                 engine: Some(EngineFigures { running: 7.0, waiting: 2.0, kv_cache_ratio: Some(0.25) }),

@@ -434,6 +434,11 @@ impl Table {
         self.routes.iter().flat_map(|route| route.objectives(now)).collect()
     }
 
+    /// Whoever was turned away before there was a request belongs to no route.
+    pub(super) fn turned_away(&self, reason: ShedReason) {
+        self.unmatched.totals.shed.count(reason as usize);
+    }
+
     pub(super) fn record(&self, record: &ExchangeRecord, grids: &Grids, now: Instant) {
         let series = match &record.route {
             Some(name) => self.by_name.get(name).unwrap_or_else(|| {

@@ -1,5 +1,6 @@
 //! One request, drawn from a seed: how it is sent, what its backends do, how its client behaves.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::faults::{BODY_IDLE, CONNECT, FIRST_TOKEN, Fault, TOTAL, Told, WRITE_IDLE};
@@ -75,7 +76,7 @@ pub(crate) enum Leave {
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) number: usize,
-    pub(crate) fault: Fault,
+    pub(crate) fault: Arc<Fault>,
     /// Whether a second backend would do the same.
     pub(crate) everywhere: bool,
     pub(crate) speaks: Speaks,
@@ -85,9 +86,9 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub(crate) fn draw(number: usize, dice: &mut Dice, faults: &[Fault]) -> Self {
-        let named = |name: &str| faults.iter().find(|fault| fault.name == name).expect("a fault").clone();
-        let fault = faults[dice.below(faults.len())].clone();
+    pub(crate) fn draw(number: usize, dice: &mut Dice, faults: &[Arc<Fault>]) -> Self {
+        let named = |name: &str| Arc::clone(faults.iter().find(|fault| fault.name == name).expect("a fault"));
+        let fault = Arc::clone(&faults[dice.below(faults.len())]);
         let (everywhere, speaks) =
             (dice.percent(50), dice.of(&[Speaks::H1, Speaks::H1, Speaks::H2, Speaks::H1Tls, Speaks::H2Tls]));
         let plan = Self { number, fault, everywhere, speaks, behaves: Behaves::Well, unreachable: false };
@@ -101,17 +102,16 @@ impl Plan {
         }
     }
 
-    fn leaves(self, dice: &mut Dice, named: &dyn Fn(&str) -> Fault) -> Self {
+    fn leaves(self, dice: &mut Dice, named: &dyn Fn(&str) -> Arc<Fault>) -> Self {
         let after = Stage::After(Duration::from_millis(dice.below(60) as u64));
         let mut stage = dice.of(&[Stage::MidHead, Stage::MidBody, after, after, Stage::MidStream, Stage::AfterDone]);
-        let is_h2 = matches!(self.speaks, Speaks::H2 | Speaks::H2Tls);
-        if is_h2 && stage == Stage::MidHead {
+        if self.is_h2() && stage == Stage::MidHead {
             stage = Stage::MidBody;
         }
         let fault = match stage {
             Stage::MidStream => named("u14-stall"),
             Stage::AfterDone => named("ok"),
-            _ => self.fault.clone(),
+            _ => Arc::clone(&self.fault),
         };
         let leave = dice.of(&[Leave::Fin, Leave::Rst, Leave::HalfClose]);
         Self { fault, behaves: Behaves::Leaves(stage, leave), ..self }
@@ -121,6 +121,10 @@ impl Plan {
     pub(crate) fn id(&self) -> String {
         let scope = if self.everywhere { "everywhere" } else { "once" };
         format!("{}.{}.{scope}", self.number, self.fault.name)
+    }
+
+    pub(crate) fn is_h2(&self) -> bool {
+        matches!(self.speaks, Speaks::H2 | Speaks::H2Tls)
     }
 
     pub(crate) fn model(&self) -> &'static str {

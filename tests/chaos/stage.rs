@@ -18,7 +18,7 @@ pub(crate) type Ledger = Arc<Mutex<HashMap<usize, usize>>>;
 /// A headway and its backends.
 pub(crate) struct World {
     pub(crate) subject: Subject,
-    pub(crate) faults: Arc<Vec<Fault>>,
+    pub(crate) faults: Arc<Vec<Arc<Fault>>>,
     pub(crate) ledger: Ledger,
     pub(crate) backends: Vec<Scripted>,
     hole: Hole,
@@ -27,7 +27,8 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn start() -> Self {
-        let (faults, ledger) = (Arc::new(faults::all()), Ledger::default());
+        let (faults, ledger) =
+            (Arc::new(faults::all().into_iter().map(Arc::new).collect::<Vec<_>>()), Ledger::default());
         let mut backends = Vec::new();
         for _ in 0..4 {
             let (faults, ledger) = (Arc::clone(&faults), Arc::clone(&ledger));

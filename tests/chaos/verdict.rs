@@ -38,8 +38,8 @@ fn told(plan: &Plan, seen: &Seen) -> Result<(), String> {
         Told::Whole(body) => whole(seen, body).or_else(|why| hedged(seen, &good.told).map_err(|_| why)),
         Told::Error(statuses) if plan.everywhere => status(seen, statuses),
         Told::Error(statuses) => status(seen, statuses).or_else(|why| hedged(seen, &good.told).map_err(|_| why)),
-        Told::Broken if plan.everywhere => broken(seen),
-        Told::Broken => broken(seen).or_else(|why| hedged(seen, &good.told).map_err(|_| why)),
+        Told::Broken if plan.everywhere => broken(plan, seen),
+        Told::Broken => broken(plan, seen).or_else(|why| hedged(seen, &good.told).map_err(|_| why)),
     }
 }
 
@@ -71,10 +71,14 @@ fn status(seen: &Seen, statuses: &[u16]) -> Result<(), String> {
 
 /// The beginning of an answer may end cleanly only with the backend's own error event. After a token there was no other
 /// try: what was tried twice had one generation that nobody saw a token of.
-fn broken(seen: &Seen) -> Result<(), String> {
+fn broken(plan: &Plan, seen: &Seen) -> Result<(), String> {
     let text = String::from_utf8_lossy(&seen.got.body);
     let told = text.contains("\"error\":");
     let Got { status, end, .. } = &seen.got;
+    if plan.is_h2() && (*status, *end) == (0, End::Cut) {
+        // A reset may overtake the head: the client takes it for a failed request, which it is.
+        return Ok(());
+    }
     if *status != 200 || !text.contains(" train") {
         return Err(format!("not the beginning of an answer: {}", shown(seen)));
     }

@@ -10,9 +10,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use crate::support::authority::{Authority, Leaf};
+use crate::support::authority::{Authority, Leaf, tls};
 use crate::support::backend::{Backend, Script, stream};
 use crate::support::client::{chat, connect, read_reply, read_until, request, send};
+use crate::support::process::Process;
 use crate::support::{Headway, backend, config, patiently, until};
 
 /// A client's first message in that version of TLS (1 is 1.0, 3 is 1.2), with the cipher suites of all times.
@@ -72,6 +73,26 @@ async fn old_versions_of_tls_are_refused() {
     })
     .await;
     assert!(headway.server.telemetry().recent().newest(1).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nonsense_after_a_handshake_writes_nothing_into_the_log() {
+    let authority = Authority::new();
+    let backend_ = Backend::start(Script::events(&stream(1), true)).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("headway.yaml");
+    std::fs::write(&file, config(&[backend("m", backend_.address)], "", &authority.listener(""))).expect("a file");
+    let (process, data, _) = Process::serving(&file).await;
+    for (protocol, text) in [(&b"h2"[..], "GET / HTTP/1.1\r\nhost: h\r\n\r\n"), (b"http/1.1", "NONSENSE\r\n\r\n")] {
+        for _ in 0..10 {
+            let mut client = tls(&authority.connector(protocol, None), data).await.expect("a handshake");
+            client.write_all(text.repeat(4).as_bytes()).await.expect("it reads");
+            let _ = patiently("the end of nonsense", client.read_to_end(&mut Vec::new())).await;
+        }
+    }
+    process.signal("HUP");
+    until("a line that comes after them", || process.log().contains("trigger=\"signal\"")).await;
+    assert!(!process.log().contains("pingora"), "{}", process.log());
 }
 
 /// What a client is told of a backend that is there and with which there is no TLS, and why in the admin's words.

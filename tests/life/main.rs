@@ -10,6 +10,7 @@ mod support;
 mod aborts;
 mod faults;
 mod hand_over;
+mod ladder;
 mod manager;
 mod panics;
 mod pass_through;

@@ -34,7 +34,12 @@ impl Process {
 
     /// Runs it with these variables and that standard output.
     pub(crate) fn run_with(args: &[&str], variables: &[(&str, &str)], stdout: Stdio) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_headway"));
+        Self::run_program(env!("CARGO_BIN_EXE_headway"), args, variables, stdout)
+    }
+
+    /// Runs that program in headway's place.
+    pub(crate) fn run_program(program: &str, args: &[&str], variables: &[(&str, &str)], stdout: Stdio) -> Self {
+        let mut command = Command::new(program);
         command.args(args).env("NO_COLOR", "1").stdin(Stdio::null()).envs(variables.iter().copied());
         let mut child = command.stdout(stdout).stderr(Stdio::piped()).spawn().expect("it runs");
         let log = Arc::new(Mutex::new(String::new()));

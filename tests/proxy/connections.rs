@@ -152,6 +152,7 @@ async fn a_head_that_does_not_come_in_time_leaves_a_record_and_a_silent_client_n
     check_unread(&headway, "POST /v1/chat/completions HTTP/1.1\r\nhost: h\r\n", 408, "request_timeout").await;
     let mut silent = headway.connect().await;
     assert!(silent.is_closed().await);
+    drop(headway.connect().await);
     // Nor one that leaves: in the middle of a head, and behind an answer.
     let mut leaving = headway.connect().await;
     leaving.send("POST /v1/chat").await;

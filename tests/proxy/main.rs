@@ -28,6 +28,7 @@ mod oddities;
 mod overload;
 mod privacy;
 mod refusals;
+mod resilience;
 mod simulated;
 mod stock;
 mod transparency;

@@ -168,3 +168,49 @@ async fn a_prompt_follows_its_beginning_to_the_backend_that_has_it() {
     assert!(backends[1..].iter().all(|one| *one == backends[0]), "{backends:?}");
     assert!(records.iter().all(|one| one.phases.hash > Duration::ZERO && one.phases.decide > Duration::ZERO));
 }
+
+/// One backend with one place; routes `urgent` (by a header) and `batch` queue for it, one request each.
+async fn two_priorities(backend: &Scripted) -> Headway {
+    let queue = "on_overload: { queue: { depth: 1, wait: 20s } }, policy: round_robin";
+    let text = format!(
+        "listeners: [{{ address: \"127.0.0.1:0\" }}]\nadmin: {{ address: \"127.0.0.1:0\" }}\nbackends:\n\
+         \x20 - {{ name: a, url: \"http://{}\", models: [m], max_in_flight: 1, health: {{ path: /health, interval: 60s }} }}\n\
+         routes:\n  - {{ name: urgent, match: {{ headers: {{ x-tier: urgent }} }}, backends: [a], priority: 10, {queue} }}\n\
+         \x20 - {{ name: batch, backends: [a], {queue} }}\n",
+        backend.address
+    );
+    let headway = Headway::start(&text).await;
+    let fleet = headway.server.fleet();
+    until("a ready backend", || fleet.backends()[0].usable()).await;
+    headway
+}
+
+#[tokio::test]
+async fn the_important_go_first_among_those_that_wait_and_nobody_is_put_out_who_is_served() {
+    let backend = Scripted::start(streamed()).await;
+    let headway = two_priorities(&backend).await;
+    let with_id = |id: &str, tier: &str| {
+        post(CHAT, STREAM).replacen("host:", &format!("x-request-id: {id}\r\nx-tier: {tier}\r\nhost:"), 1)
+    };
+    backend.next(held());
+    let mut clients = Vec::new();
+    for (number, (id, tier)) in [("served", "batch"), ("waits", "batch"), ("jumps", "urgent")].into_iter().enumerate() {
+        let mut client = headway.connect().await;
+        client.send(with_id(id, tier)).await;
+        if number == 0 {
+            backend.reached(1).await;
+        } else {
+            waiting(&headway, number).await;
+        }
+        clients.push(client);
+    }
+    // The one that is served is not the important one, and is left alone.
+    backend.resume();
+    for client in &mut clients {
+        let reply = client.reply().await;
+        assert_eq!((reply.status, reply.end), (200, End::Clean));
+    }
+    let order: Vec<_> = backend.seen().iter().map(|seen| seen.field("x-request-id")).collect();
+    assert_eq!(order, ["served", "jumps", "waits"]);
+    assert!(headway.records(3).await.iter().all(|one| one.outcome == Outcome::Complete && one.attempts.len() == 1));
+}

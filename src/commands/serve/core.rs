@@ -7,12 +7,12 @@ use tokio::sync::{Notify, watch};
 
 use super::server::LAST_WORDS;
 use super::{LOG_PATIENCE, ServeArgs};
-use crate::admin::{ConfigStatus, ReloadOutcome, Services};
+use crate::admin::{ConfigStatus, ReloadOutcome, ResourceUse, Services};
 use crate::clock::Clock;
 use crate::config::settings::Settings;
 use crate::config::{self, LastReload, Loaded, ReloadReport, Reloader, Trigger};
 use crate::fleet::{Fleet, state};
-use crate::proxy::{Certificates, Lifecycle};
+use crate::proxy::{Certificates, Ladder, Lifecycle, Pressure};
 use crate::telemetry::Telemetry;
 
 /// What reloads, the admin listener and the data path share.
@@ -22,6 +22,8 @@ pub(super) struct Core {
     pub(super) telemetry: Arc<Telemetry>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) lifecycle: Arc<Lifecycle>,
+    /// What is used of what there is only so much of.
+    pub(super) ladder: Arc<Ladder>,
     /// What TLS listeners show and trust.
     pub(super) certificates: Arc<Certificates>,
     /// Which configuration is in force.
@@ -120,7 +122,7 @@ impl Core {
 
 pub(super) fn services(core: &Arc<Core>) -> Services {
     let (fleet, reload, drain) = (Arc::clone(&core.fleet), Arc::clone(core), Arc::clone(core));
-    let configuration = Arc::clone(core);
+    let (configuration, used) = (Arc::clone(core), Arc::clone(core));
     Services {
         fleet: Arc::new(move || fleet.load_full()),
         telemetry: Arc::clone(&core.telemetry),
@@ -131,6 +133,7 @@ pub(super) fn services(core: &Arc<Core>) -> Services {
             drain.lifecycle.start_draining();
             drain.drain.notify_one();
         }),
+        resources: Arc::new(move || resources(&used)),
         draining: core.lifecycle.draining(),
     }
 }
@@ -157,4 +160,11 @@ pub(super) fn reloader(args: &ServeArgs, loaded: Loaded, core: &Arc<Core>) -> Ar
     core.read_again(&reloader.last());
     *core.reload.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(reload));
     reloader
+}
+
+fn resources(core: &Core) -> Vec<ResourceUse> {
+    let pressures = core.ladder.pressures(&core.fleet.load().settings().limits);
+    let shown =
+        |one: Pressure| ResourceUse { resource: one.resource, used: one.used, most: one.most, high: one.is_high() };
+    pressures.into_iter().map(shown).collect()
 }

@@ -26,6 +26,7 @@ use super::EXIT_CONFIG;
 use crate::clock::{SystemClock, monotonic_micros};
 use crate::config::{self, Loaded, Reloader, Report, Trigger, Watch};
 use crate::fleet::state;
+use crate::proxy;
 use crate::telemetry::logs;
 
 /// How long logs may take to be written out at the end.
@@ -55,6 +56,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         Err(report) => return Ok(refuse(&report)),
     };
     logs::init(loaded.settings.telemetry.level)?;
+    proxy::raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(loaded.settings.threads)
         .thread_name("data")

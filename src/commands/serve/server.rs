@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::config::settings::Settings;
 use crate::fleet::gpu::{self, OpenGpuSource};
 use crate::fleet::{Fleet, probes, state};
-use crate::proxy::{self, BindError, Connections, Lifecycle, Listeners, Proxy};
+use crate::proxy::{self, BindError, Connections, Ladder, Lifecycle, Listeners, Proxy};
 use crate::telemetry::Telemetry;
 
 /// How long exchanges may take to hear that the drain deadline has passed.
@@ -106,6 +106,7 @@ impl Server {
             configuration: ArcSwap::from_pointee(in_force(&settings, &*clock)),
             clock,
             lifecycle: Lifecycle::new(),
+            ladder: Ladder::new(),
             certificates: Arc::clone(listeners.certificates()),
             reload: Mutex::new(None),
             drain: Notify::new(),
@@ -129,6 +130,7 @@ impl Server {
             Arc::clone(&core.clock),
             connector,
             Arc::clone(&core.lifecycle),
+            Arc::clone(&core.ladder),
         );
         let keeping =
             tokio::spawn(state::keep(core.generations.subscribe(), Arc::clone(&core.clock), background.subscribe()));

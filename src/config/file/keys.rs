@@ -275,6 +275,16 @@ const FEATURE: Shape = Shape::One(Kind::Choice(|| vec!["tools", "vision", "struc
 const HEALTH: Shape = Shape::Map(&[
     Key::one("path", Kind::UrlPath, "Path to ask. Default: /v1/health/ready, then /health."),
     Key::one("interval", Kind::Duration, "Time between two questions. Default: 2s."),
+    Key::one(
+        "slow_start",
+        Kind::DurationOrZero,
+        "How long a backend that is new, or back, takes from a tenth to its whole share. Default: 60s.",
+    ),
+    Key::one(
+        "eject_slow",
+        Kind::Switch,
+        "Whether it is left alone for a while when it stays three times as slow as it was, alone. Default: true.",
+    ),
 ]);
 
 const METRICS: Shape = Shape::Map(&[

@@ -55,7 +55,7 @@ backends:
     context_length: 8192
     features: [tools]
     api_key: { file: nim }
-    health: { path: /ready, interval: 9s }
+    health: { path: /ready, interval: 9s, slow_start: 8s, eject_slow: false }
     metrics: { path: /v1/metrics, interval: 3s }
     gpus: [0, MIG-5c89852c-d268-c3f3-1b07-005d5ae1dc3f, 1/2]
     dcgm: http://a.internal:9400/metrics

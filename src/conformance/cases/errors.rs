@@ -3,7 +3,7 @@
 use crate::conformance::http1;
 use crate::conformance::script::{Script, Step, whole};
 use crate::conformance::stage::{PATIENCE, Stage};
-use crate::conformance::verdict::{Finding, error_kind, is_openai_error, skip, when};
+use crate::conformance::verdict::{Finding, error_kind, fail, is_openai_error, ms, skip, when};
 
 pub(super) async fn before_head(stage: &Stage) -> Finding {
     let reply = stage.stream(Script::new(vec![Step::Reset])).await.reply;
@@ -22,6 +22,9 @@ pub(super) async fn busy(stage: &Stage) -> Finding {
     let reply = seen.reply;
     let after = http1::field(&reply.head, "retry-after")
         .map_or("without Retry-After".to_owned(), |value| format!("Retry-After {value}"));
+    if reply.status == 0 {
+        return fail(format!("no answer within {}", ms(reply.took)));
+    }
     let seen = format!("status {}, {}, {after}", reply.status, error_kind(&reply));
     when(reply.status == 429 && is_openai_error(&reply) && after.starts_with("Retry-After"), seen)
 }

@@ -65,7 +65,7 @@ pub(super) async fn usage(stage: &Stage) -> Finding {
 
 pub(super) async fn request(stage: &Stage) -> Finding {
     let members = format!(
-        "\"temperature\":0.70,\"seed\":12345678901234567890,\"max_tokens\":5,\"user\":\"é\\n\",\"nvext\":{{\"top_k\":40}},\
+        "\"temperature\":0.70,\"seed\":1234567890123456789,\"max_tokens\":5,\"user\":\"é\\n\",\"nvext\":{{\"top_k\":40}},\
          \"metadata\":{{\"padding\":\"{}\"}},",
         "y".repeat(300 << 10)
     );
@@ -113,7 +113,7 @@ pub(super) async fn each_token(stage: &Stage) -> Finding {
             .zip(pair.first())
             .is_some_and(|(late, early)| late.saturating_duration_since(*early) >= Duration::from_millis(20))
     });
-    let apart = apart.count();
+    let apart = apart.count().min(TOKENS);
     when(apart >= TOKENS - 2, format!("{apart} of {TOKENS} gaps were seen"))
 }
 

@@ -3,6 +3,8 @@
 mod callers;
 mod deciding;
 mod learning;
+mod outliers;
+mod slow_start;
 mod waiting;
 
 use std::sync::Arc;
@@ -432,7 +434,8 @@ fn retries_are_a_share_of_what_is_active_and_a_few_in_any_case() {
     let permits = || std::iter::from_fn(|| fleet.retry_permit(0)).collect::<Vec<_>>();
     assert_eq!(permits().len(), 3);
     let active: Vec<_> = (0..50).map(|_| send(&fleet, now)).collect();
-    assert_eq!(permits().len(), 10);
+    // A fifth of the 42 others: what is tried again is among those that are active.
+    assert_eq!(permits().len(), 8);
     drop(active);
     check_idle(&fleet);
 }

@@ -9,6 +9,7 @@ use super::pair::{Alphas, PairModel};
 use super::{Asking, BackendModel, features, slot};
 use crate::route::load::Load;
 use crate::route::moment::Moment;
+use crate::route::outlier::Pace;
 use crate::route::predict::Features;
 use crate::route::snapshot::{Forecast, Outlook, RouteSlot};
 use crate::units::Quantile;
@@ -17,6 +18,10 @@ use crate::units::Quantile;
 const LEAST_UNCACHED: f64 = 16.0;
 /// Below so many observations a model is still its prior.
 const PROVEN: u64 = 8;
+/// From so many observations on, what is usual is known.
+const KNOWN: u64 = 50;
+/// What was seen within so many seconds was seen lately.
+const LATELY: f64 = 30.0;
 /// Other routes' streams count as residents when so many arrive per second.
 const RESIDENT: f64 = 0.2;
 /// Streams that stand still for longer than so many gaps, and so many seconds, are late.
@@ -102,6 +107,20 @@ impl BackendModel {
         self.ttft_bounds.follow(alpha);
         let expected = self.view(asking, self.moment(now)).first.expected;
         Duration::try_from_secs_f64(expected * self.calibrated(self.ttft_bounds.factor(alpha))).ok()
+    }
+
+    /// What is expected now of one and the same usual request; `None` while too little is known, or nothing was seen
+    /// lately.
+    #[must_use]
+    pub fn pace(&self, now: Instant) -> Option<Pace> {
+        let rested = self.moment(now).since(self.observed);
+        if self.ttft.samples() < KNOWN || rested > LATELY || self.held_back {
+            return None;
+        }
+        let load = Load { streams: 4.0, kv_tokens: 4_000.0, ..Load::default() };
+        let ttft = self.ttft.predict(&features::ttft(&load, 500.0)) * self.ttft_bias.value().exp();
+        let itl = self.itl.predict(&features::itl(load.streams, load.kv_tokens, 0.0)) * self.itl_bias.value().exp();
+        Some(Pace { ttft, itl })
     }
 
     pub(super) fn view(&self, asking: &Asking<'_>, now: Moment) -> View {

@@ -68,6 +68,7 @@ fn assess(candidate: &Candidate, promise: &Promise, margin: f64, output_tokens: 
     }
     let central_pressure = of(|one| one.central, 1.0);
     let verdict = match () {
+        () if candidate.held_back => Verdict::SlowStart,
         () if !candidate.has_room() => Verdict::Full,
         () if pressure <= 1.0 => Verdict::Keeps,
         () if central_pressure <= 1.0 => Verdict::MayKeep,

@@ -99,7 +99,7 @@ fn infeasible(fleet: &FleetSnapshot<'_>, decision: &Decision, random: &mut Rando
     }
     let median = fleet.tuning.median_fallback;
     let miss = |one: &Assessment| if median { one.central_pressure } else { one.pressure };
-    let open = |one: &Assessment| one.verdict != Verdict::Full;
+    let open = |one: &Assessment| one.verdict.is_open();
     let best = least(&decision.candidates, random, |one| open(one).then(|| miss(one)), in_flight);
     let best = best.and_then(|place| Some((place, decision.candidates.get(place).map(miss)?)));
     let (best, least_miss) = best.ok_or(Cause::Doomed)?;

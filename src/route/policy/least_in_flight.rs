@@ -3,7 +3,7 @@
 use super::assess::{assess_all, trivial};
 use super::{Policy, PolicyState};
 use crate::route::decision::{Decision, Reason};
-use crate::route::snapshot::{FleetSnapshot, RequestFacts};
+use crate::route::snapshot::{Candidate, FleetSnapshot, RequestFacts};
 
 /// The rule.
 #[derive(Debug, Clone, Copy)]
@@ -21,8 +21,8 @@ impl Policy for LeastInFlight {
         if trivial(fleet, decision) {
             return;
         }
-        let least = fleet.open().map(|one| one.in_flight).min().unwrap_or_default();
-        let tied = || fleet.open().filter(|one| one.in_flight == least);
+        let least = fleet.open().map(Candidate::weighed_in_flight).fold(f64::INFINITY, f64::min);
+        let tied = || fleet.open().filter(|one| one.weighed_in_flight() <= least);
         let drawn = state.random.below(tied().count());
         decision.chosen = tied().nth(drawn).map(|one| (one.backend, Reason::LeastInFlight));
     }

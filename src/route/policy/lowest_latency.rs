@@ -3,7 +3,7 @@
 use super::assess::{assess_all, trivial};
 use super::least::least;
 use super::{Policy, PolicyState};
-use crate::route::decision::{Decision, Reason, Verdict};
+use crate::route::decision::{Decision, Reason};
 use crate::route::snapshot::{Candidate, FleetSnapshot, RequestFacts};
 
 /// The rule.
@@ -22,7 +22,7 @@ impl Policy for LowestLatency {
         if trivial(fleet, decision) {
             return;
         }
-        let open = |one: &crate::route::decision::Assessment| one.verdict != Verdict::Full;
+        let open = |one: &crate::route::decision::Assessment| one.verdict.is_open();
         let expected = |one: &_| open(one).then_some(one.e2e.central);
         let fastest = least(&decision.candidates, &mut state.random, expected, |one| f64::from(one.in_flight));
         let (place, reason) = match forgotten(fleet) {

@@ -14,7 +14,8 @@ mod weighted;
 mod tests;
 
 use super::decision::Decision;
-use super::snapshot::{BackendIndex, FleetSnapshot, RequestFacts};
+use super::slow_start;
+use super::snapshot::{BackendIndex, Candidate, FleetSnapshot, RequestFacts};
 use crate::random::Random;
 
 pub use cheapest_within_slo::CheapestWithinSlo;
@@ -63,6 +64,17 @@ impl PolicyKind {
             Self::PowerOfTwo => "power_of_two",
             Self::RoundRobin => "round_robin",
             Self::Weighted => "weighted",
+        }
+    }
+
+    /// Decides which of the candidates that began to serve not long ago the next request does not look at; answers
+    /// whether there are any. Rules that weigh candidates count them for less instead, and look at all.
+    pub fn hold_back(self, candidates: &mut [Candidate], state: &mut PolicyState) -> bool {
+        match self {
+            Self::CheapestWithinSlo | Self::LowestLatency | Self::RoundRobin => {
+                slow_start::hold_back(candidates, &mut state.random)
+            }
+            Self::LeastInFlight | Self::PowerOfTwo | Self::Weighted => false,
         }
     }
 

@@ -26,6 +26,8 @@ impl Policy for PowerOfTwo {
         // The second is drawn from the others, so the two always differ.
         let second = (first + 1 + state.random.below(count - 1)) % count;
         let drawn = [first, second].into_iter().filter_map(|place| fleet.open().nth(place));
-        decision.chosen = drawn.min_by_key(|one| one.in_flight).map(|one| (one.backend, Reason::PowerOfTwo));
+        decision.chosen = drawn
+            .min_by(|one, other| one.weighed_in_flight().total_cmp(&other.weighed_in_flight()))
+            .map(|one| (one.backend, Reason::PowerOfTwo));
     }
 }

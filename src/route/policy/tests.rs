@@ -1,6 +1,7 @@
 //! What all rules promise, and what each promises beyond.
 
 mod cheapest;
+mod slow_start;
 
 use std::time::Duration;
 
@@ -21,7 +22,16 @@ const MS: Duration = Duration::from_millis(1);
 
 fn candidate(index: usize) -> Candidate {
     let outlook = Outlook { ttft: forecast(100.0), itl: forecast(10.0), e2e: forecast(2_000.0), ..Outlook::default() };
-    Candidate { backend: BackendIndex(index), weight: 1, in_flight: 0, max_in_flight: None, price: None, outlook }
+    Candidate {
+        backend: BackendIndex(index),
+        weight: 1,
+        in_flight: 0,
+        max_in_flight: None,
+        price: None,
+        outlook,
+        ramp: 1.0,
+        held_back: false,
+    }
 }
 
 /// Bounded at so many milliseconds, half of that expected.

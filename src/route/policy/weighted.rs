@@ -5,7 +5,7 @@
 use super::assess::{assess_all, trivial};
 use super::{Policy, PolicyState};
 use crate::route::decision::{Decision, Reason};
-use crate::route::snapshot::{FleetSnapshot, RequestFacts};
+use crate::route::snapshot::{Candidate, FleetSnapshot, RequestFacts};
 
 /// The rule.
 #[derive(Debug, Clone, Copy)]
@@ -31,8 +31,9 @@ impl Policy for Weighted {
         let mut richest = None;
         for candidate in fleet.open() {
             let Some(credit) = state.credit.get_mut(candidate.backend.0) else { continue };
-            *credit += i64::from(candidate.weight);
-            total += i64::from(candidate.weight);
+            let weight = weight(candidate);
+            *credit += weight;
+            total += weight;
             if richest.is_none_or(|(most, _)| *credit > most) {
                 richest = Some((*credit, candidate.backend));
             }
@@ -43,4 +44,10 @@ impl Policy for Weighted {
         }
         decision.chosen = Some((chosen, Reason::Weighted));
     }
+}
+
+/// In thousandths, so that one that began not long ago can count for a part.
+#[allow(clippy::cast_possible_truncation, reason = "a part of a weight, times a thousand")]
+fn weight(candidate: &Candidate) -> i64 {
+    (f64::from(candidate.weight) * candidate.ramp * 1_000.0).round() as i64
 }

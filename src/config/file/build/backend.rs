@@ -201,6 +201,8 @@ fn health(view: &View<'_>) -> Health {
     Health {
         path: view.key("path").read(scalar::url_path).map(Arc::from),
         interval: view.key("interval").read(scalar::duration).unwrap_or(Health::default().interval),
+        slow_start: view.key("slow_start").read(scalar::duration_or_zero).unwrap_or(Health::default().slow_start),
+        eject_slow: view.key("eject_slow").read(scalar::switch).unwrap_or(Health::default().eject_slow),
     }
 }
 
