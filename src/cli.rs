@@ -11,6 +11,7 @@ use crate::commands::explain::ExplainArgs;
 use crate::commands::init::InitArgs;
 use crate::commands::man::ManArgs;
 use crate::commands::nim::NimArgs;
+use crate::commands::profiles::ProfilesArgs;
 use crate::commands::schema::SchemaArgs;
 use crate::commands::serve::ServeArgs;
 use crate::commands::simulate::SimulateArgs;
@@ -54,6 +55,11 @@ pub enum Command {
         after_help = "Examples:\n  headway bench -m meta/llama-3.1-8b-instruct -u localhost:8000 --streaming --concurrency 10 --request-count 100\n  headway bench profile -m ID --streaming --request-rate 20 --goodput \"time_to_first_token:300 inter_token_latency:40\""
     )]
     Bench(BenchArgs),
+    /// Read what NIM says of its model profiles; order them by NIM's rules, print backends, or a command that starts one.
+    #[command(
+        after_help = "Examples:\n  docker run --rm --gpus all IMAGE list-model-profiles | headway profiles --select\n  headway profiles list.txt --config-json config.json --gpu-memory 24\n  headway profiles list.txt --format backends --gpu-hour 4.00\n  headway profiles list.txt --format docker --profile 751382df --image IMAGE\n  curl -s http://127.0.0.1:8000/v1/metadata | headway profiles"
+    )]
+    Profiles(ProfilesArgs),
     /// Say why a request went where it went, or where one would go now.
     #[command(
         after_help = "Examples:\n  headway explain --request-id 6b1f0c9e\n  headway explain --route chat --input-tokens 2000 --max-tokens 300\n  headway explain --admin http://10.0.0.5:9090 --route chat --format json"

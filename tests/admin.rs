@@ -62,6 +62,7 @@ fn settings(token: Option<&str>, open_metrics: bool) -> Settings {
         tls: BackendTls::default(),
         http2: false,
         profile: Some("vllm-h100-bf16-tp1-latency".into()),
+        profile_id: None,
         models: None,
         rename: Vec::new(),
         price: None,

@@ -12,27 +12,30 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("random", &[]),
     ("trace", &[]),
+    ("svg", &[]),
     ("units", &[]),
+    ("yaml", &[]),
     ("wire", &[]),
     ("measure", &["units", "wire"]),
     ("route", &["units", "measure"]),
     ("engine", &["units"]),
-    ("config", &["clock", "units", "measure", "route", "engine"]),
-    ("fleet", &["clock", "units", "wire", "measure", "route", "config"]),
+    ("nim", &["units", "yaml"]),
+    ("config", &["clock", "units", "yaml", "measure", "route", "engine", "nim"]),
+    ("fleet", &["clock", "units", "wire", "nim", "measure", "route", "config"]),
     ("telemetry", &["clock", "units", "wire", "measure", "route", "config"]),
     ("proxy", &["clock", "units", "wire", "measure", "route", "config", "fleet", "telemetry"]),
     ("admin", &["clock", "units", "measure", "route", "config", "fleet", "telemetry"]),
     ("nim_simulator", &["clock", "units", "wire", "engine", "config"]),
     ("conformance", &["clock", "units", "wire", "measure"]),
-    ("bench", &["clock", "units", "wire", "measure", "trace"]),
-    ("policy_simulator", &["units", "trace", "measure", "route", "engine", "config"]),
+    ("bench", &["clock", "units", "wire", "measure", "trace", "svg"]),
+    ("policy_simulator", &["units", "trace", "measure", "route", "engine", "config", "svg"]),
     ("cli", &["commands"]),
 ];
 
 /// Modules that wire the others together.
 const FREE: &[&str] = &["commands", "fuzzing", "lib", "main"];
 
-const PURE: &[&str] = &["wire", "measure", "route", "engine"];
+const PURE: &[&str] = &["svg", "yaml", "wire", "measure", "route", "engine", "nim"];
 
 /// IO, locks, `async` (without which there is no `.await`), threads and clocks, as they show in source text.
 const IMPURE: &[&str] = &[
@@ -63,6 +66,8 @@ const SERDE: &[&str] = &[
     "conformance/",
     "config/",
     "fleet/models.rs",
+    "nim/metadata.rs",
+    "nim/model.rs",
     "fleet/state/file.rs",
     "nim_simulator/",
     "policy_simulator/",

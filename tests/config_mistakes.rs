@@ -4,7 +4,8 @@
 
 use std::path::Path;
 
-use headway::config::{Contents, Diagnostic, Environment, Lookup, parse};
+use headway::config::{Contents, Diagnostic, Environment, Lookup, NoEnvironment, parse};
+use headway::route::price::Price;
 
 const GOOD: &str = "\
 listeners:
@@ -315,6 +316,43 @@ fn what_works_but_should_not_be_done_is_a_warning() {
     warns("  - name: chat", "  - { name: all, backends: [fast] }\n  - name: chat", "`chat` is never reached");
     warns("[fast, { name: cheap, weight: 2 }]", "[cheap]", "no route uses the backend `fast`");
     warns("power_of_two", "cheapest_within_slo", "in its own shadow");
+    warns("gpus: 2 }", "gpus: 2 }\n    profile: vllm-fp8-tp4", "the price is for 2 GPUs, and the profile uses 4");
+}
+
+#[test]
+fn a_profile_is_a_name_an_id_both_or_its_parts() {
+    const ID: &str = "751382df4272eafc83f541f364d61b35aed9cce8c7b0c869269cea5a366cd08c";
+    let text = |profile: &str| {
+        format!(
+            "listeners: [{{ address: 127.0.0.1:1 }}]\nbackends:\n  - {{ name: a, url: http://a, price: {{ per_gpu_hour: 1 }}, \
+             profile: {profile} }}\nroutes: [{{ name: r, backends: [a] }}]\n"
+        )
+    };
+    let read = |profile: &str| {
+        let loaded = parse("headway.yaml", &text(profile), &NoEnvironment).unwrap_or_else(|report| panic!("{report}"));
+        let backend = loaded.settings.backends.first().expect("one");
+        let gpus = match backend.price {
+            Some(Price::PerGpuHour { gpus, .. }) => gpus,
+            _ => 0,
+        };
+        (backend.profile.as_deref().unwrap_or_default().to_owned(), backend.profile_id.is_some(), gpus)
+    };
+    let named = |name: &str, id, gpus| (name.to_owned(), id, gpus);
+    assert_eq!(read("tensorrt_llm-h100-fp8-tp2-latency"), named("tensorrt_llm-h100-fp8-tp2-latency", false, 2));
+    assert_eq!(read(ID), named(ID, true, 1));
+    assert_eq!(read(&format!("{{ id: {ID}, name: vllm-tp4 }}")), named("vllm-tp4", true, 4));
+    let parts = "{ engine: tensorrt_llm, gpu: H100, precision: fp8, tp: 2, pp: 2, target: latency }";
+    assert_eq!(read(parts), named("tensorrt_llm-h100-fp8-tp2-pp2-latency", false, 4));
+    for (wrong, says) in [
+        (format!("\"{ID} (vllm-fp16-tp1)\""), "an id and a name together"),
+        ("{ id: 751382df }".to_owned(), "`751382df` is not the id of a profile"),
+        ("{ name: vllm, tp: 2 }".to_owned(), "a name or parts, not both"),
+        ("{ lora: false }".to_owned(), "says nothing"),
+        ("{ tp: 0 }".to_owned(), "0 is outside 1 to 1024"),
+    ] {
+        let found = found(&text(&wrong));
+        assert!(found.iter().any(|one| one.is_error() && one.message.contains(says)), "{wrong}: {found:#?}");
+    }
 }
 
 #[test]

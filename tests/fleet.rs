@@ -114,6 +114,7 @@ fn backend(name: &str, host: &str, port: u16) -> Backend {
         tls: BackendTls::default(),
         http2: false,
         profile: None,
+        profile_id: None,
         models: None,
         rename: Vec::new(),
         price: None,

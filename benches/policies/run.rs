@@ -102,7 +102,7 @@ impl Run {
             .filter_map(|record| Some((record.x_request_id?, record.ttft_ms?)))
             .collect();
         // By when it was to be sent: so the same requests count for every policy, also those that were sent late.
-        let counted = records.iter().filter(|record| plan.counts(record.offset.saturating_sub(record.lag)));
+        let counted = records.iter().filter(|record| plan.counts(record.offset));
         let mut samples: Vec<Sample> = counted.map(|record| sample(plan, record, settings, &truth)).collect();
         samples.sort_by_key(|sample| sample.sent);
         Self { samples, counted: plan.counted, cpu }

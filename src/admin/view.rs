@@ -118,6 +118,14 @@ pub(super) struct BackendView {
     url: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     profile: Option<Name>,
+    /// The profile and the release that it says of itself, where it is a NIM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    running_profile: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nim_release: Option<Name>,
+    /// How the profile it runs differs from the configured one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile_mismatch: Option<String>,
     state: &'static str,
     draining: bool,
     in_flight: u32,
@@ -187,11 +195,15 @@ impl BackendView {
         let scheme = if settings.url.https { "https" } else { "http" };
         let discovered = backend.discovered();
         let models = discovered.models.iter();
+        let running = backend.running();
         let state = backend.state();
         Self {
             name: Name::new(backend.name()),
             url: format!("{scheme}://{}{}", settings.url.authority(), settings.url.base_path),
             profile: settings.profile.as_ref().map(Name::new),
+            running_profile: running.as_ref().and_then(|one| Some(one.profile.as_ref()?.to_string())),
+            nim_release: running.as_ref().and_then(|one| one.release.as_ref()).map(Name::new),
+            profile_mismatch: backend.profile_mismatch(),
             state: state.as_str(),
             draining: state == BackendState::Draining,
             in_flight: backend.in_flight(),

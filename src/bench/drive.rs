@@ -56,7 +56,8 @@ pub async fn drive(
         if let Some(planned) = next.filter(|_| under_way.len() < places) {
             let due = run_start + planned.at;
             if due <= now {
-                under_way.spawn(send(Arc::clone(&client), traffic.call(&planned), planned.at, run_start));
+                let due = traffic.schedule.concurrency().is_none().then_some(planned.at);
+                under_way.spawn(send(Arc::clone(&client), traffic.call(&planned), due, run_start));
                 next = traffic.schedule.next();
                 continue;
             }
@@ -95,10 +96,10 @@ impl Traffic {
     }
 }
 
-async fn send(client: Arc<Client>, call: Call, due: Duration, run_start: Instant) -> RequestRecord {
+async fn send(client: Arc<Client>, call: Call, due: Option<Duration>, run_start: Instant) -> RequestRecord {
     let mut record = client.measure(call, run_start).await;
-    if due > Duration::ZERO {
-        record.lag = record.offset.saturating_sub(due);
+    if let Some(due) = due {
+        record.count_from_schedule(due);
     }
     record
 }

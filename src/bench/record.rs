@@ -42,9 +42,10 @@ pub struct RequestRecord {
     pub label: &'static str,
     /// Wall-clock time at which it was sent.
     pub started: SystemTime,
-    /// From the run's start to its own.
+    /// From the run's start to its own: in an open loop, to when it was to be sent.
     pub offset: Duration,
-    /// How much later than planned it was sent; the generator is the bottleneck when this grows.
+    /// How much later than planned it was sent, which its latencies include; the generator is the bottleneck when this
+    /// grows.
     pub lag: Duration,
     /// What getting a connection took; zero for one that was open.
     pub connect: Duration,
@@ -89,13 +90,42 @@ pub enum Metric {
     OutputSequenceLength,
     /// Input tokens.
     InputSequenceLength,
+    /// To the first byte of the body, ms.
+    TimeToFirstByte,
+    /// From the first to the last token, ms.
+    DecodeDuration,
+    /// Output tokens over the whole latency, tokens per second.
+    EndToEndThroughput,
+    /// Input tokens over TTFT, tokens per second.
+    PrefillThroughput,
+    /// Output tokens without those of reasoning.
+    OutputTokenCount,
+    /// Output tokens of reasoning.
+    ReasoningTokenCount,
 }
 
 impl Metric {
     /// Every metric, in the order of GenAI-Perf's table.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 14] = [
         Self::TimeToFirstToken,
         Self::TimeToFirstOutputToken,
+        Self::TimeToSecondToken,
+        Self::RequestLatency,
+        Self::InterTokenLatency,
+        Self::OutputTokenThroughputPerUser,
+        Self::OutputSequenceLength,
+        Self::InputSequenceLength,
+        Self::TimeToFirstByte,
+        Self::DecodeDuration,
+        Self::EndToEndThroughput,
+        Self::PrefillThroughput,
+        Self::OutputTokenCount,
+        Self::ReasoningTokenCount,
+    ];
+
+    /// Those that GenAI-Perf has, in the order of its table.
+    pub const GENAI_PERF: [Self; 7] = [
+        Self::TimeToFirstToken,
         Self::TimeToSecondToken,
         Self::RequestLatency,
         Self::InterTokenLatency,
@@ -116,6 +146,12 @@ impl Metric {
             Self::OutputTokenThroughputPerUser => "output_token_throughput_per_user",
             Self::OutputSequenceLength => "output_sequence_length",
             Self::InputSequenceLength => "input_sequence_length",
+            Self::TimeToFirstByte => "http_req_waiting",
+            Self::DecodeDuration => "decode_duration",
+            Self::EndToEndThroughput => "e2e_output_token_throughput",
+            Self::PrefillThroughput => "prefill_throughput_per_user",
+            Self::OutputTokenCount => "output_token_count",
+            Self::ReasoningTokenCount => "reasoning_token_count",
         }
     }
 
@@ -131,6 +167,12 @@ impl Metric {
             Self::OutputTokenThroughputPerUser => "Output Token Throughput Per User",
             Self::OutputSequenceLength => "Output Sequence Length",
             Self::InputSequenceLength => "Input Sequence Length",
+            Self::TimeToFirstByte => "HTTP Waiting (TTFB)",
+            Self::DecodeDuration => "Decode Duration",
+            Self::EndToEndThroughput => "E2E Output Token Throughput",
+            Self::PrefillThroughput => "Prefill Throughput Per User",
+            Self::OutputTokenCount => "Output Token Count",
+            Self::ReasoningTokenCount => "Reasoning Token Count",
         }
     }
 
@@ -138,8 +180,13 @@ impl Metric {
     #[must_use]
     pub fn unit(self) -> &'static str {
         match self {
-            Self::OutputTokenThroughputPerUser => "tokens/sec/user",
-            Self::OutputSequenceLength | Self::InputSequenceLength => "tokens",
+            Self::OutputTokenThroughputPerUser | Self::EndToEndThroughput | Self::PrefillThroughput => {
+                "tokens/sec/user"
+            }
+            Self::OutputSequenceLength
+            | Self::InputSequenceLength
+            | Self::OutputTokenCount
+            | Self::ReasoningTokenCount => "tokens",
             _ => "ms",
         }
     }
@@ -147,7 +194,15 @@ impl Metric {
     /// Whether more is better, so that a bound is a floor.
     #[must_use]
     pub fn larger_is_better(self) -> bool {
-        matches!(self, Self::OutputTokenThroughputPerUser | Self::OutputSequenceLength)
+        matches!(
+            self,
+            Self::OutputTokenThroughputPerUser
+                | Self::OutputSequenceLength
+                | Self::EndToEndThroughput
+                | Self::PrefillThroughput
+                | Self::OutputTokenCount
+                | Self::ReasoningTokenCount
+        )
     }
 
     /// The metric of that tag.
@@ -186,6 +241,38 @@ impl RequestRecord {
             }
             Metric::OutputSequenceLength => self.usage.output_tokens.map(|tokens| tokens as f64),
             Metric::InputSequenceLength => Some(self.input_tokens() as f64),
+            Metric::TimeToFirstByte => ms(self.latencies.first_byte),
+            Metric::DecodeDuration => ms(self.decode_duration()),
+            Metric::EndToEndThroughput => per_second(self.usage.output_tokens?, self.latencies.end_to_end?),
+            Metric::PrefillThroughput => per_second(self.input_tokens(), self.latencies.first_token?),
+            Metric::OutputTokenCount => {
+                let reasoning = self.usage.reasoning_tokens.unwrap_or(0);
+                self.usage.output_tokens.map(|tokens| tokens.saturating_sub(reasoning) as f64)
+            }
+            Metric::ReasoningTokenCount => self.usage.reasoning_tokens.map(|tokens| tokens as f64),
+        }
+    }
+
+    fn decode_duration(&self) -> Option<Duration> {
+        Some(self.latencies.end_to_end?.saturating_sub(self.latencies.first_token?))
+    }
+
+    /// Counts everything from when it was to be sent: what a generator, or a server that lets it wait, delays is then
+    /// felt in the latencies, and cannot hide by being sent late.
+    pub fn count_from_schedule(&mut self, due: Duration) {
+        let lag = self.offset.saturating_sub(due);
+        self.lag = lag;
+        self.offset = self.offset.min(due);
+        self.started = self.started.checked_sub(lag).unwrap_or(self.started);
+        self.duration = self.duration.saturating_add(lag);
+        let felt = [
+            &mut self.latencies.first_byte,
+            &mut self.latencies.first_token,
+            &mut self.latencies.first_output,
+            &mut self.latencies.end_to_end,
+        ];
+        for latency in felt.into_iter().flatten() {
+            *latency = latency.saturating_add(lag);
         }
     }
 
@@ -206,6 +293,40 @@ impl RequestRecord {
     #[must_use]
     pub fn input_tokens(&self) -> u64 {
         self.usage.input_tokens.unwrap_or(u64::from(self.planned_input))
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "token counts are far below 2^53")]
+fn per_second(tokens: u64, time: Duration) -> Option<f64> {
+    let seconds = time.as_secs_f64();
+    (seconds > 0.0).then(|| tokens as f64 / seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::record;
+    use super::*;
+
+    #[test]
+    fn a_request_that_was_sent_late_is_felt_as_late() {
+        let mut one = record(200, 20, 101);
+        one.offset = Duration::from_millis(1500);
+        one.count_from_schedule(Duration::from_secs(1));
+        let ms = |metric| one.metric(metric).expect("measured");
+        assert_eq!((one.lag, one.offset), (Duration::from_millis(500), Duration::from_secs(1)));
+        let felt =
+            [Metric::TimeToFirstToken, Metric::RequestLatency, Metric::InterTokenLatency, Metric::DecodeDuration];
+        for (metric, expected) in felt.into_iter().zip([700.0, 2700.0, 20.0, 2000.0]) {
+            assert!((ms(metric) - expected).abs() < 1e-6, "{metric:?}: {}", ms(metric));
+        }
+    }
+
+    #[test]
+    fn the_throughputs_of_one_request() {
+        let one = record(200, 20, 101);
+        let of = |metric| one.metric(metric).expect("measured");
+        assert!((of(Metric::PrefillThroughput) - 1000.0).abs() < 1e-9);
+        assert!((of(Metric::EndToEndThroughput) - 101.0 / 2.2).abs() < 1e-9);
     }
 }
 

@@ -1,7 +1,8 @@
 //! Request bodies with synthetic prompts of a stated length.
 //!
 //! A prompt is made of English words of three letters: with the space between them four bytes each, and one token each
-//! to the usual tokenizers. No tokenizer is carried; the server's own count is what the reports show.
+//! to the usual tokenizers. No tokenizer is carried; the server's own count is what the reports show, and where it was
+//! asked before ([`PromptScale`]), prompts have the length that it counts.
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
@@ -16,6 +17,41 @@ const WORDS: &[&str] = &[
     "let", "put", "say", "she", "too", "use", "red", "sun", "sea", "sky", "car", "dog", "cat", "map", "pen", "box",
     "key", "ice",
 ];
+
+/// How many tokens a server counts for so many words: what its tokenizer makes of a word, and what its template adds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PromptScale {
+    /// Tokens of one word.
+    pub per_word: f64,
+    /// Tokens of the template, whatever the prompt.
+    pub template: f64,
+}
+
+impl Default for PromptScale {
+    fn default() -> Self {
+        Self { per_word: 1.0, template: 0.0 }
+    }
+}
+
+impl PromptScale {
+    /// The scale on which two prompts of so many words have so many tokens; `None` when no tokenizer counts so.
+    #[must_use]
+    pub fn through(shorter: (u32, u64), longer: (u32, u64)) -> Option<Self> {
+        let words = f64::from(longer.0) - f64::from(shorter.0);
+        #[allow(clippy::cast_precision_loss, reason = "token counts are far below 2^53")]
+        let (few, many) = (shorter.1 as f64, longer.1 as f64);
+        let per_word = (many - few) / words;
+        let template = few - per_word * f64::from(shorter.0);
+        ((0.2..=5.0).contains(&per_word) && template >= -1.0).then(|| Self { per_word, template: template.max(0.0) })
+    }
+
+    /// The words of a prompt that is to have so many tokens; at least one.
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the range of the type")]
+    pub fn words(self, tokens: u32) -> u32 {
+        ((f64::from(tokens) - self.template) / self.per_word).round().clamp(1.0, f64::from(u32::MAX)) as u32
+    }
+}
 
 /// How a body is to be, apart from its lengths.
 #[derive(Debug, Clone)]
@@ -35,13 +71,24 @@ pub struct RequestShape {
     pub prompts: u64,
     /// What the prompts are drawn from.
     pub seed: u64,
+    /// How many words make so many tokens.
+    pub scale: PromptScale,
 }
 
 impl RequestShape {
     /// Streamed requests of that API to that model, every prompt different.
     #[must_use]
     pub fn new(api: Api, model: &str) -> Self {
-        Self { api, model: model.to_owned(), stream: true, exact_length: false, extra: Map::new(), prompts: 0, seed: 0 }
+        Self {
+            api,
+            model: model.to_owned(),
+            stream: true,
+            exact_length: false,
+            extra: Map::new(),
+            prompts: 0,
+            seed: 0,
+            scale: PromptScale::default(),
+        }
     }
 }
 
@@ -108,8 +155,9 @@ impl RequestBuilder {
         // The multiplier spreads neighbouring prompts over the generator's states.
         let mut random = Random::seeded((self.shape.seed ^ which).wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let _ = random.bits();
-        let mut prompt = String::with_capacity(4 * planned.input_tokens as usize);
-        for word in 0..planned.input_tokens {
+        let words = self.shape.scale.words(planned.input_tokens);
+        let mut prompt = String::with_capacity(4 * words as usize);
+        for word in 0..words {
             if word > 0 {
                 prompt.push(' ');
             }
@@ -172,6 +220,17 @@ mod tests {
         assert_ne!(of(0, 3), of(0, 4));
         assert_eq!(of(2, 3), of(2, 5));
         assert_ne!(of(2, 3), of(2, 4));
+    }
+
+    #[test]
+    fn prompts_have_the_length_that_the_server_counts() {
+        // A template of 12 tokens, and a tokenizer that makes three tokens of two words.
+        let scale = PromptScale::through((32, 60), (288, 444)).expect("a line");
+        assert_eq!(scale, PromptScale { per_word: 1.5, template: 12.0 });
+        assert_eq!((scale.words(312), scale.words(12), scale.words(1)), (200, 1, 1));
+        assert_eq!(PromptScale::default().words(50), 50);
+        assert_eq!(PromptScale::through((32, 100), (288, 100)), None, "a server that counts nothing of the prompt");
+        assert_eq!(PromptScale::through((32, 10), (288, 444)), None, "no template takes tokens away");
     }
 
     #[test]

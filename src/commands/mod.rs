@@ -10,6 +10,7 @@ pub mod explain;
 pub mod init;
 pub mod man;
 pub mod nim;
+pub mod profiles;
 pub mod schema;
 pub mod serve;
 pub mod simulate;
@@ -54,6 +55,7 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => print(|out| check::run(&args, out)),
         Command::Init(args) => print(|out| init::run(&args, out)),
+        Command::Profiles(args) => print(|out| profiles::run(&args, out)),
         Command::Schema(args) => print(|out| schema::run(&args, out)),
         Command::Simulate(args) => print(|out| simulate::run(&args, out)),
         Command::Bench(args) => block_on(bench::run(args)),

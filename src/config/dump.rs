@@ -166,7 +166,7 @@ fn backend(backend: &Backend) -> Value {
             "server_name": tls.server_name.as_deref(),
         },
         "http2": backend.http2,
-        "profile": backend.profile.as_deref(),
+        "profile": profile(backend),
         "models": backend.models.as_ref().map(|models| models.iter().map(|model| &*model.0).collect::<Vec<_>>()),
         "rename": backend.rename.iter().map(|(alias, to)| (alias.to_string(), json!(&**to))).collect::<Map<_, _>>(),
         "price": backend.price.map(price),
@@ -188,6 +188,14 @@ fn backend(backend: &Backend) -> Value {
         "gpus": backend.gpus.iter().map(|gpu| &*gpu.0).collect::<Vec<_>>(),
         "dcgm": backend.dcgm.as_ref().map(|dcgm| url(&dcgm.url)),
     })
+}
+
+/// By its name, and by its id where that is more than the name.
+fn profile(backend: &Backend) -> Value {
+    match (backend.profile.as_deref(), &backend.profile_id) {
+        (Some(name), Some(id)) if id.as_str() != name => json!({ "name": name, "id": id.as_str() }),
+        (name, _) => json!(name),
+    }
 }
 
 fn url(url: &BackendUrl) -> String {

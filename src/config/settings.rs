@@ -12,6 +12,7 @@ use super::baselines::Baselines;
 use super::network::Network;
 use super::otlp::Otlp;
 use crate::measure::objective::Objectives;
+use crate::nim::ProfileId;
 use crate::route::{admission::OnOverload, hedge::Hedge, policy::PolicyKind, price::Price};
 
 /// Everything a running headway does, as one value that is swapped whole.
@@ -229,8 +230,10 @@ pub struct Backend {
     pub tls: BackendTls,
     /// Whether h2 is spoken to it.
     pub http2: bool,
-    /// Its NIM profile, as shown.
+    /// Its NIM profile, as shown: the name, or else the id.
     pub profile: Option<Arc<str>>,
+    /// The id of its NIM profile, where the configuration says it.
+    pub profile_id: Option<ProfileId>,
     /// The models it serves; `None` asks its `/v1/models`.
     pub models: Option<Vec<ModelPattern>>,
     /// Alias → what this backend calls the model.

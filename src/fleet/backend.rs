@@ -15,6 +15,7 @@ use super::endpoint::Endpoint;
 use super::engine_metrics::Reported;
 use super::gpu::GpuReport;
 use super::models::{Discovered, Serves};
+use super::running::Running;
 use super::tls::{TlsMaterial, TlsProblem};
 use crate::config::baselines::Baseline;
 use crate::config::settings::Backend;
@@ -157,6 +158,10 @@ pub(super) struct Shared {
     /// Which of the usual health paths answered last.
     pub(super) health_path: AtomicUsize,
     pub(super) discovered: ArcSwap<Discovered>,
+    /// What a NIM said of its profile.
+    pub(super) running: ArcSwapOption<Running>,
+    /// The mismatch of profiles that was last logged: each is logged once.
+    pub(super) told: Mutex<Option<String>>,
     judged: Mutex<Judged>,
     pub(super) outlier: Mutex<Outlier>,
     model: Mutex<BackendModel>,
@@ -276,6 +281,16 @@ impl LiveBackend {
         self.shared.discovered.load_full()
     }
 
+    /// What it says of the profile it runs, where it is a NIM that was asked.
+    pub fn running(&self) -> Option<Arc<Running>> {
+        self.shared.running.load_full()
+    }
+
+    /// How the profile it runs differs from the one that is configured; `None` when nothing is known to.
+    pub fn profile_mismatch(&self) -> Option<String> {
+        self.running()?.mismatch(&self.settings)
+    }
+
     /// The longest context it takes for a model, as configured or discovered.
     pub fn context_length(&self, model: &str) -> Option<u64> {
         self.settings.context_length.or_else(|| self.shared.discovered.load().context_length(model))
@@ -349,6 +364,8 @@ impl Shared {
             resolved: Notify::new(),
             health_path: AtomicUsize::new(0),
             discovered: ArcSwap::default(),
+            running: ArcSwapOption::empty(),
+            told: Mutex::new(None),
             judged: Mutex::new(judged),
             outlier: Mutex::default(),
             model: Mutex::new(BackendModel::new(Tuning::default(), now)),

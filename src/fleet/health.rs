@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use super::backend::{CheckOutcome, Shared};
 use super::endpoint::Endpoint;
 use super::models::Discovered;
+use super::running::Running;
 use super::tls::TlsProblem;
 use crate::config::settings::{Backend, BackendUrl, Credential};
 
@@ -29,6 +30,7 @@ const MOST_BYTES: usize = 1 << 20;
 /// What is asked where the configuration names no path: NIM first, then vLLM and most others.
 const PATHS: [&str; 2] = ["/v1/health/ready", "/health"];
 const MODELS: &str = "/v1/models";
+const METADATA: &str = "/v1/metadata";
 
 /// The answer to one question.
 struct Answer {
@@ -62,6 +64,12 @@ pub(super) async fn discover(connector: &Connector, shared: &Shared, endpoint: &
     let settings = shared.latest.load_full();
     let answer = ask(connector, endpoint, &settings, MODELS).await.ok()?;
     Discovered::parse(&answer.body).filter(|_| (200..300).contains(&answer.status))
+}
+
+/// Asks which profile it runs; `None` when it does not say: it is no NIM.
+pub(super) async fn running(connector: &Connector, shared: &Shared, endpoint: &Endpoint) -> Option<Running> {
+    let settings = shared.latest.load_full();
+    Running::parse(&page(connector, endpoint, &settings, METADATA).await?)
 }
 
 /// The page that a URL names; nothing of a backend's credential goes there.

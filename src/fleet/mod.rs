@@ -21,6 +21,7 @@ pub mod matching;
 pub mod models;
 pub mod probes;
 pub mod route;
+pub mod running;
 pub mod shadow;
 pub mod state;
 
@@ -271,6 +272,8 @@ impl Fleet {
             let check = backend.last_check().map(|check| format!(" ({})", check.outcome.describe()));
             format!("backend `{}` is {}{}", backend.name(), backend.state().as_str(), check.unwrap_or_default())
         }));
+        let mismatched = self.backends.iter().filter_map(|backend| Some((backend.name(), backend.profile_mismatch()?)));
+        reasons.extend(mismatched.map(|(name, mismatch)| format!("backend `{name}` {mismatch}")));
         Readiness { ready, reasons }
     }
 

@@ -152,6 +152,12 @@ async fn discover(shared: &Shared, tools: &Tools) {
     for endpoint in shared.endpoints().iter().filter(|one| one.healthy()) {
         if let Some(found) = health::discover(&tools.connector, shared, endpoint).await {
             shared.discovered.store(Arc::new(found));
+            // What is no NIM is not asked again while it stays up.
+            if !shared.is_ready() || shared.running.load().is_some() {
+                let running = health::running(&tools.connector, shared, endpoint).await;
+                shared.running.store(running.map(Arc::new));
+                shared.tell_mismatch();
+            }
             return;
         }
     }

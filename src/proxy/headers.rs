@@ -238,6 +238,7 @@ mod tests {
             tls: BackendTls::default(),
             http2,
             profile: None,
+            profile_id: None,
             models: None,
             rename: Vec::new(),
             price: None,

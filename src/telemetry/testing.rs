@@ -58,6 +58,7 @@ pub(super) fn backend(name: &str) -> Arc<Backend> {
         tls: BackendTls::default(),
         http2: false,
         profile: None,
+        profile_id: None,
         models: None,
         rename: Vec::new(),
         price: None,

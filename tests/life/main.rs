@@ -15,6 +15,7 @@ mod ladder;
 mod manager;
 mod panics;
 mod pass_through;
+mod profiles;
 mod reload;
 mod shutdown;
 mod slow;

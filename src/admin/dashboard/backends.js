@@ -35,7 +35,7 @@ function row(one, colors, watched, again) {
   return h("tr", { key: one.name, "data-backend": one.name },
     h("th", { scope: "row" },
       h("i", { class: "swatch", vars: { color: `var(--${colors.of(one.name)})` } }),
-      h("span", { class: "name" }, one.name, h("small", null, one.profile ?? "no profile named"))),
+      h("span", { class: "name" }, one.name, h("small", one.profile_mismatch ? { class: "bad", title: `It ${one.profile_mismatch}.` } : null, (one.profile_mismatch ? "⚠ " : "") + (one.profile ?? one.running_profile ?? "no profile named")))),
     cell("State", state(one)),
     cell("In flight", load(one)),
     cell("Waiting", waiting(one)),

@@ -100,7 +100,7 @@ fn line(cells: &[String], widths: &[usize], border: char) -> String {
 #[must_use]
 pub fn metrics_table(title: &str, report: &Report) -> Table {
     let mut table = Table::new(title, COLUMNS);
-    for metric in shown() {
+    for metric in Metric::GENAI_PERF {
         let Some(summary) = report.summary(metric) else { continue };
         let percentile = |percent| summary.p(percent).unwrap_or(summary.max);
         let values = [summary.avg, summary.min, summary.max, percentile(99), percentile(90), percentile(75)];
@@ -112,11 +112,6 @@ pub fn metrics_table(title: &str, report: &Report) -> Table {
         table.row([format!("{name} ({unit})"), number(value)].into_iter().chain(not_defined));
     }
     table
-}
-
-/// GenAI-Perf's rows; TTFO, which it lacks, is in the files.
-pub(super) fn shown() -> impl Iterator<Item = Metric> {
-    Metric::ALL.into_iter().filter(|metric| *metric != Metric::TimeToFirstOutputToken)
 }
 
 /// The errors of a report by class, a line each; empty without any.

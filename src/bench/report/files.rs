@@ -1,16 +1,13 @@
-//! Reports for programs: GenAI-Perf's JSON and CSV, and one JSON line per request.
+//! Reports for programs: GenAI-Perf's JSON and CSV.
 
 use std::fmt::Write as _;
-use std::io::{self, Write};
-use std::time::UNIX_EPOCH;
 
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::console::shown;
 use super::{Report, number};
-use crate::bench::record::{Metric, RequestRecord};
+use crate::bench::record::Metric;
 use crate::bench::statistics::{PERCENTILES, Summary};
 
 /// `profile_export_genai_perf.json`: GenAI-Perf's keys in its order, then headway's own.
@@ -102,7 +99,7 @@ impl Serialize for Statistics<'_> {
 #[must_use]
 pub fn csv(report: &Report) -> String {
     let mut text = String::from("Metric,avg,min,max,p99,p95,p90,p75,p50,p25,p10,p5,p1\n");
-    for metric in shown() {
+    for metric in Metric::GENAI_PERF {
         let Some(summary) = report.summary(metric) else { continue };
         let ends = [summary.avg, summary.min, summary.max];
         let values = ends.into_iter().chain(summary.percentiles.into_iter().rev()).map(cell);
@@ -121,51 +118,6 @@ fn cell(value: f64) -> String {
     if text.contains(',') { format!("\"{text}\"") } else { text }
 }
 
-/// One request as a JSON line: `profile_export.jsonl`.
-#[derive(Debug)]
-struct RecordLine<'a>(&'a RequestRecord);
-
-impl RecordLine<'_> {
-    fn value(&self) -> Value {
-        let record = self.0;
-        let unix = record.started.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
-        let mut metrics = serde_json::Map::new();
-        for metric in Metric::ALL {
-            if let Some(value) = record.metric(metric) {
-                metrics.insert(metric.tag().to_owned(), json!({"value": value, "unit": metric.unit()}));
-            }
-        }
-        json!({
-            "x_request_id": record.request_id,
-            "session_num": record.index,
-            "benchmark_phase": record.phase.as_str(),
-            "label": (!record.label.is_empty()).then_some(record.label),
-            "request_start_ns": u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX),
-            "offset_ms": ms(record.offset),
-            "send_lag_ms": ms(record.lag),
-            "connect_ms": ms(record.connect),
-            "duration_ms": ms(record.duration),
-            "status": record.status,
-            "error": record.error.as_deref(),
-            "backend": record.backend,
-            "finish_reason": record.finish_reason.map(crate::wire::FinishReason::as_str),
-            "content_responses": record.content_responses,
-            "longest_stall_ms": record.latencies.longest_stall.map(ms),
-            "metrics": metrics,
-        })
-    }
-}
-
-/// Writes one request as a line.
-///
-/// # Errors
-/// Those of the writer.
-pub fn write_json_line(writer: &mut impl Write, record: &RequestRecord) -> io::Result<()> {
-    serde_json::to_writer(&mut *writer, &RecordLine(record).value())?;
-    writer.write_all(b"\n")
-}
-
 #[allow(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
 fn to_float(count: u64) -> f64 {
     count as f64
@@ -173,6 +125,8 @@ fn to_float(count: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::super::Collector;
     use super::*;
     use crate::bench::record::testing::record;
@@ -208,15 +162,5 @@ mod tests {
         assert_eq!(lines.next(), Some(ttft));
         assert!(text.contains("Request Latency (ms),\"2,250.00\",\"2,200.00\""), "{text}");
         assert!(text.contains("\n\nMetric,Value\nOutput Token Throughput (tokens/sec),87.83\n"), "{text}");
-    }
-
-    #[test]
-    fn a_request_is_one_line() {
-        let mut line = Vec::new();
-        write_json_line(&mut line, &record(200, 20, 101)).expect("memory");
-        let value: Value = serde_json::from_slice(&line).expect("JSON");
-        assert_eq!(value["metrics"]["inter_token_latency"], json!({"value": 20.0, "unit": "ms"}));
-        assert_eq!((&value["benchmark_phase"], &value["error"]), (&json!("profiling"), &Value::Null));
-        assert_eq!(line.iter().position(|byte| *byte == b'\n'), Some(line.len() - 1));
     }
 }

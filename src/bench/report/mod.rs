@@ -3,21 +3,26 @@
 //! Statistics are over valid requests only and exact. Definitions are those of AIPerf (measurement reference, section
 //! 2), names and layout those of GenAI-Perf.
 
+mod aiperf;
 pub mod console;
 mod files;
+pub mod html;
+mod json_line;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-pub use files::{csv, json, write_json_line};
+pub use aiperf::{RunInfo, csv as aiperf_csv, json as aiperf_json};
+pub use files::{csv, json};
+pub use json_line::write_json_line;
 
 use crate::bench::goodput::Goodput;
 use crate::bench::record::{Metric, Phase, RequestRecord};
-use crate::bench::statistics::Summary;
+use crate::bench::statistics::{Summary, percentile};
 use crate::measure::gaps::GapHistogram;
 
 /// Records kept for the exact percentiles of one report; beyond it, further ones only count.
-const MOST_RECORDS: usize = 4_000_000;
+const MOST_RECORDS: usize = 1_000_000;
 
 /// Gathers records; what it keeps of each is a row of numbers.
 #[derive(Debug, Default)]
@@ -32,8 +37,13 @@ pub struct Collector {
     gaps: GapHistogram,
     first: Option<Duration>,
     last: Duration,
+    /// Of the segments that have ended.
+    before: Duration,
     longest_lag: Duration,
 }
+
+/// Points of a distribution that a report keeps, evenly spaced by rank.
+pub const CURVE_POINTS: usize = 201;
 
 impl Collector {
     /// An empty collector; with bounds it counts good requests too.
@@ -67,6 +77,17 @@ impl Collector {
         }
     }
 
+    /// Ends a stretch of measuring: what passes until the next request is no part of the duration. A run that
+    /// alternates between servers has several.
+    pub fn pause(&mut self) {
+        self.before = self.before.saturating_add(self.stretch());
+        (self.first, self.last) = (None, Duration::ZERO);
+    }
+
+    fn stretch(&self) -> Duration {
+        self.first.map(|first| self.last.saturating_sub(first)).unwrap_or_default()
+    }
+
     /// Requests so far: valid ones and errors.
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
@@ -76,13 +97,13 @@ impl Collector {
     /// The report of what was gathered.
     #[must_use]
     pub fn report(&self) -> Report {
-        let summaries = std::array::from_fn(|place| {
-            let values: Vec<f64> = self.rows.iter().filter_map(|row| row.get(place).copied()).collect();
-            Summary::of(&values)
-        });
-        let duration = self.first.map(|first| self.last.saturating_sub(first)).unwrap_or_default().as_secs_f64();
+        let values = |place: usize| self.rows.iter().filter_map(|row| row.get(place).copied()).collect::<Vec<f64>>();
+        let summaries = std::array::from_fn(|place| Summary::of(&values(place)));
+        let curves = std::array::from_fn(|place| curve(values(place)));
+        let duration = self.before.saturating_add(self.stretch()).as_secs_f64();
         Report {
             summaries,
+            curves,
             duration,
             valid: self.valid,
             good: self.goodput.is_some().then_some(self.good),
@@ -99,6 +120,7 @@ impl Collector {
 #[derive(Debug, Clone)]
 pub struct Report {
     summaries: [Option<Summary>; Metric::ALL.len()],
+    curves: [Vec<f64>; Metric::ALL.len()],
     duration: f64,
     valid: u64,
     good: Option<u64>,
@@ -116,6 +138,13 @@ impl Report {
     pub fn summary(&self, metric: Metric) -> Option<&Summary> {
         let place = Metric::ALL.iter().position(|one| *one == metric)?;
         self.summaries.get(place)?.as_ref()
+    }
+
+    /// The distribution of one metric: its values at 201 evenly spaced ranks, ascending; empty when no request has it.
+    #[must_use]
+    pub fn curve(&self, metric: Metric) -> &[f64] {
+        let place = Metric::ALL.iter().position(|one| *one == metric);
+        place.and_then(|place| self.curves.get(place)).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// From the first valid request's start to the end of the last one's last token, in seconds.
@@ -197,6 +226,12 @@ impl Report {
         self.longest_lag
     }
 
+    /// Input tokens per second.
+    #[must_use]
+    pub fn input_token_throughput(&self) -> f64 {
+        self.per_second(self.input_tokens as f64)
+    }
+
     /// What is one number for the whole run: title, unit of the console and CSV, value.
     #[must_use]
     pub fn aggregates(&self) -> Vec<(&'static str, &'static str, f64)> {
@@ -217,6 +252,15 @@ impl Report {
     fn per_second(&self, amount: f64) -> f64 {
         if self.duration > 0.0 { amount / self.duration } else { 0.0 }
     }
+}
+
+/// The values of a sample at evenly spaced ranks.
+#[allow(clippy::cast_precision_loss, reason = "few points")]
+fn curve(values: Vec<f64>) -> Vec<f64> {
+    let mut sorted: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
+    sorted.sort_by(f64::total_cmp);
+    let rank = |point: usize| 100.0 * point as f64 / (CURVE_POINTS - 1) as f64;
+    (0..CURVE_POINTS).filter_map(|point| percentile(&sorted, rank(point))).collect()
 }
 
 /// A number with two decimals and commas between thousands, as GenAI-Perf writes it.
@@ -284,6 +328,22 @@ mod tests {
         near(report.summary(Metric::TimeToFirstToken).expect("measured").avg, 300.0);
         near(report.good_fraction().expect("bounds"), 1.0 / 3.0);
         near(report.duration(), 2.38);
+    }
+
+    #[test]
+    fn what_passes_between_two_stretches_is_no_part_of_the_duration() {
+        let mut collector = Collector::new(None);
+        collector.add(&record(200, 20, 91)); // 2 s
+        collector.pause();
+        collector.add(&RequestRecord { offset: Duration::from_secs(1000), ..record(200, 20, 91) });
+        let report = collector.report();
+        near(report.duration(), 4.0);
+        near(report.request_throughput(), 0.5);
+        let curve = report.curve(Metric::RequestLatency);
+        assert_eq!(
+            (curve.len(), curve.first().copied(), curve.last().copied()),
+            (CURVE_POINTS, Some(2000.0), Some(2000.0))
+        );
     }
 
     #[test]

@@ -6,11 +6,11 @@ use super::check::check;
 use super::scalar::{self, Wrong};
 use super::shape::{Key, Kind, Shape};
 use super::sink::Sink;
-use super::tree;
 use super::view::View;
 use crate::config::baselines::{Baseline, VERSION};
 use crate::config::diagnostic::{Code, Diagnostic};
 use crate::route::model::Measured;
+use crate::yaml;
 
 /// Most tokens, clients and the like that a benchmark can have to do with.
 const MANY: u64 = 10_000_000;
@@ -42,11 +42,11 @@ const POINT: Shape = Shape::Map(&[
 /// Judges a text. The entries are whole when nothing that was found is an error.
 pub(in crate::config) fn judge(name: &str, text: &str) -> (Vec<Baseline>, Vec<Diagnostic>) {
     let mut sink = Sink::new(name, text, &ROOT);
-    let (root, faults) = tree::read(text);
+    let (root, faults) = yaml::read(text);
     for fault in faults {
         sink.syntax(fault.at, &fault.path, Wrong::new(fault.message, fault.hint));
     }
-    let Some(root) = root.filter(|root| !matches!(root.value, tree::Value::Null)) else {
+    let Some(root) = root.filter(|root| !matches!(root.value, yaml::Value::Null)) else {
         if !sink.has_errors() {
             let hint = "the README shows such a file; without measurements, remove `baselines` from the configuration";
             let message = "there are no measurements in this file";

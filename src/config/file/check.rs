@@ -4,9 +4,9 @@ use super::scalar::Wrong;
 use super::shape::{Key, Kind, Shape, Use};
 use super::sink::{Sink, sounds_secret};
 use super::suggest::nearest;
-use super::tree::{At, Entry, Node, Scalar, Value};
 use crate::config::diagnostic::Code;
 use crate::config::environment::{Environment, Lookup};
+use crate::yaml::{At, Entry, Node, Scalar, Value, join};
 
 /// Puts environment variables in: `${NAME}` in any value becomes the variable, `$${` becomes `${`.
 pub(super) fn expand(node: &mut Node, path: &str, environment: &dyn Environment, sink: &mut Sink<'_>) {
@@ -68,12 +68,6 @@ fn expanded(text: &str, environment: &dyn Environment) -> Result<Option<String>,
     }
     out.push_str(rest);
     Ok(Some(out))
-}
-
-/// `a.b`, or `b` at the top.
-pub(super) fn join(path: &str, key: &str) -> String {
-    let key: String = key.chars().take(64).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if path.is_empty() { key } else { format!("{path}.{key}") }
 }
 
 /// Reports whatever in `node` does not fit `shape`.

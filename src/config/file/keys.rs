@@ -3,6 +3,7 @@
 use super::shape::{Key, Kind, Shape};
 use crate::config::otlp::OtlpProtocol;
 use crate::config::settings::RetryCause;
+use crate::nim::{Engine, Precision};
 use crate::route::admission::DEEPEST;
 use crate::route::policy::PolicyKind;
 
@@ -202,7 +203,12 @@ const BACKEND: Shape = Shape::Map(&[
     ),
     Key::optional("tls", BACKEND_TLS, "For https: what is trusted and shown."),
     Key::one("http2", Kind::Switch, "Speak HTTP/2 to it. Default: false."),
-    Key::one("profile", Kind::Text, "Its NIM profile name or id, as shown."),
+    Key::optional(
+        "profile",
+        PROFILE,
+        "The NIM profile it runs, by name or id (`headway profiles` lists them), or its parts; held against what a NIM \
+         says at /v1/metadata.",
+    ),
     Key::optional(
         "models",
         Shape::List(&Shape::One(Kind::Text)),
@@ -234,6 +240,21 @@ const BACKEND: Shape = Shape::Map(&[
     Key::one("dcgm", Kind::Url, "The page of the DCGM exporter on its host, such as http://10.0.0.11:9400/metrics."),
 ]);
 
+const PROFILE: Shape = Shape::OneOrMap(
+    Kind::Text,
+    &[
+        Key::one("id", Kind::Text, "Its id, 64 hexadecimal digits: what a NIM says of itself is held against it."),
+        Key::one("name", Kind::Text, "Its name, as shown. Default: put together from the parts, else the id."),
+        Key::one("engine", Kind::Choice(|| Engine::ALL.map(Engine::as_str).to_vec()), "The serving software."),
+        Key::one("gpu", Kind::Text, "The GPU it was compiled for."),
+        Key::one("precision", Kind::Choice(|| Precision::ALL.map(Precision::as_str).to_vec()), "Of the weights."),
+        Key::one("tp", Kind::Integer(1, 1024), "Tensor parallelism."),
+        Key::one("pp", Kind::Integer(1, 1024), "Pipeline parallelism."),
+        Key::one("target", Kind::Choice(|| vec!["latency", "throughput"]), "What it was built for."),
+        Key::one("lora", Kind::Switch, "Whether it takes LoRA adapters. Default: false."),
+    ],
+);
+
 const BACKEND_TLS: Shape = Shape::Map(&[
     Key::one("ca", Kind::File, "Authority to trust instead of the built-in ones, PEM."),
     Key::one("certificate", Kind::File, "Our own certificate, PEM; needs key."),
@@ -243,7 +264,7 @@ const BACKEND_TLS: Shape = Shape::Map(&[
 
 const PRICE: Shape = Shape::Map(&[
     Key::one("per_gpu_hour", Kind::Money, "One GPU for one hour."),
-    Key::one("gpus", Kind::Integer(1, 100_000), "How many GPUs it uses. Default: 1."),
+    Key::one("gpus", Kind::Integer(1, 100_000), "How many GPUs it uses. Default: as many as its profile, else 1."),
     Key::one("input_per_mtok", Kind::Money, "One million input tokens."),
     Key::one("cached_input_per_mtok", Kind::Money, "One million cached input tokens. Default: as input."),
     Key::one("output_per_mtok", Kind::Money, "One million output tokens."),

@@ -1,6 +1,6 @@
 //! The configuration as written: from YAML to [`Settings`], or to every mistake in it.
 //!
-//! `tree` reads the YAML into values that know their place. `keys` is the one table of what there is; `check` holds the
+//! [`yaml`] reads the YAML into values that know their place. `keys` is the one table of what there is; `check` holds the
 //! tree against it, [`schema`] prints it. `build` fills in defaults and judges what no single value can tell. A value
 //! that is wrong is reported once and then treated as absent, so one run finds everything.
 
@@ -15,7 +15,6 @@ mod sink;
 mod suggest;
 #[cfg(test)]
 mod tests;
-mod tree;
 mod view;
 
 use std::path::Path;
@@ -27,6 +26,7 @@ use self::view::View;
 use super::diagnostic::{Code, Diagnostic};
 use super::environment::{Environment, MAX_FILE};
 use super::settings::Settings;
+use crate::yaml;
 
 /// Judges a text. Settings come along when there is no error, and nothing that was left out of the judging.
 pub(super) fn judge(name: &str, text: &str, environment: &dyn Environment) -> (Option<Settings>, Vec<Diagnostic>) {
@@ -35,8 +35,8 @@ pub(super) fn judge(name: &str, text: &str, environment: &dyn Environment) -> (O
         return (None, vec![Diagnostic::of_file(name, Code::Unreadable, "the file is larger than 1 MiB", hint)]);
     }
     let mut sink = Sink::new(name, text, &keys::ROOT);
-    let (root, faults) = tree::read(text);
-    let root = root.filter(|root| !matches!(root.value, tree::Value::Null));
+    let (root, faults) = yaml::read(text);
+    let root = root.filter(|root| !matches!(root.value, yaml::Value::Null));
     if let Some(root) = &root {
         sink.hide_secrets(root);
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::scalar::Wrong;
 use super::shape::Shape;
 use super::suggest::nearest;
-use super::tree::{At, Node, Value};
 use crate::config::diagnostic::{Code, Diagnostic, Severity, Snippet};
+use crate::yaml::{At, Node, Value};
 
 /// Most diagnostics of one file; a person stops reading long before.
 const MAX_DIAGNOSTICS: usize = 500;

@@ -7,9 +7,9 @@ use proptest::prelude::*;
 use serde_json::Value as Json;
 
 use super::shape::{Key, Shape, Use};
-use super::tree::{self, Node, Value};
 use super::{keys, schema};
 use crate::config::{Contents, Environment, Lookup, NoEnvironment, SystemEnvironment, dump, parse};
+use crate::yaml::{self, Node, Value};
 
 /// Uses every key there is, with values that differ from the defaults.
 const FULL: &str = r#"
@@ -47,10 +47,10 @@ backends:
     allow_link_local: true
     tls: { ca: ca.crt, certificate: us.crt, key: us.key, server_name: other.internal }
     http2: true
-    profile: tensorrt_llm-h100-fp8-tp2-latency
+    profile: { name: tensorrt_llm-h100-fp8-tp2-latency, id: 751382df4272eafc83f541f364d61b35aed9cce8c7b0c869269cea5a366cd08c }
     models: [meta/*]
     rename: { small: meta/llama }
-    price: { per_gpu_hour: 4.00, gpus: 2 }
+    price: { per_gpu_hour: 4.00, gpus: 3 }
     max_in_flight: 7
     context_length: 8192
     features: [tools]
@@ -61,6 +61,7 @@ backends:
     dcgm: http://a.internal:9400/metrics
   - name: b
     url: http://b
+    profile: { engine: vllm, gpu: l40s, precision: fp8, tp: 2, pp: 2, target: latency, lora: true }
     price: { input_per_mtok: 1, cached_input_per_mtok: 0.5, output_per_mtok: 2 }
     forward_authorization: true
 routes:
@@ -103,7 +104,7 @@ impl Environment for Given {
 
 #[test]
 fn every_key_of_the_table_is_read_and_has_an_effect() {
-    let (root, faults) = tree::read(FULL);
+    let (root, faults) = yaml::read(FULL);
     assert!(faults.is_empty());
     let root = root.expect("a tree");
     let whole = effect(&root).expect("the full file is good");
@@ -128,7 +129,7 @@ fn key_paths(shape: &Shape, path: &str, paths: &mut Vec<String>) {
         return key_paths(inner, &format!("{path}[]"), paths);
     }
     for Key { name, shape, .. } in shape.keys().iter().filter(|key| key.use_ != Use::NotBuilt) {
-        let path = super::check::join(path, name);
+        let path = yaml::join(path, name);
         key_paths(shape, &path, paths);
         paths.push(path);
     }
@@ -223,7 +224,7 @@ fn every_shipped_file_passes_check_and_schema() {
         let loaded = loaded.unwrap_or_else(|report| panic!("{report}"));
         assert_eq!(loaded.warnings, [], "{name}");
         assert!(text.starts_with("# yaml-language-server: $schema="), "{name}");
-        let value = json(&tree::read(&text).0.expect("a tree"));
+        let value = json(&yaml::read(&text).0.expect("a tree"));
         assert_eq!(breaks(&schema, &value, ""), None, "{name}");
     }
 }
@@ -231,7 +232,7 @@ fn every_shipped_file_passes_check_and_schema() {
 #[test]
 fn the_schema_takes_every_key_and_no_other() {
     let schema = schema::schema();
-    let full = json(&tree::read(FULL).0.expect("a tree"));
+    let full = json(&yaml::read(FULL).0.expect("a tree"));
     assert_eq!(breaks(&schema, &full, ""), None);
     let mut wrong = full.clone();
     wrong["routes"][0]["split"] = "p95".into();

@@ -1,8 +1,7 @@
 //! A reader's place in a checked tree: the value, or its absence, with its path and position.
 
-use super::check::join;
 use super::scalar::Wrong;
-use super::tree::{At, Entry, Node, Scalar, Value};
+use crate::yaml::{At, Entry, Node, Scalar, Value, join};
 
 /// A value that may be absent.
 #[derive(Debug, Clone)]

@@ -26,7 +26,7 @@ use crate::route::snapshot::RequestFacts;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     ManualClock::new().now()
 }
 
@@ -39,6 +39,7 @@ fn backend(name: &str) -> Backend {
         tls: BackendTls::default(),
         http2: false,
         profile: None,
+        profile_id: None,
         models: Some(vec![ModelPattern("m".into())]),
         rename: Vec::new(),
         price: None,
@@ -99,6 +100,16 @@ fn fleet(backends: Vec<Backend>, now: Instant) -> Fleet {
     let fleet = Fleet::new(settings(backends, vec![route("r", &members)]), now).unwrap();
     fleet.backends().iter().for_each(|one| one.shared.checked(CheckOutcome::Passed, now));
     fleet
+}
+
+/// A fleet whose backends are configured with these ids of profiles.
+pub(super) fn fleet_of_profiles(ids: &[&str], now: Instant) -> Fleet {
+    let of = |id: &&str| Backend {
+        profile: Some((*id).into()),
+        profile_id: crate::nim::ProfileId::parse(id),
+        ..backend("p")
+    };
+    fleet(ids.iter().map(of).collect(), now)
 }
 
 fn request(model: &str) -> Request<'_> {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::Builder;
+use super::{Builder, profile};
 use crate::config::diagnostic::Code;
 use crate::config::file::scalar;
 use crate::config::file::view::View;
@@ -30,7 +30,8 @@ fn backend(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Option<Backend
         builder.refuse_link_local(&view.key("url"), url, LINK_LOCAL_HINT);
     }
     let tls = tls(view, url.as_ref(), builder);
-    let price = price(&view.key("price"), builder);
+    let profile = profile::profile(&view.key("profile"), builder);
+    let price = price(&view.key("price"), profile.gpus, builder);
     let credential = credential(view, builder);
     let rename = rename(&view.key("rename"));
     let health = health(&view.key("health"));
@@ -43,7 +44,8 @@ fn backend(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Option<Backend
         allow_link_local,
         tls,
         http2: view.key("http2").read(scalar::switch).unwrap_or(false),
-        profile: view.key("profile").text().map(Arc::from),
+        profile: profile.name,
+        profile_id: profile.id,
         models: models(&view.key("models"), builder),
         rename,
         price,
@@ -125,7 +127,7 @@ fn rename(view: &View<'_>) -> Vec<(Arc<str>, Arc<str>)> {
     view.entries().filter_map(|(alias, _, to)| Some((alias.into(), to.text()?.into()))).collect()
 }
 
-fn price(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Option<Price> {
+fn price(view: &View<'_>, of_profile: Option<u32>, builder: &mut Builder<'_, '_, '_>) -> Option<Price> {
     let money = |name: &str| view.key(name).read(scalar::money);
     let set = |name: &str| view.key(name).is_set();
     let by_hour = set("per_gpu_hour") || set("gpus");
@@ -149,7 +151,7 @@ fn price(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Option<Price> {
             None
         }
         (true, false) => {
-            let gpus = number(&view.key("gpus")).and_then(|gpus| u32::try_from(gpus).ok()).unwrap_or(1);
+            let gpus = gpus_paid(&view.key("gpus"), of_profile, builder);
             Some(Price::PerGpuHour { per_gpu_hour: money("per_gpu_hour")?, gpus })
         }
         _ => {
@@ -158,6 +160,18 @@ fn price(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Option<Price> {
             Some(Price::PerToken { input_per_mtok, cached_input_per_mtok, output_per_mtok: money("output_per_mtok")? })
         }
     }
+}
+
+/// The GPUs that an hour's price is for: those that are said, else those that the profile uses.
+fn gpus_paid(view: &View<'_>, of_profile: Option<u32>, builder: &mut Builder<'_, '_, '_>) -> u32 {
+    let said = number(view).and_then(|gpus| u32::try_from(gpus).ok());
+    if let (Some(said), Some(used)) = (said, of_profile)
+        && said != used
+    {
+        let message = format!("the price is for {said} GPUs, and the profile uses {used}");
+        builder.warning(view, Code::Conflict, message, format!("write `gpus: {used}`, or leave it out"));
+    }
+    said.or(of_profile).unwrap_or(1)
 }
 
 fn features(view: &View<'_>) -> Features {

@@ -8,6 +8,7 @@ mod backend;
 mod files;
 mod lint;
 mod otlp;
+mod profile;
 mod route;
 
 use std::collections::HashMap;

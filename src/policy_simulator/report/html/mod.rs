@@ -1,16 +1,13 @@
 //! The report as one page without anything from elsewhere: plots drawn inline, light and dark, tables beside them.
 
 mod plots;
-mod svg;
 
 use std::fmt::Write;
 
 use super::super::contender::Role;
 use super::table::{offered, percent, signed, times};
 use super::{Column, Comparison, Group, Report};
-use svg::escaped;
-
-const STYLE: &str = include_str!("style.css");
+use crate::svg::{STYLE, escaped};
 
 /// The report as a page.
 #[must_use]

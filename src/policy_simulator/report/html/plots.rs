@@ -4,7 +4,7 @@ use super::super::super::contender::Role;
 use super::super::super::score::{SHARE_WINDOW, Score, ratio};
 use super::super::table::{percent, signed};
 use super::super::{Column, Configuration, Group};
-use super::svg::{Scale, Svg};
+use crate::svg::{Scale, Svg};
 
 const WIDTH: f64 = 860.0;
 const ROW: f64 = 22.0;

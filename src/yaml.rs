@@ -1,6 +1,6 @@
 //! YAML as written: a tree in which every key and every value knows its place.
 //!
-//! A typed deserializer stops at its first mistake and forgets where a value stood. This reader takes the parser's
+//! The configuration, baselines and the manifests of NIMs are read by it. A typed deserializer stops at its first mistake and forgets where a value stood. This reader takes the parser's
 //! events, so the whole file can be judged in one run. Everything that lets a small file grow large is bounded: depth,
 //! nodes (aliases count as what they stand for).
 
@@ -8,36 +8,40 @@ use std::collections::{HashMap, HashSet};
 
 use granit_parser::{Event, Parser, ScalarStyle, Span};
 
-use super::check::join;
-
 /// Deepest nesting; the configuration itself needs six.
 const MAX_DEPTH: usize = 32;
-/// Most nodes, aliases expanded.
+/// Most nodes of a file that people write, aliases expanded.
 const MAX_NODES: usize = 50_000;
+
+/// A step further in the path of a value: `routes[0].slo` and `ttft`. Keys are cut, so that a path stays one short line.
+pub(crate) fn join(path: &str, key: &str) -> String {
+    let key: String = key.chars().take(64).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if path.is_empty() { key } else { format!("{path}.{key}") }
+}
 
 /// A place in the file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct At {
+pub(crate) struct At {
     /// Line, from 1.
-    pub(super) line: usize,
+    pub(crate) line: usize,
     /// Column in characters, from 1.
-    pub(super) column: usize,
+    pub(crate) column: usize,
     /// Characters to mark on that line.
-    pub(super) width: usize,
+    pub(crate) width: usize,
     /// Line on which it ends.
-    pub(super) last: usize,
+    pub(crate) last: usize,
 }
 
 /// A value and its place.
 #[derive(Debug, Clone)]
-pub(super) struct Node {
-    pub(super) value: Value,
-    pub(super) at: At,
+pub(crate) struct Node {
+    pub(crate) value: Value,
+    pub(crate) at: At,
 }
 
 /// What stands there.
 #[derive(Debug, Clone)]
-pub(super) enum Value {
+pub(crate) enum Value {
     /// Nothing: `key:` or `null`.
     Null,
     /// A text, quoted or not.
@@ -52,29 +56,29 @@ pub(super) enum Value {
 
 /// A text.
 #[derive(Debug, Clone)]
-pub(super) struct Scalar {
+pub(crate) struct Scalar {
     /// Its characters, environment variables put in.
-    pub(super) text: String,
+    pub(crate) text: String,
     /// As written, when a variable was put in.
-    pub(super) written: Option<String>,
+    pub(crate) written: Option<String>,
 }
 
 /// One pair of a mapping.
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
-    pub(super) key: String,
-    pub(super) at: At,
-    pub(super) value: Node,
+pub(crate) struct Entry {
+    pub(crate) key: String,
+    pub(crate) at: At,
+    pub(crate) value: Node,
 }
 
 /// Something that is not the YAML we read.
 #[derive(Debug)]
-pub(super) struct Fault {
-    pub(super) at: At,
+pub(crate) struct Fault {
+    pub(crate) at: At,
     /// The field being read, filled in when the fault is kept.
-    pub(super) path: String,
-    pub(super) message: String,
-    pub(super) hint: &'static str,
+    pub(crate) path: String,
+    pub(crate) message: String,
+    pub(crate) hint: &'static str,
 }
 
 impl Fault {
@@ -85,7 +89,7 @@ impl Fault {
 
 impl Value {
     /// What it is, in a message.
-    pub(super) fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Null => "nothing",
             Self::Scalar(_) => "a single value",
@@ -97,12 +101,18 @@ impl Value {
 }
 
 /// Reads one document. Faults that leave the rest readable come along with the tree; others come alone.
-pub(super) fn read(text: &str) -> (Option<Node>, Vec<Fault>) {
+pub(crate) fn read(text: &str) -> (Option<Node>, Vec<Fault>) {
+    read_within(text, MAX_NODES)
+}
+
+/// The same for files that programs write: as many nodes as the caller has memory for.
+pub(crate) fn read_within(text: &str, most_nodes: usize) -> (Option<Node>, Vec<Fault>) {
     let options = granit_parser::options! { emit_comments: false, block_nesting_limit: 64, flow_nesting_limit: 64 };
     let mut reader = Reader {
         events: Parser::new_from_str_with_options(text, options),
         anchors: HashMap::new(),
         nodes: 0,
+        most_nodes,
         path: Vec::new(),
         faults: Vec::new(),
     };
@@ -120,6 +130,7 @@ struct Reader<'a, I: granit_parser::BorrowedInput<'a>> {
     events: Parser<'a, I>,
     anchors: HashMap<usize, Node>,
     nodes: usize,
+    most_nodes: usize,
     /// Steps from the root to the value being read; after a fault, to the value that could not be read.
     path: Vec<Step>,
     faults: Vec<Fault>,
@@ -279,10 +290,10 @@ impl<'a, I: granit_parser::BorrowedInput<'a>> Reader<'a, I> {
 
     fn count(&mut self, nodes: usize, at: At) -> Result<(), Fault> {
         self.nodes = self.nodes.saturating_add(nodes);
-        if self.nodes <= MAX_NODES {
+        if self.nodes <= self.most_nodes {
             return Ok(());
         }
-        let message = format!("more than {MAX_NODES} values, aliases counted as what they stand for");
+        let message = format!("more than {} values, aliases counted as what they stand for", self.most_nodes);
         Err(Fault::new(at, message, "split the configuration, or use fewer aliases"))
     }
 }

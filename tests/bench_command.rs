@@ -1,0 +1,159 @@
+//! `headway bench` as a command: sweeps, servers in alternation, the files that other programs read.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_precision_loss,
+    reason = "a test fails by panicking"
+)]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::time::Duration;
+
+use headway::clock::SystemClock;
+use headway::engine::Profile;
+use headway::nim_simulator::{DEFAULT_MODEL, Simulator, SimulatorOptions};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Barrier;
+
+async fn simulator() -> Simulator {
+    let options =
+        SimulatorOptions { speed: 20.0, ..SimulatorOptions::new(Profile::named("h100-latency").expect("known")) };
+    Simulator::start(options, Arc::new(SystemClock)).await.expect("a free port")
+}
+
+async fn bench(folder: &Path, words: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_headway"));
+    command.args(["bench", "-m", DEFAULT_MODEL, "--streaming", "--artifact-dir"]).arg(folder).args(words.split(' '));
+    let output = tokio::task::spawn_blocking(move || command.output()).await.expect("a thread").expect("a process");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+fn json(path: &Path) -> Value {
+    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_str(&text).expect("JSON")
+}
+
+fn lines(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).expect("lines");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_of_two_servers_has_every_file_and_a_comparison() {
+    let (one, other) = (simulator().await, simulator().await);
+    let folder = tempfile::tempdir().expect("a folder");
+    let words = format!(
+        "--url {},{} --gpus 1,2 --concurrency 1,3 --isl 100 --osl 8,16 --request-count 7 --warmup-request-count 2 \
+         --rounds 2 --goodput time_to_first_token:60000",
+        one.url(),
+        other.url()
+    );
+    let output = bench(folder.path(), &words).await;
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("headway bench | side by side") && text.contains("tokens/s/GPU"), "{text}");
+    let model = DEFAULT_MODEL.replace('/', "_");
+    for load in [1, 3] {
+        for length in [8, 16] {
+            for server in [1, 2] {
+                let case =
+                    folder.path().join(format!("{model}-openai-chat-concurrency{load}-osl{length}-server{server}"));
+                let aiperf = json(&case.join("profile_export_aiperf.json"));
+                assert_eq!(aiperf["request_count"]["avg"], 7.0);
+                assert_eq!(aiperf["goodput"]["unit"], "requests/sec");
+                let genai = json(&case.join("profile_export_genai_perf.json"));
+                assert_eq!(genai["time_to_first_token"]["avg"], aiperf["time_to_first_token"]["avg"]);
+                let csv = fs::read_to_string(case.join("profile_export_aiperf.csv")).expect("CSV");
+                assert!(csv.contains("\nRequest Count,7.00\n"), "{csv}");
+                let lines = lines(&case.join("profile_export.jsonl"));
+                let phase =
+                    |name: &str| lines.iter().filter(|line| line["metadata"]["benchmark_phase"] == name).count();
+                assert_eq!((phase("warmup"), phase("profiling")), (2, 7));
+            }
+        }
+    }
+    let page = fs::read_to_string(folder.path().join("report.html")).expect("a page");
+    assert_eq!(page.matches("<tr><th scope=\"row\">").count(), 8);
+    assert!(page.contains("Throughput against latency"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prompts_have_the_length_that_the_server_counts() {
+    let server = simulator().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let words =
+        format!("--url {} --task classification --output-tokens-mean 4 --isl 321 --request-count 3", server.url());
+    bench(folder.path(), &words).await;
+    let case = folder.path().join(format!("{}-openai-chat-concurrency1", DEFAULT_MODEL.replace('/', "_")));
+    let input =
+        json(&case.join("profile_export_aiperf.json"))["input_sequence_length"]["avg"].as_f64().expect("counted");
+    assert!((input - 321.0).abs() <= 1.0, "{input}");
+    let without = tempfile::tempdir().expect("a folder");
+    let words = format!("--url {} --isl 321 --osl 4 --request-count 3 --no-prompt-calibration", server.url());
+    bench(without.path(), &words).await;
+    let truth = server.truth_log().records();
+    assert_eq!(
+        truth.iter().filter(|record| record.x_request_id.as_deref().is_some_and(|id| id.contains("prompts"))).count(),
+        2
+    );
+}
+
+/// Streams that must be open at once; the measurement in the README was made with more tokens.
+const STREAMS: usize = 2_000;
+/// Between two tokens of each.
+const GAP: Duration = Duration::from_millis(100);
+
+/// Answers nothing before every stream was asked for, and then all at once.
+async fn answer_together(mut socket: TcpStream, all: Arc<Barrier>, tokens: usize) {
+    let mut request = Vec::new();
+    while !request.ends_with(b"}") {
+        if socket.read_buf(&mut request).await.unwrap_or(0) == 0 {
+            return;
+        }
+    }
+    all.wait().await;
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+    let _ = socket.write_all(head.as_bytes()).await;
+    let token = b"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"finish_reason\":null}]}\n\n";
+    let mut ticks = tokio::time::interval(GAP);
+    for _ in 0..tokens {
+        ticks.tick().await;
+        let _ = socket.write_all(token).await;
+    }
+    let end = format!(
+        "data: {{\"choices\":[{{\"index\":0,\"delta\":{{}},\"finish_reason\":\"length\"}}]}}\n\ndata: {{\"choices\":[],\
+         \"usage\":{{\"prompt_tokens\":9,\"completion_tokens\":{tokens}}}}}\n\ndata: [DONE]\n\n"
+    );
+    let _ = socket.write_all(end.as_bytes()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_thousand_streams_are_open_at_once() {
+    let tokens = std::env::var("HEADWAY_BENCH_TOKENS").ok().and_then(|text| text.parse().ok()).unwrap_or(10);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    let all = Arc::new(Barrier::new(STREAMS));
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let _ = socket.set_nodelay(true);
+            tokio::spawn(answer_together(socket, Arc::clone(&all), tokens));
+        }
+    });
+    let folder = tempfile::tempdir().expect("a folder");
+    let words =
+        format!("--url {url} --concurrency {STREAMS} --request-count {STREAMS} --isl 9 --no-prompt-calibration");
+    bench(folder.path(), &words).await;
+    let model = DEFAULT_MODEL.replace('/', "_");
+    let case = folder.path().join(format!("{model}-openai-chat-concurrency{STREAMS}"));
+    let report = json(&case.join("profile_export_aiperf.json"));
+    assert_eq!(report["request_count"]["avg"], STREAMS as f64);
+    let itl = &report["inter_token_latency"];
+    println!("{STREAMS} streams of {tokens} tokens at {GAP:?}: ITL avg {}, p99 {} ms", itl["avg"], itl["p99"]);
+}
