@@ -6,8 +6,8 @@ use headway::clock::SystemClock;
 use headway::engine::Profile;
 use headway::nim_simulator::{Simulator, SimulatorOptions};
 
-use crate::support::page;
 use crate::support::process::Process;
+use crate::support::{page, until};
 
 const WRONG: &str = "751382df4272eafc83f541f364d61b35aed9cce8c7b0c869269cea5a366cd08c";
 
@@ -44,5 +44,6 @@ async fn another_profile_than_the_configured_one_is_said_everywhere() {
     assert!(backends.contains(&told) && backends.contains("\"nim_release\":\"1.8.5\""), "{backends}");
     let (status, ready) = page(admin, "GET", "/readyz?verbose").await;
     assert!(status == 200 && ready.contains(&format!("backend `wrong` {told}")), "{ready}");
+    until("the log", || process.log().contains(&told)).await;
     assert_eq!(process.log().matches(&told).count(), 1, "{}", process.log());
 }
