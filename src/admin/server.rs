@@ -24,6 +24,8 @@ const HEADER_DEADLINE: Duration = Duration::from_secs(10);
 const BUFFER_BYTES: usize = 64 << 10;
 /// A connection gets no further request after this time, so that idle ones cannot take every place for good.
 const LIFE: Duration = Duration::from_secs(300);
+/// For the answers under way at the end.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// For the last answer of a connection that has lived its time.
 const FAREWELL: Duration = Duration::from_secs(30);
 
@@ -70,6 +72,10 @@ pub async fn serve(listener: TcpListener, services: Services, mut shutdown: watc
         () = accepting => {}
         _ = shutdown.wait_for(|&shut_down| shut_down) => {}
     }
+    drop(listener);
+    // Whoever was accepted is answered. Those that ask nothing, or for ever, are not waited for.
+    let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
+    let _ = tokio::time::timeout(LAST_ANSWERS, places.acquire_many(all)).await;
 }
 
 async fn connection(stream: TcpStream, _place: OwnedSemaphorePermit, services: Arc<Services>, audience: Arc<Audience>) {

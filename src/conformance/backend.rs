@@ -87,6 +87,17 @@ impl Backend {
         turn
     }
 
+    /// How many marks were given out.
+    pub(super) fn given_out(&self) -> u64 {
+        self.book().next
+    }
+
+    /// Whether any request reached it whose mark was given out after the first `before`.
+    pub(super) fn was_reached_after(&self, before: u64) -> bool {
+        let came = |received: &Received| received.attempts + received.reset_on_reuse > 0;
+        self.book().received.iter().any(|(&turn, received)| turn > before && came(received))
+    }
+
     /// What became of it so far.
     pub(super) fn received(&self, turn: u64) -> Received {
         self.book().received.get(&turn).cloned().unwrap_or_default()

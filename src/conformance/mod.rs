@@ -15,14 +15,18 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use self::backend::Backend;
-use self::cases::CASES;
+use self::cases::{CASES, Case};
 use self::client::Target;
 use self::script::Script;
 use self::stage::Stage;
 pub use self::verdict::Verdict;
+use self::verdict::{Finding, skip};
 
 /// How long the proxy may take until it sends something to the backend.
 const WARM_UP: Duration = Duration::from_secs(30);
+
+/// What is seen of a case that a proxy did not let come to the backend, because it takes it for broken, say.
+const UNREACHED: &str = "did not reach the backend";
 
 /// What is under test, and how.
 #[derive(Debug, Clone)]
@@ -104,17 +108,28 @@ pub async fn run(options: &Options, mut each: impl FnMut(&Row)) -> Result<Vec<Ro
     };
     let stage = Stage { target, backend, model: options.model.clone(), first_token: options.first_token };
     warm_up(&stage).await?;
-    let mut rows = Vec::new();
+    let (mut rows, mut reachable) = (Vec::new(), true);
     let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|part| name.contains(part.as_str()));
     for case in CASES.iter().filter(|case| wanted(case.name)) {
-        let finding = (case.play)(&stage).await;
+        let finding = played(&stage, case, reachable).await;
         let row = Row { case: case.name, expected: case.expected, seen: finding.seen, verdict: finding.verdict };
         each(&row);
         rows.push(row);
         // A proxy that took the backend out after a failure gets it back before the next case.
-        let _ = warm_up(&stage).await;
+        reachable = warm_up(&stage).await.is_ok();
     }
     Ok(rows)
+}
+
+/// What a case comes to; nothing where the proxy did not ask the backend at all.
+async fn played(stage: &Stage, case: &Case, reachable: bool) -> Finding {
+    let before = stage.backend.given_out();
+    if !reachable {
+        return skip(UNREACHED);
+    }
+    let finding = (case.play)(stage).await;
+    let reached = !case.needs_the_backend() || stage.backend.was_reached_after(before);
+    if reached { finding } else { skip(UNREACHED) }
 }
 
 /// Asks until a stream comes through.

@@ -112,6 +112,14 @@ pub(super) fn told_of_the_end(reply: &Reply) -> Finding {
     }
 }
 
+/// The same, of a stream of which the backend had sent a head and a token: whoever shows nothing of it has lost it.
+pub(super) fn told_after_a_token(reply: &Reply) -> Finding {
+    if reply.status == 0 {
+        return fail(format!("no answer at all, {}", ending(reply)));
+    }
+    told_of_the_end(reply)
+}
+
 pub(super) fn ending(reply: &Reply) -> &'static str {
     match reply.end {
         End::Clean => "a clean end",
@@ -164,6 +172,9 @@ mod tests {
         told(200, &format!("{TOKEN}{ERROR}"), End::Clean, Verdict::Pass);
         told(200, &format!("{TOKEN}{ERROR}{DONE}"), End::Clean, Verdict::Fail);
         told(502, "", End::Clean, Verdict::Pass);
+        told(0, "", End::Cut, Verdict::Pass);
+        assert_eq!(told_after_a_token(&reply(0, "", End::Cut)).verdict, Verdict::Fail, "a token was lost");
+        assert_eq!(told_after_a_token(&reply(200, TOKEN, End::Cut)).verdict, Verdict::Pass);
     }
 
     #[test]

@@ -180,6 +180,9 @@ impl Fleet {
         if decision.turned_away.is_none() && decision.chosen.is_none() {
             return Err(passed_over.reason());
         }
+        if request.hedge && decision.is_doomed() {
+            return Err(NoCandidate::WouldMiss { retry_after: Duration::ZERO, decision: None });
+        }
         if let Some(TurnedAway::Shed { retry_after, .. } | TurnedAway::Wait { retry_after, .. }) = decision.turned_away
             && request.again
         {
@@ -245,7 +248,8 @@ impl Fleet {
     }
 
     /// Another backend for a request whose first token is late, if the route's budget has room for one and there is one
-    /// that would be given a new request: who is expected to miss the promise has no room for doubled work.
+    /// that would be given a new request: who is expected to miss the promise has no room for doubled work. While anybody
+    /// waits in the route's line, there is no place for a request that has one already.
     pub fn hedge(
         &self,
         route: usize,
@@ -255,6 +259,9 @@ impl Fleet {
     ) -> Option<Dispatched> {
         let live = self.routes().get(route)?;
         let share = live.settings().hedge?.budget;
+        if self.common.line.has_any(live.counts.slot) {
+            return None;
+        }
         let taken = live.counts.hedges().as_mut().is_some_and(|budget| budget.take(share, now));
         if !taken {
             return None;

@@ -82,6 +82,11 @@ impl Line {
         self.len() > 0 && self.lanes().lane(route).is_some_and(|lane| lane.queue.ahead_of(priority, deadline) > 0)
     }
 
+    /// Whether somebody of the route waits.
+    pub(super) fn has_any(&self, route: RouteSlot) -> bool {
+        self.len() > 0 && self.lanes().lane(route).is_some_and(|lane| !lane.bells.is_empty())
+    }
+
     /// There may be a place. Costs one relaxed load while nobody waits.
     pub(super) fn call(&self) {
         if self.len() > 0 {

@@ -9,12 +9,12 @@ use pingora_core::protocols::http::server::Session;
 use pingora_http::ResponseHeader;
 
 use super::Proxy;
-use super::answer::Reading;
+use super::answer::{Answer, Reading};
 use super::exchange::Exchange;
 use super::flow::{Forwarded, Terms};
 use super::forward::forward;
 use super::headers;
-use super::heartbeat::{self, Shown, tell, without_chunks};
+use super::heartbeat::{self, Shown, tell, tell_event, without_chunks};
 use super::inference::{Downstream, turn_away};
 use super::refuse::{Refusal, shown};
 use super::stream;
@@ -25,7 +25,7 @@ use crate::fleet::Served;
 use crate::measure::exchange::Attempt;
 use crate::measure::outcome::{Blame, Outcome};
 use crate::wire::Usage;
-use crate::wire::error::error_event;
+use crate::wire::error::{error_as_event, error_event};
 
 /// How long an h2 connection may take to send what precedes a reset.
 const BEFORE_RESET: Duration = Duration::from_millis(5);
@@ -74,6 +74,7 @@ pub(super) async fn deliver(
         write_idle,
         heartbeat,
         cut: proxy.lifecycle.cutting(),
+        after_comments: shown_before.is_committed(),
     };
     let (mut forwarded, won) = forward(session, won, terms).await;
     forwarded.bytes_out += shown_before.bytes();
@@ -98,10 +99,22 @@ async fn no_stream(
     (route, shown_before): (&Route, &Shown),
 ) -> Downstream {
     let outcome = if won.answer.rejected { Outcome::BackendRejected } else { Outcome::UpstreamError };
-    let refusal = Refusal::upstream(outcome, 502, shown(route, &won.backend), None);
-    let bytes_out = shown_before.bytes() + tell(session, &refusal).await;
-    settle(proxy, exchange, won, Forwarded { bytes_out, ..Forwarded::nothing(outcome) }).await;
+    let answer = &won.answer;
+    // An answer is no fault of a backend because it is none that comments can announce.
+    let excused = !answer.rejected && answer.reading.outcome(answer.ended != Some(false)) != Outcome::UpstreamError;
+    let told = match own_words(answer) {
+        Some(event) => tell_event(session, event).await,
+        None => tell(session, &Refusal::upstream(outcome, 502, shown(route, &won.backend), None)).await,
+    };
+    let bytes_out = shown_before.bytes() + told;
+    settle(proxy, exchange, won, Forwarded { bytes_out, excused, ..Forwarded::nothing(outcome) }).await;
     Downstream::Close
+}
+
+/// A backend's own refusal as an event: what is wrong with the request, its client should read as without comments.
+fn own_words(answer: &Answer) -> Option<Vec<u8>> {
+    let whole = answer.rejected && answer.ended == Some(true);
+    whole.then(|| error_as_event(&answer.held.concat())).flatten()
 }
 
 /// The backend's head as the client gets it.
@@ -175,7 +188,7 @@ async fn settle(proxy: &Arc<Proxy>, mut exchange: Exchange, won: Won, forwarded:
     let now = proxy.clock.now();
     let busy = forwarded.outcome == Outcome::UpstreamError
         && answer.reading.error().is_some_and(|error| error.is_backpressure());
-    let blame = if busy { Blame::Neutral } else { forwarded.outcome.blame() };
+    let blame = if busy || forwarded.excused { Blame::Neutral } else { forwarded.outcome.blame() };
     let started = exchange.started;
     let (mut usage, mut served) = (Usage::default(), None);
     if let Some(id) = answer.reading.stored() {

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::answer::Answer;
 use super::headers::BodyKind;
-use super::heartbeat::COMMENT;
+use super::heartbeat::{COMMENT, Opening};
 use super::win::Won;
 use crate::clock::Clock;
 use crate::config::settings::Timeouts;
@@ -29,6 +29,8 @@ pub(super) const ONE_WRITE: usize = 16 * 1024;
 #[allow(clippy::struct_excessive_bools, reason = "independent facts, each named where it is read")]
 pub(super) struct Forwarded {
     pub(super) outcome: Outcome,
+    /// Whether the backend has done nothing wrong, whatever the outcome says of others.
+    pub(super) excused: bool,
     /// Body bytes handed to the client's connection.
     pub(super) bytes_out: u64,
     /// How long writes to the client were pending.
@@ -74,6 +76,7 @@ impl Forwarded {
     pub(super) fn nothing(outcome: Outcome) -> Self {
         Self {
             outcome,
+            excused: false,
             bytes_out: 0,
             backpressure: Duration::ZERO,
             blocked: None,
@@ -99,6 +102,8 @@ pub(super) struct Terms {
     pub(super) heartbeat: Option<Duration>,
     /// Turns true when the drain deadline has passed.
     pub(super) cut: watch::Receiver<bool>,
+    /// Whether the client was sent comments already.
+    pub(super) after_comments: bool,
 }
 
 /// Why a pump stopped before the body's end.
@@ -116,6 +121,7 @@ pub(super) struct Flow {
     pub(super) terms: Terms,
     queue: VecDeque<Bytes>,
     queued: usize,
+    opening: Opening,
     last_read: Instant,
     /// When the next comment is due, while no token has come.
     next_beat: Option<Instant>,
@@ -135,10 +141,11 @@ pub(super) struct Flow {
 impl Flow {
     pub(super) fn new(mut won: Won, terms: Terms) -> Self {
         let now = terms.clock.now();
-        let queue: VecDeque<Bytes> = won.answer.held.drain(..).collect();
-        Self {
-            queued: queue.iter().map(Bytes::len).sum(),
-            queue,
+        let held = std::mem::take(&mut won.answer.held);
+        let mut flow = Self {
+            queued: 0,
+            queue: VecDeque::with_capacity(held.len()),
+            opening: Opening::new(terms.after_comments),
             last_read: now,
             next_beat: terms.heartbeat.map(|every| now + every),
             latest: now,
@@ -151,6 +158,16 @@ impl Flow {
             mid_write: false,
             blocked: None,
             relayed: Relayed::default(),
+        };
+        held.into_iter().for_each(|bytes| flow.queue_up(bytes));
+        flow
+    }
+
+    fn queue_up(&mut self, bytes: Bytes) {
+        let bytes = self.opening.pass(bytes);
+        if !bytes.is_empty() {
+            self.queued += bytes.len();
+            self.queue.push_back(bytes);
         }
     }
 
@@ -169,8 +186,9 @@ impl Flow {
         self.latest = now;
         let Won { answer, in_flight, .. } = &mut self.won;
         let before = answer.reading.tokens();
-        let Self { queue, queued, .. } = self;
+        let Self { queue, queued, opening, .. } = self;
         let enqueue = |bytes: Bytes| {
+            let bytes = opening.pass(bytes);
             if !bytes.is_empty() {
                 *queued += bytes.len();
                 queue.push_back(bytes);
@@ -302,6 +320,7 @@ impl Flow {
         };
         self.next_beat = Some(now + every);
         if self.all_written() && self.won.answer.reading.at_event_boundary() {
+            self.opening.comes_after_comments();
             self.queued += COMMENT.len();
             self.queue.push_back(Bytes::from_static(COMMENT));
         }
@@ -374,6 +393,7 @@ impl Flow {
         };
         Forwarded {
             outcome,
+            excused: false,
             bytes_out: self.bytes_out,
             backpressure: self.backpressure,
             blocked: self.blocked_within,

@@ -58,6 +58,48 @@ pub(super) fn interval(route: &Route, api: Api, stream: bool) -> Option<Duration
     route.heartbeat.filter(|_| stream && knows_comments)
 }
 
+/// The beginning of a backend's body. A byte-order mark means nothing at the beginning of a stream, but after comments
+/// it would be a part of the first event's first field: there it is dropped.
+#[derive(Debug, Default)]
+pub(super) struct Opening {
+    after_comments: bool,
+    /// How much of the mark came so far, and is kept back.
+    kept: usize,
+    over: bool,
+}
+
+const BYTE_ORDER_MARK: &[u8] = "\u{FEFF}".as_bytes();
+
+impl Opening {
+    pub(super) fn new(after_comments: bool) -> Self {
+        Self { after_comments, ..Self::default() }
+    }
+
+    /// The client was sent a comment.
+    pub(super) fn comes_after_comments(&mut self) {
+        self.after_comments = true;
+    }
+
+    /// What the client is sent of these bytes. Of a body that ends within the mark, it gets nothing.
+    pub(super) fn pass(&mut self, bytes: Bytes) -> Bytes {
+        if self.over || bytes.is_empty() {
+            return bytes;
+        }
+        let expected = BYTE_ORDER_MARK.get(self.kept..).filter(|_| self.after_comments).unwrap_or_default();
+        let same = bytes.iter().zip(expected).take_while(|(came, expected)| came == expected).count();
+        self.over = same == expected.len() || same < bytes.len();
+        if !self.over {
+            self.kept += same;
+            return Bytes::new();
+        }
+        if same == expected.len() {
+            return bytes.slice(same..);
+        }
+        let kept = BYTE_ORDER_MARK.get(..self.kept).unwrap_or_default();
+        if kept.is_empty() { bytes } else { [kept, &bytes].concat().into() }
+    }
+}
+
 /// The comments of one exchange, until a backend's answer is there.
 pub(super) struct Heartbeat<'a> {
     every: Option<Duration>,
@@ -176,9 +218,37 @@ pub(super) async fn turn_away(
 /// Tells of a failure in an event, and breaks the response off; says how many bytes that took.
 pub(super) async fn tell(session: &mut Session, refusal: &Refusal) -> u64 {
     let event = error_event(&refusal.message, refusal.kind, refusal.param, Some(refusal.code));
+    tell_event(session, event).await
+}
+
+/// The same, in the words of this event.
+pub(super) async fn tell_event(session: &mut Session, event: Vec<u8>) -> u64 {
     let length = event.len() as u64;
     session.set_write_timeout(Some(super::inference::REFUSAL_PATIENCE));
     let sent = session.write_response_body(Bytes::from(event), false).await;
     break_off(session).await;
     if sent.is_ok() { length } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(after_comments: bool, pieces: &[&[u8]], expected: &[u8]) {
+        let mut opening = Opening::new(after_comments);
+        let passed = pieces.iter().map(|piece| opening.pass(Bytes::copy_from_slice(piece)));
+        assert_eq!(passed.collect::<Vec<_>>().concat(), expected, "{pieces:?}");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_dropped_only_at_the_beginning_of_a_body_that_follows_comments() {
+        let marked = "\u{FEFF}data: \u{FEFF}x\n".as_bytes();
+        check(false, &[marked], marked);
+        check(true, &[marked], &marked[3..]);
+        check(true, &marked.chunks(1).collect::<Vec<_>>(), &marked[3..]);
+        check(true, &[b"", b"data: x\n", marked], &[b"data: x\n", marked].concat());
+        check(true, &[b"\xEF", b"\xBBdata"], b"\xEF\xBBdata");
+        check(true, &[b"\xEF\xBB", b"\xBE"], b"\xEF\xBB\xBE");
+    }
 }

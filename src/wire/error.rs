@@ -185,6 +185,34 @@ pub fn error_event(message: &str, kind: &str, param: Option<&str>, code: Option<
     event
 }
 
+/// A body's error, nested or flat, as it stands, as one event of a stream; `None` when it has none that says something.
+#[must_use]
+pub fn error_as_event(body: &[u8]) -> Option<Vec<u8>> {
+    use super::json::Kind;
+    let mut scanner = Scanner::new(body);
+    let (mut nested, mut speaks) = (None, false);
+    let members = scanner.object_or_skip(|scanner, key| {
+        match key.name(&mut name_buffer()) {
+            b"error" if scanner.peek()? == Kind::Object => {
+                let from = scanner.offset();
+                scanner.skip()?;
+                nested = body.get(from..scanner.offset());
+            }
+            b"message" if scanner.peek()? == Kind::String => {
+                speaks = true;
+                scanner.skip()?;
+            }
+            _ => scanner.skip()?,
+        }
+        Ok::<(), Malformed>(())
+    });
+    members.and_then(|_was_object| scanner.end()).ok()?;
+    let error = nested.or(Some(body).filter(|_| speaks))?;
+    // Between the members of an object only: within a text, an end of line is escaped.
+    let in_one_line = error.iter().map(|&byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte });
+    Some(b"data: {\"error\":".iter().copied().chain(in_one_line).chain(*b"}\n\n").collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,5 +262,18 @@ mod tests {
             event,
             b"data: {\"error\":{\"message\":\"m\",\"type\":\"server_error\",\"param\":null,\"code\":null}}\n\n"
         );
+    }
+
+    #[test]
+    fn a_bodys_error_becomes_an_event_as_it_stands() {
+        let event = |body: &str| error_as_event(body.as_bytes()).map(|event| String::from_utf8(event).unwrap());
+        let told = |error: &str| Some(format!("data: {{\"error\":{error}}}\n\n"));
+        let error = r#"{"message":"too\nlong","type":"BadRequestError","code":400,"more":[1]}"#;
+        assert_eq!(event(&format!("{{\"id\":1,\"error\":{error}}}")), told(error));
+        assert_eq!(event(error), told(error));
+        assert_eq!(event("{\"error\": {\r\n\"message\":\n\"m\"}\n}"), told("{  \"message\": \"m\"}"));
+        for nothing in ["", "no", "[]", "{}", r#"{"detail":"m"}"#, r#"{"error":"m"}"#, r#"{"message":"m""#] {
+            assert_eq!(event(nothing), None, "{nothing}");
+        }
     }
 }

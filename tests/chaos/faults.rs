@@ -14,6 +14,8 @@ pub(crate) const IDLE: Duration = Duration::from_millis(400);
 pub(crate) const TOTAL: Duration = Duration::from_millis(2_500);
 pub(crate) const WRITE_IDLE: Duration = Duration::from_secs(1);
 pub(crate) const BODY_IDLE: Duration = Duration::from_millis(300);
+/// How often clients of one route are told that somebody is there, until the first token.
+pub(crate) const HEARTBEAT: Duration = Duration::from_millis(200);
 
 /// What a client that stays is told.
 #[derive(Debug, Clone)]
@@ -34,6 +36,20 @@ pub(crate) struct Fault {
     pub(crate) told: Told,
     /// How long it takes at one backend, by the timer that ends it.
     pub(crate) takes: Duration,
+}
+
+impl Fault {
+    /// How an exchange may be recorded whose client stays, and whose backends all do this.
+    pub(crate) fn outcomes(&self) -> &'static [&'static str] {
+        match (self.name.split('-').next(), &self.told) {
+            (Some("u4" | "u9"), _) => &["first_token_timeout"],
+            (Some("u14"), _) => &["idle_timeout"],
+            (Some("u27"), _) => &["total_timeout"],
+            (_, Told::Whole(_)) => &["complete"],
+            (_, Told::Error(_)) => &["connect_failed", "upstream_error", "truncated", "empty", "backend_rejected"],
+            (_, Told::Broken) => &["truncated", "upstream_error"],
+        }
+    }
 }
 
 const HALF: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\" sta";

@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Semaphore;
 
 use super::client::{self, End, Got};
+use super::faults::Told;
 use super::plan::{Behaves, Dice, Leave, Plan, Speaks, Stage};
 use super::stage::World;
 use super::verdict::{Seen, judge, recorded, timed_out};
@@ -76,9 +77,32 @@ async fn whatever_goes_wrong_at_once_nothing_is_lost() {
     }
     println!("chaos: {by_timer} were late for a timer since the machine was busy");
     assert!(by_timer * 20 <= plans.len(), "{by_timer} were late: too busy a machine to tell");
+    wrong.extend(overtaken(&plans, &ended));
     let some = wrong[..wrong.len().min(25)].join("\n");
     assert!(wrong.is_empty(), "seed {drawn_from}, {} wrong:\n{some}", wrong.len());
     left_behind(&world, before).await;
+    happened(&world, &ended).await;
+}
+
+/// Of broken streams over HTTP/2, a few may lose their head to the reset that follows it.
+fn overtaken(plans: &[Plan], ended: &[Ended]) -> Option<String> {
+    let broken = |plan: &Plan| plan.is_h2() && plan.stays() && matches!(plan.fault.told, Told::Broken);
+    let all: Vec<_> = plans.iter().zip(ended).filter(|(plan, _)| broken(plan)).collect();
+    let nothing = all.iter().filter(|(_, seen)| seen.as_ref().is_some_and(|(seen, _)| seen.got.status == 0)).count();
+    println!("chaos: of {} broken streams over HTTP/2, {nothing} showed nothing", all.len());
+    (nothing * 50 > all.len().max(50)).then(|| format!("{nothing} of {} broken streams showed nothing", all.len()))
+}
+
+/// What should have happened on the way, in a run that is long enough for it, did; and what never should, did not.
+async fn happened(world: &World, ended: &[Ended]) {
+    let panics = world.subject.metric("headway_panics_total", &[]).await;
+    assert!(panics == 0.0, "{panics} panics");
+    let lost = world.subject.metric("headway_attempts_total", &["result=\"hedge_lost\""]).await;
+    let (hedges, beats) = (world.subject.hedges(), ended.iter().flatten().map(|(seen, _)| seen.beats).sum::<usize>());
+    println!("chaos: {hedges} hedges, {lost} lost to the other try; {beats} comments before answers");
+    if ended.len() >= 800 {
+        assert!(hedges > 0 && lost > 0.0 && beats > 0, "{hedges} hedges, {lost} lost, {beats} comments");
+    }
 }
 
 /// One backend says every second that it is not ready (U36).
@@ -127,7 +151,18 @@ pub(crate) async fn play(world: &World, plan: &Plan) -> Option<Seen> {
     let began = now();
     let got = tokio::time::timeout(HUNG, speak(world, plan)).await.ok()?;
     let took = now().saturating_duration_since(began);
-    Some(Seen { got, tries: world.tries(plan.number), took })
+    let (got, beats) = if plan.beats { without_comments(got) } else { (got, 0) };
+    Some(Seen { got, tries: world.tries(plan.number), beats, took })
+}
+
+/// What headway put before an answer, and how often.
+fn without_comments(mut got: Got) -> (Got, usize) {
+    let mut beats = 0;
+    while let Some(rest) = got.body.strip_prefix(b": ping\n\n") {
+        got.body = rest.to_vec();
+        beats += 1;
+    }
+    (got, beats)
 }
 
 async fn speak(world: &World, plan: &Plan) -> Got {

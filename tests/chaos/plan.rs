@@ -83,6 +83,8 @@ pub(crate) struct Plan {
     pub(crate) behaves: Behaves,
     /// Whether it goes to backends that cannot be connected to.
     pub(crate) unreachable: bool,
+    /// Whether it is told in comments that somebody is there.
+    pub(crate) beats: bool,
 }
 
 impl Plan {
@@ -91,13 +93,14 @@ impl Plan {
         let fault = Arc::clone(&faults[dice.below(faults.len())]);
         let (everywhere, speaks) =
             (dice.percent(50), dice.of(&[Speaks::H1, Speaks::H1, Speaks::H2, Speaks::H1Tls, Speaks::H2Tls]));
-        let plan = Self { number, fault, everywhere, speaks, behaves: Behaves::Well, unreachable: false };
+        let plan = Self { number, fault, everywhere, speaks, behaves: Behaves::Well, unreachable: false, beats: false };
         match dice.below(20) {
             0 => Self { behaves: Behaves::SendsLate { too_late: dice.percent(50) }, ..plan },
             1 => Self { behaves: Behaves::ReadsSlowly, ..plan },
             2 => Self { behaves: Behaves::StopsReading, fault: named("large"), ..plan },
             3..=7 => plan.leaves(dice, &named),
             8 => Self { unreachable: true, fault: named("ok"), ..plan },
+            9 => Self { beats: true, ..plan },
             _ => plan,
         }
     }
@@ -127,8 +130,17 @@ impl Plan {
         matches!(self.speaks, Speaks::H2 | Speaks::H2Tls)
     }
 
+    /// Whether its client reads all that it is sent.
+    pub(crate) fn stays(&self) -> bool {
+        !matches!(self.behaves, Behaves::Leaves(_, _) | Behaves::StopsReading | Behaves::SendsLate { too_late: true })
+    }
+
     pub(crate) fn model(&self) -> &'static str {
-        if self.unreachable { "far" } else { "m" }
+        match (self.unreachable, self.beats) {
+            (true, _) => "far",
+            (_, true) => "beat",
+            _ => "m",
+        }
     }
 
     /// How many records it may leave: of a client that leaves at once, headway may never have had a whole head.

@@ -77,6 +77,12 @@ impl Subject {
         metric(&page(self.admin, "GET", "/metrics").await.1, family, labels)
     }
 
+    /// Second tries beside a first one that was late, as the access log has them.
+    pub(crate) fn hedges(&self) -> usize {
+        let text = std::fs::read_to_string(self.folder.path().join("access.log")).unwrap_or_default();
+        text.matches("\"hedge\":true").count()
+    }
+
     /// What the access log says of each exchange so far: its name and how it ended.
     pub(crate) fn records(&self) -> Vec<(String, String)> {
         let text = std::fs::read_to_string(self.folder.path().join("access.log")).unwrap_or_default();

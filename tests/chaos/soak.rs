@@ -18,6 +18,10 @@ const LOOK: Duration = Duration::from_secs(5);
 /// Between two reloads.
 const RELOAD: Duration = Duration::from_secs(10);
 
+/// Most descriptors that may come to be open in an hour, where bounds are asked for: a leak of one in a thousand requests
+/// is more.
+const DESCRIPTORS: f64 = 60.0;
+
 /// One look.
 #[derive(Debug, Clone, Copy)]
 struct Look {
@@ -74,10 +78,25 @@ async fn soak() {
     while let Some(done) = running.join_next().await {
         wrong.extend(done.expect("no client panics").err());
     }
-    report(count, reloads, &wrong, &looks);
+    let slopes = report(count, reloads, &wrong, &looks);
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong[..wrong.len().min(12)].join("\n"));
-    let gauge = world.subject.metric("headway_backend_in_flight", &[]).await;
-    assert!(gauge.abs() < 0.5, "{gauge} in flight");
+    left(&world).await;
+    if let Some(most) = std::env::var("HEADWAY_SOAK_MOST").ok().and_then(|most| most.parse::<f64>().ok()) {
+        let (memory, descriptors) = slopes.expect("it lasted for some looks");
+        assert!(memory <= most, "memory grows by {memory:.2} MiB per hour");
+        assert!(descriptors <= DESCRIPTORS, "{descriptors:.1} descriptors more per hour");
+    }
+}
+
+/// Waits until nothing is under way: the last clients have just left.
+async fn left(world: &World) {
+    let idle = async {
+        while world.subject.metric("headway_backend_in_flight", &[]).await != 0.0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(10), idle).await.is_ok(), "some are in flight for ever");
+    assert!(world.subject.metric("headway_panics_total", &[]).await == 0.0, "a panic");
 }
 
 fn look(world: &World, since: Duration) -> Look {
@@ -85,21 +104,21 @@ fn look(world: &World, since: Duration) -> Look {
     Look { at: since.as_secs_f64(), resident_kib: resident as f64, descriptors: descriptors as f64 }
 }
 
-/// The slopes are of the second half: pools and caches fill in the first.
-fn report(count: usize, reloads: u32, wrong: &[String], looks: &[Look]) {
+/// The slopes per hour, of memory in MiB and of descriptors, are of the second half: pools and caches fill in the first.
+fn report(count: usize, reloads: u32, wrong: &[String], looks: &[Look]) -> Option<(f64, f64)> {
     let half = &looks[looks.len() / 2..];
     let slope = |of: fn(&Look) -> f64| 3_600.0 * slope(half, of);
-    let (Some(first), Some(last)) = (half.first(), looks.last()) else { return };
+    let (first, last) = half.first().zip(looks.last())?;
+    let (memory, descriptors) = (slope(|look| look.resident_kib / 1024.0), slope(|look| look.descriptors));
     println!("soak: {count} requests, {reloads} reloads, {} wrong", wrong.len());
     println!(
-        "soak: memory {:.1} MiB at half time, {:.1} MiB at the end, slope {:+.2} MiB per hour; descriptors {} and {}, slope {:+.1} per hour",
+        "soak: memory {:.1} MiB at half time, {:.1} MiB at the end, slope {memory:+.2} MiB per hour; descriptors {} and {}, slope {descriptors:+.1} per hour",
         first.resident_kib / 1024.0,
         last.resident_kib / 1024.0,
-        slope(|look| look.resident_kib / 1024.0),
         first.descriptors,
         last.descriptors,
-        slope(|look| look.descriptors),
     );
+    Some((memory, descriptors))
 }
 
 /// Least squares, per second.

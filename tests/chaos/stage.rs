@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::faults::{self, BODY_IDLE, CONNECT, FIRST_TOKEN, Fault, IDLE, TOTAL, WRITE_IDLE};
+use super::faults::{self, BODY_IDLE, CONNECT, FIRST_TOKEN, Fault, HEARTBEAT, IDLE, TOTAL, WRITE_IDLE};
 use super::process::Subject;
 use crate::support::backend::Scripted;
 
@@ -86,7 +86,7 @@ fn config(backends: &[Scripted], hole: SocketAddr, refusing: SocketAddr, total: 
     for (number, backend) in backends.iter().enumerate() {
         let address = backend.address;
         let health = "health: { path: /health, interval: 250ms }";
-        text += &format!("  - {{ name: b{number}, url: \"http://{address}\", models: [m, far], {health} }}\n");
+        text += &format!("  - {{ name: b{number}, url: \"http://{address}\", models: [m, far, beat], {health} }}\n");
         names.push(format!("b{number}"));
     }
     for (name, address) in [("hole", hole), ("refusing", refusing)] {
@@ -104,7 +104,9 @@ fn config(backends: &[Scripted], hole: SocketAddr, refusing: SocketAddr, total: 
     text + &format!(
         "routes:\n  - {{ name: near, match: {{ models: [m] }}, backends: [{names}], policy: round_robin, {timers}, \
          hedge: {{ after: p95, budget: 5% }} }}\n  - {{ name: far, match: {{ models: [far] }}, backends: [hole, \
-         refusing, b0], policy: round_robin, {timers} }}\n"
+         refusing, b0], policy: round_robin, {timers} }}\n  - {{ name: beat, match: {{ models: [beat] }}, backends: \
+         [{names}], policy: round_robin, {timers}, heartbeat: {} }}\n",
+        millis(HEARTBEAT)
     )
 }
 

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use crate::support::backend::{Backend, DONE, Script, stream};
 use crate::support::client::{self, chat, read_reply, read_until, request, send};
@@ -268,4 +270,129 @@ async fn nobody_takes_over_without_being_asked() {
     let mut process = Process::run(&["serve", "--take-over", "--config", path.to_str().expect("a path")]);
     assert_eq!(process.code().await, Some(1));
     until("the reason", || process.log().contains("no process hands its listeners over to this one")).await;
+}
+
+/// A backend whose health checks wait until a gate is open.
+struct Gated {
+    address: SocketAddr,
+    checks: Arc<AtomicU64>,
+    gate: watch::Sender<bool>,
+}
+
+impl Gated {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (checks, gate) = (Arc::new(AtomicU64::new(0)), watch::channel(true).0);
+        let (counted, opens) = (Arc::clone(&checks), gate.subscribe());
+        tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                drop(tokio::spawn(Self::serve(tcp, Arc::clone(&counted), opens.clone())));
+            }
+        });
+        Self { address, checks, gate }
+    }
+
+    async fn serve(mut tcp: TcpStream, checks: Arc<AtomicU64>, mut opens: watch::Receiver<bool>) {
+        let mut read = Vec::new();
+        while !read.ends_with(b"\r\n\r\n") && !read.ends_with(b"}") {
+            if !matches!(tcp.read_buf(&mut read).await, Ok(1..)) {
+                return;
+            }
+        }
+        let (kind, body) = if read.starts_with(b"GET") {
+            checks.fetch_add(1, Ordering::SeqCst);
+            let _ = opens.wait_for(|open| *open).await;
+            ("application/json", "{}".to_owned())
+        } else {
+            ("text/event-stream", stream(3).concat())
+        };
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n", body.len());
+        let _ = tcp.write_all(format!("{head}connection: close\r\n\r\n{body}").as_bytes()).await;
+    }
+
+    fn checks(&self) -> u64 {
+        self.checks.load(Ordering::SeqCst)
+    }
+
+    /// A process that serves it alone, and then one that is to succeed that and waits for its first health check.
+    async fn with_a_successor_that_waits(&self, folder: &tempfile::TempDir) -> (Line, SocketAddr, SocketAddr) {
+        let text = config(&[backend("m", self.address)], "", "");
+        let (first, data, admin) = Process::serving(&write(folder, &text)).await;
+        let before = self.checks();
+        self.gate.send_replace(false);
+        first.signal("QUIT");
+        until("the successor's health check", || self.checks() > before).await;
+        (Line { first }, data, admin)
+    }
+}
+
+/// The processes that this one has started.
+fn children(process: u32) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).expect("it lives");
+    let lists = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    lists.flat_map(|list| list.split(' ').filter_map(|id| id.parse().ok()).collect::<Vec<_>>()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_asks_whether_it_is_ready_hears_yes_all_the_time() {
+    let gated = Gated::start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut line, _, admin) = gated.with_a_successor_that_waits(&folder).await;
+    for _ in 0..40 {
+        let (status, text) = page(admin, "GET", "/readyz?verbose").await;
+        assert_eq!(status, 200, "the successor is not warm, and does not answer: {text}");
+    }
+    assert!(line.successors().is_empty(), "it waits");
+    gated.gate.send_replace(true);
+    while line.successors().is_empty() {
+        assert_eq!(page(admin, "GET", "/readyz").await.0, 200);
+    }
+    assert_eq!(line.first.code().await, Some(0));
+    assert_eq!(page(admin, "GET", "/readyz").await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_successor_serves_although_its_predecessor_has_died() {
+    let gated = Gated::start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (line, data, admin) = gated.with_a_successor_that_waits(&folder).await;
+    let [successor] = children(line.first.id())[..] else { panic!("one successor") };
+    line.first.signal("KILL");
+    until("its end", || !lives(line.first.id())).await;
+    gated.gate.send_replace(true);
+    let mut tcp = client::connect(data).await;
+    let reply = client::ask(&mut tcp, &request("orphan", &chat("m"))).await;
+    assert!(reply.status == 200 && reply.text.contains(DONE), "{reply:?}\n{}", line.first.log());
+    assert_eq!(page(admin, "GET", "/readyz").await.0, 200);
+    until("the reason", || line.first.log().contains("the process that handed over is gone")).await;
+    Line::signal(successor, "TERM");
+    until("the end of the successor", || !lives(successor)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_has_handed_over_ends_with_its_last_stream_whatever_it_is_told() {
+    let slow = Backend::start(Script::events(&stream(60), true).paced(Duration::from_millis(50))).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("access.log");
+    let rest = format!("telemetry: {{ access_log: {{ path: \"{}\" }} }}", log.display());
+    let text = config(&[backend("slow", slow.address)], "", &rest);
+    let (first, data, _) = Process::serving(&write(&folder, &text)).await;
+    let mut line = Line { first };
+    let mut long = send(data, &request("long", &chat("slow"))).await;
+    read_until(&mut long, "t0").await;
+    line.hand_over().await;
+    std::fs::rename(&log, folder.path().join("access.log.1")).expect("a log");
+    line.first.signal("USR1");
+    // A service manager tells all processes of a service, and once more when the main one has ended.
+    for times in 1..=2 {
+        line.first.signal("TERM");
+        until("that nothing changes", || line.first.log().matches("this one drains already").count() == times).await;
+    }
+    line.first.signal("QUIT");
+    until("a warning", || line.first.log().contains("not handed over: this process drains already")).await;
+    assert!(read_until(&mut long, "\r\n0\r\n\r\n").await.contains(DONE), "the stream is whole");
+    assert_eq!(line.first.code().await, Some(0));
+    let written = std::fs::read_to_string(&log).expect("opened again after it was moved");
+    assert!(written.contains("\"long\""), "{written}");
 }

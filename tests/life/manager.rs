@@ -45,6 +45,7 @@ async fn the_service_manager_knows_how_it_goes() {
     let next = said.lock().unwrap().iter().find_map(|line| line.strip_prefix("MAINPID=").map(str::to_owned)).unwrap();
     assert_eq!(process.code().await, Some(0));
     assert_eq!(count("STOPPING=1"), 0, "the service goes on");
+    assert_eq!(count("STATUS=draining"), 0, "of what is left of the process before, nobody is told");
     let alive = count("WATCHDOG=1");
     until("signs of life of the next", || count("WATCHDOG=1") > alive + 3).await;
     assert!(std::process::Command::new("kill").args(["-s", "TERM", &next]).status().expect("kill runs").success());

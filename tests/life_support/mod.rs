@@ -130,8 +130,13 @@ impl Headway {
     }
 }
 
-/// The sum of a family's series whose labels contain all of these.
+/// The sum of a family's series whose labels contain all of these. A family without a series yet has none on the page;
+/// one that there is not at all would be 0 for ever.
+#[track_caller]
 pub(crate) fn metric(text: &str, family: &str, labels: &[&str]) -> f64 {
+    let whole = ["_sum", "_count", "_bucket"].iter().find_map(|end| family.strip_suffix(end)).unwrap_or(family);
+    assert!(include_str!("../../README.md").contains(&format!("`{whole}`")), "README knows no {family}");
+    assert!(text.contains("\n# TYPE headway_build_info "), "no page of metrics: {text}");
     let of = |line: &&str| line.starts_with(family) && line[family.len()..].starts_with(['{', ' ']);
     let lines = text.lines().filter(of).filter(|line| labels.iter().all(|label| line.contains(label)));
     lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()

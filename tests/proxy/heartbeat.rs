@@ -1,6 +1,6 @@
 //! A client that waits for its first token is told, in comments, that somebody is there.
 
-use headway::measure::outcome::Outcome;
+use headway::measure::outcome::{Blame, Outcome};
 
 use crate::support::backend::{Scripted, Step, send};
 use crate::support::client::End;
@@ -79,11 +79,12 @@ async fn what_is_not_streamed_has_none() {
 
 #[tokio::test]
 async fn after_a_comment_a_failure_is_an_event_and_nobody_else_is_asked() {
-    let refused = r#"{"error":{"message":"secret","code":400}}"#;
+    let refused = r#"{"error":{"message":"max_tokens is too large","type":"BadRequestError","code":400}}"#;
     for (failure, code, outcome) in [
         (vec![Step::Pause, Step::Close], "upstream_disconnected", Outcome::Truncated),
         ([vec![Step::Pause], json("503 Busy", "{}")].concat(), "upstream_error", Outcome::UpstreamError),
-        ([vec![Step::Pause], json("400 Bad Request", refused)].concat(), "backend_rejected", Outcome::BackendRejected),
+        ([vec![Step::Pause], json("400 Bad Request", refused)].concat(), "400", Outcome::BackendRejected),
+        ([vec![Step::Pause], json("400 Bad Request", "no")].concat(), "backend_rejected", Outcome::BackendRejected),
         ([vec![Step::Pause], json("200 OK", COMPLETION)].concat(), "upstream_error", Outcome::UpstreamError),
         (vec![Step::Pause, send([SSE, LAST].concat())], "upstream_empty", Outcome::Empty),
     ] {
@@ -97,12 +98,54 @@ async fn after_a_comment_a_failure_is_an_event_and_nobody_else_is_asked() {
         let reply = client.reply().await;
         let told = without_pings(&reply.text());
         assert!(told.starts_with("data: {\"error\":") && told.ends_with("\n\n"), "{told}");
-        assert!(told.contains(&format!("\"code\":\"{code}\"")) && !told.contains("secret"), "{told}");
+        if code == "400" {
+            assert_eq!(told, format!("data: {refused}\n\n"), "in the backend's own words");
+        } else {
+            assert!(told.contains(&format!("\"code\":\"{code}\"")), "{told}");
+        }
         assert_eq!((reply.status, reply.end == End::Clean), (200, false));
         let record = headway.record().await;
         assert_eq!((record.status, record.outcome), (200, outcome), "{code}");
         assert_eq!((record.attempts.len(), good.count()), (1, 0), "{code}");
         assert_eq!(record.bytes_out, reply.body.len() as u64);
+    }
+}
+
+/// It answers as it was asked, and no heartbeat makes a fault of that.
+#[tokio::test]
+async fn a_backend_that_does_not_stream_is_not_blamed() {
+    let script = [vec![Step::Pause], json("200 OK", COMPLETION)].concat();
+    let backend = Scripted::start(script.clone()).await;
+    let headway = before(&backend, "").await;
+    for _ in 0..6 {
+        backend.always(script.clone());
+        let mut client = headway.connect().await;
+        client.send(post(CHAT, STREAM)).await;
+        client.arrives(|text| text.contains(PING)).await;
+        backend.resume();
+        client.reply().await;
+    }
+    let records = headway.records(6).await;
+    assert!(records.iter().all(|record| record.attempts[0].blame == Blame::Neutral), "{records:?}");
+    assert!(records.iter().all(|record| record.outcome == Outcome::UpstreamError), "none was turned away: {records:?}");
+}
+
+/// After a comment it would be a part of the first event.
+#[tokio::test]
+async fn a_byte_order_mark_does_not_spoil_the_first_event() {
+    for more in ["", ", commit: headers"] {
+        let rest = [TOKEN, FINISH, DONE].concat();
+        let marked = [chunk(&format!("\u{FEFF}{ROLE}")), chunk(&rest), LAST.into()].concat();
+        let script = vec![Step::Pause, send(SSE), Step::Pause, send(marked)];
+        let backend = Scripted::start(script).await;
+        let headway = before(&backend, more).await;
+        let mut client = headway.connect().await;
+        client.send(post(CHAT, STREAM)).await;
+        client.arrives(|text| text.contains(PING)).await;
+        backend.resume();
+        backend.resume();
+        let reply = client.reply().await;
+        assert_eq!((reply.end, without_pings(&reply.text())), (End::Clean, [ROLE, &rest].concat()));
     }
 }
 

@@ -128,8 +128,10 @@ impl Predecessor {
         Ok((Self(stream), sockets))
     }
 
-    /// Tells it that this process serves.
-    pub(super) fn relieve(self) -> io::Result<()> {
-        io::Write::write_all(&mut &self.0, READY)
+    /// Tells it that this process serves. One that is gone need not be told, and this one is all the more needed.
+    pub(super) fn relieve(self) {
+        if let Err(error) = io::Write::write_all(&mut &self.0, READY) {
+            tracing::warn!(%error, "the process that handed over is gone; this one serves");
+        }
     }
 }

@@ -79,7 +79,9 @@ async fn serve(args: &ServeArgs, loaded: Loaded) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     let program = Program::of(args)?;
     let (predecessor, inherited) = predecessor(args)?;
-    let server = match Server::start_on(loaded.settings.clone(), Arc::new(SystemClock), None, inherited).await {
+    let relieve = || predecessor.map_or((), Predecessor::relieve);
+    let server = match Server::start_on(loaded.settings.clone(), Arc::new(SystemClock), None, inherited, relieve).await
+    {
         Ok(server) => server,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -94,16 +96,11 @@ async fn serve(args: &ServeArgs, loaded: Loaded) -> anyhow::Result<ExitCode> {
         tracing::info!(%address, "serving");
     }
     tracing::info!(address = %server.admin_address(), "admin");
-    if let Some(predecessor) = predecessor {
-        predecessor.relieve()?;
-    }
     let notifier = Arc::new(Notifier::from_environment());
     notifier.say("READY=1");
     let telling = tokio::spawn(tell(Arc::clone(&notifier), Arc::clone(&server.core)));
-    let life = Life { program, server, reloader, notifier, succession: None };
-    let code = life.live(&mut signals).await;
-    telling.abort();
-    Ok(code)
+    let life = Life { program, server, reloader, notifier, telling, succession: None };
+    Ok(life.live(&mut signals).await)
 }
 
 fn predecessor(args: &ServeArgs) -> anyhow::Result<(Option<Predecessor>, Sockets)> {
@@ -146,6 +143,8 @@ struct Life {
     server: Server,
     reloader: Arc<Reloader>,
     notifier: Arc<Notifier>,
+    /// Tells the service manager how it goes.
+    telling: JoinHandle<()>,
     /// A hand-over under way.
     succession: Option<JoinHandle<Result<u32, HandOverError>>>,
 }
@@ -153,20 +152,29 @@ struct Life {
 impl Life {
     async fn live(mut self, signals: &mut Signals) -> ExitCode {
         let end = self.until_it_ends(signals).await;
-        let Self { server, reloader, notifier, .. } = self;
+        let Self { server, reloader, notifier, telling, .. } = self;
         let core = Arc::clone(&server.core);
-        core.lifecycle.start_draining();
+        let successor = match end {
+            End::Asked => None,
+            End::Succeeded(process) => {
+                // From here on the new process speaks of this service, and nobody else.
+                telling.abort();
+                let _ = telling.await;
+                notifier.insist(&format!("MAINPID={process}\nREADY=1")).await;
+                Some(process)
+            }
+        };
         let shutdown = reloader.current().shutdown.clone();
         let ending = async {
-            match end {
-                End::Asked => {
+            match successor {
+                None => {
+                    core.lifecycle.start_draining();
                     notifier.say("STOPPING=1");
                     tracing::info!(active = core.lifecycle.active(), "draining");
                     tokio::time::sleep(shutdown.pre_drain).await;
                     server.end(shutdown.drain).await;
                 }
-                End::Succeeded(process) => {
-                    notifier.say(&format!("MAINPID={process}\nREADY=1"));
+                Some(process) => {
                     tracing::info!(process, active = core.lifecycle.active(), "handed over, draining");
                     server.step_back(shutdown.drain).await;
                 }
@@ -174,8 +182,8 @@ impl Life {
         };
         tokio::select! {
             () = ending => ExitCode::SUCCESS,
-            status = signals.at_once() => {
-                tracing::warn!(active = core.lifecycle.active(), "asked a second time: ending what still runs");
+            status = signals.at_once(successor.is_some(), || core.telemetry.reopen()) => {
+                tracing::warn!(active = core.lifecycle.active(), "asked again: ending what still runs");
                 core.end_now().await;
                 status
             }

@@ -33,6 +33,9 @@ const WARM_UP: Duration = Duration::from_secs(10);
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// How long answers of the admin listener may take after a hand-over.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
 /// How long idle connections stay open after a hand-over: whoever was about to ask on one gets an answer.
 const HANG_UP_AFTER: Duration = Duration::from_secs(2);
 
@@ -45,6 +48,8 @@ pub struct Server {
     sockets: Sockets,
     /// Ends the admin listener.
     admin: watch::Sender<bool>,
+    /// Serves it.
+    admin_thread: std::thread::JoinHandle<()>,
     /// Dropping it ends probes.
     background: watch::Sender<bool>,
     /// Writes what was learned, at last when the background work ends.
@@ -70,15 +75,18 @@ impl Server {
         clock: Arc<dyn Clock>,
         gpus: Option<OpenGpuSource>,
     ) -> anyhow::Result<Self> {
-        Self::start_on(settings, clock, gpus, Sockets::default()).await
+        Self::start_on(settings, clock, gpus, Sockets::default(), || ()).await
     }
 
-    /// Starts it on sockets of another process; those that the configuration does not name are closed.
+    /// Starts it on sockets of another process; those that the configuration does not name are closed. Until it is
+    /// warm, it accepts on none of them, the admin listener's included: the other process answers, which serves. Once
+    /// nothing can fail any more, and before it accepts from clients, `relieve` is to tell the other one.
     pub(super) async fn start_on(
         settings: Settings,
         clock: Arc<dyn Clock>,
         gpus: Option<OpenGpuSource>,
         mut inherited: Sockets,
+        relieve: impl FnOnce(),
     ) -> anyhow::Result<Self> {
         let settings = Arc::new(settings);
         let takes_over = !inherited.is_empty();
@@ -114,7 +122,6 @@ impl Server {
         core.telemetry.metrics().reload_succeeded(core.clock.wall());
         core.tell_expiries(&fleet);
         let (admin, background) = (watch::channel(false).0, watch::channel(false).0);
-        admin::spawn(admin_listener, services(&core), admin.subscribe())?;
         let connector = proxy::connector();
         tokio::spawn(probes::run(
             core.generations.subscribe(),
@@ -137,8 +144,10 @@ impl Server {
         if takes_over {
             warm_up(&core).await;
         }
+        let admin_thread = admin::spawn(admin_listener, services(&core), admin.subscribe())?;
+        relieve();
         let accepting = tokio::spawn(listeners.run(proxy));
-        Ok(Self { core, addresses, admin_address, sockets, admin, background, keeping, accepting })
+        Ok(Self { core, addresses, admin_address, sockets, admin, admin_thread, background, keeping, accepting })
     }
 
     /// Where clients connect, with real ports.
@@ -200,6 +209,13 @@ impl Server {
     pub(super) async fn step_back(self, drain: Duration) {
         self.admin.send_replace(true);
         self.keeping.abort();
+        // Whoever asked this one whether it is ready is not to hear of a drain: the service goes on.
+        let asked = async {
+            while !self.admin_thread.is_finished() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let _ = tokio::time::timeout(LAST_ANSWERS, asked).await;
         self.core.lifecycle.stop_accepting();
         tokio::time::sleep(HANG_UP_AFTER).await;
         self.core.lifecycle.close();

@@ -50,11 +50,32 @@ impl Signals {
         }
     }
 
-    /// A second signal does not wait.
-    pub(super) async fn at_once(&mut self) -> ExitCode {
-        tokio::select! {
-            _ = self.term.recv() => ExitCode::SUCCESS,
-            _ = self.interrupt.recv() => ExitCode::from(EXIT_INTERRUPTED),
+    /// Serves what can be asked of a process that drains, until it is asked to end at once.
+    ///
+    /// A second SIGTERM or SIGINT does not wait. One that was `succeeded` drains without having been asked, and a service
+    /// manager that stops the service signals it too, as often as it likes: no SIGTERM hurries it, and the first SIGINT
+    /// neither.
+    pub(super) async fn at_once(&mut self, succeeded: bool, reopen: impl Fn()) -> ExitCode {
+        let mut interrupts = 0;
+        loop {
+            tokio::select! {
+                _ = self.term.recv() => {
+                    if !succeeded {
+                        return ExitCode::SUCCESS;
+                    }
+                    tracing::info!("another process serves, and this one drains already");
+                }
+                _ = self.interrupt.recv() => {
+                    interrupts += 1;
+                    if !succeeded || interrupts > 1 {
+                        return ExitCode::from(EXIT_INTERRUPTED);
+                    }
+                    tracing::info!("another process serves, and this one drains already: once more ends it at once");
+                }
+                _ = self.user.recv() => reopen(),
+                _ = self.quit.recv() => tracing::warn!("not handed over: this process drains already"),
+                _ = self.hang_up.recv() => tracing::warn!("not reloaded: this process drains already"),
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::conformance::client::End;
 use crate::conformance::script::{DONE, END, Script, Step, role, token, usual, whole};
 use crate::conformance::stage::{Seen, Stage};
 use crate::conformance::verdict::{
-    Finding, ending, error_kind, fail, has_done, has_error, ms, pass, skip, told_of_the_end, when,
+    Finding, ending, error_kind, fail, has_done, has_error, ms, pass, skip, told_after_a_token, told_of_the_end, when,
 };
 
 const ERROR_EVENT: &str =
@@ -21,13 +21,13 @@ async fn after_a_token(stage: &Stage, more: &[&str], then: Step) -> Seen {
 }
 
 pub(super) async fn between(stage: &Stage) -> Finding {
-    told_of_the_end(&after_a_token(stage, &[], Step::Reset).await.reply)
+    told_after_a_token(&after_a_token(stage, &[], Step::Reset).await.reply)
 }
 
 pub(super) async fn within(stage: &Stage) -> Finding {
     let half = "data: {\"id\":\"half-an-event\",\"object\":\"chat.comp";
     let seen = after_a_token(stage, &[half], Step::Reset).await;
-    let finding = told_of_the_end(&seen.reply);
+    let finding = told_after_a_token(&seen.reply);
     let text = seen.reply.text();
     match text.split_once(half) {
         // Even behind a blank line: a parser stumbles over the half before it sees what comes then.
@@ -39,7 +39,7 @@ pub(super) async fn within(stage: &Stage) -> Finding {
 }
 
 pub(super) async fn no_done(stage: &Stage) -> Finding {
-    told_of_the_end(&after_a_token(stage, &[], Step::Send(END.to_vec())).await.reply)
+    told_after_a_token(&after_a_token(stage, &[], Step::Send(END.to_vec())).await.reply)
 }
 
 pub(super) async fn after_done(stage: &Stage) -> Finding {

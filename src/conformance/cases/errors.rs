@@ -20,13 +20,14 @@ pub(super) async fn busy(stage: &Stage) -> Finding {
     let body = "{\"error\":{\"message\":\"busy\",\"type\":\"rate_limit_error\",\"param\":null,\"code\":\"rate_limit_exceeded\"}}";
     let seen = stage.stream(Script::answer("429 Too Many Requests", "retry-after: 7\r\n", body)).await;
     let reply = seen.reply;
-    let after = http1::field(&reply.head, "retry-after")
-        .map_or("without Retry-After".to_owned(), |value| format!("Retry-After {value}"));
+    let after = http1::field(&reply.head, "retry-after");
+    let told = after.map_or("without Retry-After".to_owned(), |value| format!("Retry-After {value}"));
     if reply.status == 0 {
         return fail(format!("no answer within {}", ms(reply.took)));
     }
-    let seen = format!("status {}, {}, {after}", reply.status, error_kind(&reply));
-    when(reply.status == 429 && is_openai_error(&reply) && after.starts_with("Retry-After"), seen)
+    let whose = if reply.body == body.as_bytes() { "the backend's body" } else { error_kind(&reply) };
+    let seen = format!("status {}, {whose}, {told}", reply.status);
+    when(reply.status == 429 && is_openai_error(&reply) && after == Some("7"), seen)
 }
 
 pub(super) async fn invalid(stage: &Stage) -> Finding {

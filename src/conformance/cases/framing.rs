@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::conformance::client::{Reply, ask};
+use crate::conformance::client::{End, Reply, ask};
 use crate::conformance::script::{Script, whole};
 use crate::conformance::stage::{PATIENCE, Stage};
 use crate::conformance::verdict::{Finding, fail, ms, when};
@@ -25,8 +25,13 @@ async fn refused(stage: &Stage, fields: &str, frame: impl Fn(&str) -> String) ->
     let Some(reply) = raw(stage, &request).await else { return fail("no connection") };
     tokio::time::sleep(A_WHILE).await;
     let reached = stage.backend.received(turn).attempts;
-    let answer = if reply.status == 0 { "the connection ends".to_owned() } else { format!("status {}", reply.status) };
-    let good = reached == 0 && (reply.status == 0 || (400..=501).contains(&reply.status));
+    let answer = match reply.status {
+        0 if reply.end == End::Never => format!("neither an answer nor an end within {}", ms(reply.took)),
+        0 => "the connection ends".to_owned(),
+        status => format!("status {status}"),
+    };
+    let refused = if reply.status == 0 { reply.end != End::Never } else { (400..=501).contains(&reply.status) };
+    let good = reached == 0 && refused;
     when(good, if reached == 0 { answer } else { format!("{answer}, and it reached the backend") })
 }
 

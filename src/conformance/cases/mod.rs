@@ -13,12 +13,22 @@ use super::verdict::Finding;
 
 type Playing<'a> = Pin<Box<dyn Future<Output = Finding> + Send + 'a>>;
 
+/// Those of which nothing need reach the backend.
+const ANSWERED_BEFORE: &[&str] = &["invalid-json", "two-lengths", "length-and-coding", "unknown-coding", "no-host"];
+
 /// One thing that a proxy does right or wrong.
 pub(super) struct Case {
     pub(super) name: &'static str,
     /// What a proxy that does it right does.
     pub(super) expected: &'static str,
     pub(super) play: for<'a> fn(&'a Stage) -> Playing<'a>,
+}
+
+impl Case {
+    /// Whether only what reaches the backend can show something.
+    pub(super) fn needs_the_backend(&self) -> bool {
+        !ANSWERED_BEFORE.contains(&self.name)
+    }
 }
 
 macro_rules! cases {
@@ -62,7 +72,7 @@ cases! {
     broken::pooled_dies, "pooled-connection-dies", "nor does one that dies as it is used";
     errors::before_head, "death-before-answer", "a backend that breaks before its answer is a 5xx with an OpenAI error body";
     errors::tries, "bounded-tries", "of a request whose backend breaks, the same backend gets at most two tries";
-    errors::busy, "busy", "a backend's 429 reaches the client with its body and Retry-After";
+    errors::busy, "busy", "a backend's 429 reaches the client as one, with its Retry-After and an OpenAI error body";
     errors::invalid, "invalid-json", "a body that is not JSON is a 4xx with an OpenAI error body";
     errors::request_id, "request-id", "an answer has an x-request-id";
     framing::two_lengths, "two-lengths", "two different Content-Length are a 400, and nothing reaches the backend";

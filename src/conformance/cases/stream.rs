@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Collected, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 
@@ -134,14 +134,15 @@ pub(super) async fn h2(stage: &Stage) -> Finding {
         };
         let response = sender.send_request(request.body(Full::new(Bytes::from(body))).ok()?).await.ok()?;
         let status = response.status();
-        Some((status, response.into_body().collect().await.ok()?.to_bytes()))
+        Some((status, response.into_body().collect().await.map(Collected::to_bytes)))
     };
     let began = SystemClock.now();
     match tokio::time::timeout(PATIENCE.min(Duration::from_secs(5)), asking).await {
-        Ok(Some((status, bytes))) if status == 200 && has_done(&bytes) => {
+        Ok(Some((status, Ok(bytes)))) if status == 200 && has_done(&bytes) => {
             pass(format!("a whole stream, in {}", ms(SystemClock.now().saturating_duration_since(began))))
         }
-        Ok(Some((status, _))) => fail(format!("status {status}, not the whole stream")),
+        Ok(Some((status, Ok(_)))) => fail(format!("status {status}, not the whole stream")),
+        Ok(Some((status, Err(_)))) => fail(format!("status {status}, and the stream is reset midway")),
         Ok(None) | Err(_) => skip("not offered"),
     }
 }

@@ -6,6 +6,7 @@ use crate::measure::objective::{Latency, Objective, Verdicts};
 use crate::measure::outcome::Outcome;
 use crate::route::admission::OnOverload;
 use crate::route::decision::{Cause, Reason, TurnedAway};
+use crate::route::hedge::Hedge;
 use crate::route::prefix::Prefix;
 use crate::route::price::Price;
 use crate::units::Quantile;
@@ -81,6 +82,29 @@ fn a_route_that_sacrifices_serves_what_is_doomed_and_says_so() {
     let fleet = routed(|route| route.on_overload = OnOverload::Sacrifice, now);
     let given = fleet.dispatch(0, &promising(hopeless()), &[], now).unwrap();
     assert_eq!((given.summary.reason, given.summary.feasible), ("sacrifice", false));
+}
+
+#[test]
+fn a_hedge_neither_jumps_the_line_nor_doubles_the_work_of_what_is_late_anyway() {
+    let now = now();
+    let hedging = |on_overload| {
+        let hedge = Some(Hedge { after: Quantile::P95, budget: 0.5 });
+        let fleet = routed(|route| (route.hedge, route.on_overload) = (hedge, on_overload), now);
+        (0..2).for_each(|_| drop(fleet.dispatch(0, &promising(Objectives::default()), &[], now).unwrap()));
+        fleet
+    };
+    let hedge = |fleet: &Fleet, objectives| fleet.hedge(0, &promising(objectives), &[BackendIndex(0)], now).is_some();
+    // Of the one hedge that the budget has room for, nothing was used up in vain.
+    let fleet = hedging(OnOverload::Queue { depth: 1, wait: SECOND });
+    let place = fleet.join(0, now + SECOND).unwrap();
+    assert!(!hedge(&fleet, Objectives::default()), "somebody waits");
+    drop(place);
+    assert!(hedge(&fleet, Objectives::default()));
+    assert!(!hedge(&fleet, Objectives::default()), "the budget is used up");
+    let fleet = hedging(OnOverload::Sacrifice);
+    assert!(!hedge(&fleet, hopeless()), "nobody is expected to keep the promise");
+    check_idle(&fleet);
+    assert!(hedge(&fleet, Objectives::default()));
 }
 
 #[test]
