@@ -174,13 +174,11 @@ fn quoted_split(text: &str, separator: char) -> Option<Vec<&str>> {
     let (mut pieces, mut start, mut state, mut before) = (Vec::new(), 0, Quotation::Outside, None);
     for (at, character) in text.char_indices() {
         state = match (state, character) {
-            (Quotation::Escaped, _) => Quotation::Inside,
             (Quotation::Inside, '\\') => Quotation::Escaped,
-            (Quotation::Inside, '"') => Quotation::Ended,
-            (Quotation::Inside, _) => Quotation::Inside,
+            (Quotation::Inside, '"') | (Quotation::Ended, ' ' | '\t') => Quotation::Ended,
+            (Quotation::Inside | Quotation::Escaped, _) => Quotation::Inside,
             (Quotation::Outside, '"') if before == Some('=') => Quotation::Inside,
             (Quotation::Outside, '"') => return None,
-            (Quotation::Ended, ' ' | '\t') => Quotation::Ended,
             (Quotation::Ended, ';' | ',') | (Quotation::Outside, _) => {
                 if character == separator {
                     pieces.push(text.get(start..at).unwrap_or_default().trim());

@@ -172,7 +172,9 @@ fn hide_callers(node: &Node, hidden: &mut Vec<At>) {
     for item in items {
         match &item.value {
             Value::Map(entries) => {
-                entries.iter().for_each(|entry| hide(&entry.value, !HARMLESS.contains(&&*entry.key), hidden));
+                for entry in entries {
+                    hide(&entry.value, !HARMLESS.contains(&&*entry.key), hidden);
+                }
             }
             _ => hide(item, true, hidden),
         }
