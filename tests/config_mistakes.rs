@@ -406,6 +406,25 @@ fn a_secret_is_shown_nowhere() {
         GOOD.replace("{ file: key }", "\"sk-canary"),
         GOOD.replace("{ file: key }", "sk-canary\n    name: fast"),
     ];
+    // Under `keys` belong digests, and somebody wrote the keys.
+    for keys in [
+        "keys: [sk-canary]",
+        "keys: [\"sk-canary\", abc]",
+        "keys:\n  - sk-canary\n  - abc",
+        "keys: sk-canary",
+        "keys: { a: sk-canary }",
+        "keys: { name: sk-canary }",
+        "keys: { a: { b: [sk-canary] } }",
+        "keys: [[sk-canary]]",
+        "keys: [{ name: a, value: sk-canary }]",
+        "keys: [{ name: a, sha256: sk-canary, rpm: 9 }]",
+        "keys: [{ name: a, sha256: { of: sk-canary } }]",
+        "kyes: [sk-canary]",
+        "keys:\n  - sk-canary\nthreads: [broken",
+        "keys:\n  - sk-canary\n  a: [broken",
+    ] {
+        texts.push(GOOD.replace("threads: auto", keys));
+    }
     texts.push(texts[0].replace("policy:", "polciy:").replace("features", "faetures"));
     for text in texts {
         let (loaded, found) = match parse("headway.yaml", &text, &Fake) {

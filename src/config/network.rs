@@ -1,20 +1,34 @@
 //! A range of addresses, written `10.0.0.0/8`.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Whether an address is of its own link only: clouds keep credentials there (169.254.169.254). An IPv4 address in
-/// IPv6's clothes counts as what it is.
+/// Whether an address is of its own link only, or another one where a cloud keeps credentials: most have them at
+/// 169.254.169.254. An IPv4 address in IPv6's clothes, those of a translator (NAT64) included, counts as what it is.
 #[must_use]
 pub fn is_link_local(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V4(v4) => v4.is_link_local() || v4 == METADATA_V4,
         IpAddr::V6(v6) => {
-            // Amazon's instance metadata over IPv6, which is no link-local address.
-            let metadata = v6 == Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
-            v6.is_unicast_link_local() || metadata || v6.to_ipv4().is_some_and(|v4| v4.is_link_local())
+            let inner = v6.to_ipv4().or_else(|| translated(v6));
+            v6.is_unicast_link_local()
+                || METADATA_V6.contains(&v6)
+                || inner.is_some_and(|v4| is_link_local(IpAddr::V4(v4)))
         }
     }
+}
+
+/// Alibaba's instance metadata, which is no link-local address.
+const METADATA_V4: Ipv4Addr = Ipv4Addr::new(100, 100, 100, 200);
+/// Amazon's and Google's over IPv6.
+const METADATA_V6: [Ipv6Addr; 2] =
+    [Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)];
+
+/// The IPv4 address that a translator makes of `64:ff9b::/96`, <https://www.rfc-editor.org/rfc/rfc6052#section-2.1>.
+fn translated(v6: Ipv6Addr) -> Option<Ipv4Addr> {
+    let number = u128::from(v6);
+    let low = u32::try_from(number & u128::from(u32::MAX)).ok()?;
+    (number >> 32 == 0x0064_ff9b << 64).then(|| Ipv4Addr::from(low))
 }
 
 /// All addresses that share a prefix.
@@ -98,6 +112,13 @@ mod tests {
             ("fe80::1", true),
             ("febf::1", true),
             ("fd00:ec2::254", true),
+            ("fd20:ce::254", true),
+            ("100.100.100.200", true),
+            ("64:ff9b::169.254.169.254", true),
+            ("64:ff9b::100.100.100.200", true),
+            ("64:ff9b::10.0.0.1", false),
+            ("64:ff9b:1::169.254.169.254", false),
+            ("100.100.100.201", false),
             ("169.253.169.254", false),
             ("10.0.0.1", false),
             ("fec0::1", false),

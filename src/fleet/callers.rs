@@ -235,18 +235,20 @@ impl Admission {
         &self.caller
     }
 
-    /// Sets tokens aside for a prompt and its answer, where the caller's tokens are limited. A request that does not say
-    /// how long its answer may be is not held to more than the whole limit.
+    /// Sets tokens aside for a prompt and its answer, where the caller's tokens are limited. How long the prompt is, and an
+    /// answer of which the request does not say it, are guesses: they are not held to more than the whole limit, and
+    /// what is used beyond it counts in the end.
     ///
     /// # Errors
-    /// When the limit does not allow it, and when it may.
+    /// When the limit does not allow it, and when it may: never, where the answer alone may be longer than the limit.
     pub fn reserve(&mut self, input: u64, output: MostOutput, now: Instant) -> Result<(), Limited> {
         let Some(limit) = self.caller.key.limits.tokens_per_minute else { return Ok(()) };
+        let within = |output: u64| input.saturating_add(output).min(limit);
         let reserved = match output {
-            MostOutput::Bound(most) => Reserved { all: input.saturating_add(most), guessed: false },
+            MostOutput::Bound(most) => Reserved { all: within(most).max(most), guessed: false },
             MostOutput::Usually(usual) => {
                 let most = usual.max(self.caller.used.output.load(Ordering::Relaxed));
-                Reserved { all: input.saturating_add(most).min(limit.max(input)), guessed: true }
+                Reserved { all: within(most), guessed: true }
             }
         };
         let taken = self.caller.used.lately().tokens.take(reserved.all, limit, now);

@@ -148,7 +148,7 @@ impl Fleet {
         Ok(fleet)
     }
 
-    /// The fleet of a new configuration: a backend that is still the same server (name, URL, server name, h2) and a route of
+    /// The fleet of a new configuration: a backend that is still the same server (name, URL, server name, h2, link-local or not) and a route of
     /// the same name keep what they counted and learned. What generations share changes only with [`Self::settle`].
     ///
     /// # Errors
@@ -319,12 +319,13 @@ impl Fleet {
         baseline: Option<&Baseline>,
         now: Instant,
     ) -> Arc<Shared> {
-        // A renewed certificate makes no other server of it.
+        // A renewed certificate makes no other server of it. Addresses that it may not have any more do.
         let same = |other: &&Arc<LiveBackend>| {
             let settings = other.settings();
             settings.name == backend.name
                 && settings.url == backend.url
                 && settings.http2 == backend.http2
+                && settings.allow_link_local == backend.allow_link_local
                 && settings.tls.server_name == backend.tls.server_name
         };
         let kept = old.and_then(|old| old.backends.iter().find(same)).map(|kept| Arc::clone(&kept.shared));

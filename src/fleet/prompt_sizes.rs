@@ -11,6 +11,8 @@ const GAIN: f64 = 0.05;
 const MOST: usize = 1_024;
 /// The shortest prompt that is learned from; in shorter ones the chat template outweighs the text.
 const SHORTEST: u64 = 64;
+/// What a ratio may be: text has no more tokens than bytes, whatever a request is made of that was not counted.
+const PLAUSIBLE: (f64, f64) = (0.01, 1.0);
 
 /// Tokens per byte, per model.
 #[derive(Debug, Default)]
@@ -28,7 +30,7 @@ impl PromptSizes {
         if bytes < SHORTEST || tokens == 0 {
             return;
         }
-        let sample = (tokens as f64 / bytes as f64).clamp(0.01, 4.0);
+        let sample = (tokens as f64 / bytes as f64).clamp(PLAUSIBLE.0, PLAUSIBLE.1);
         let mut ratios = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(ratio) = ratios.get_mut(model) {
             *ratio += GAIN * (sample - *ratio);

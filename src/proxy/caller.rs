@@ -9,7 +9,7 @@ use super::exchange::Exchange;
 use super::refuse::Refusal;
 use crate::config::access::KeyDigest;
 use crate::fleet::{Caller, Fleet, MostOutput, Spent};
-use crate::measure::exchange::ExchangeRecord;
+use crate::measure::exchange::{Attempt, ExchangeRecord};
 use crate::measure::outcome::Outcome;
 use crate::wire::Api;
 use crate::wire::request::RequestReading;
@@ -69,12 +69,11 @@ impl Exchange {
         now: Instant,
     ) -> Result<(), Refusal> {
         let Some(admission) = &mut self.admission else { return Ok(()) };
-        let choices = u64::from(reading.choices);
         let usual = || self.fleet.routes().get(route).map_or(0.0, |route| route.expected_output());
         let output = match reading.max_tokens {
             _ if !api.generates() => MostOutput::Bound(0),
-            Some(most) => MostOutput::Bound(most.saturating_mul(choices)),
-            None => MostOutput::Usually(whole(usual()).saturating_mul(choices)),
+            Some(most) => MostOutput::Bound(most.saturating_mul(reading.answers)),
+            None => MostOutput::Usually(whole(usual()).saturating_mul(reading.answers)),
         };
         self.reserved_input = input;
         admission.reserve(input, output, now).map_err(Refusal::rate_limited)
@@ -92,10 +91,17 @@ fn whole(tokens: f64) -> u64 {
     tokens.round() as u64
 }
 
+/// Whether a try did not even reach its backend.
+fn never_asked(attempt: &Attempt) -> bool {
+    attempt.outcome == Outcome::ConnectFailed
+}
+
 /// What a request has used: as the backend states it, else as it was estimated and seen.
 fn spent(record: &ExchangeRecord, input: u64, seen: u64) -> Spent {
     match record.outcome {
         Outcome::RateLimited | Outcome::Shed | Outcome::NoBackend | Outcome::InternalError => Spent::Nothing,
+        // An outage is nothing that a caller should pay for.
+        _ if !record.attempts.is_empty() && record.attempts.iter().all(never_asked) => Spent::Nothing,
         _ if record.attempts.is_empty() => Spent::Tokens { input: 0, output: 0 },
         _ => Spent::Tokens {
             input: record.usage.input_tokens.unwrap_or(input),

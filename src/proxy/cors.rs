@@ -11,7 +11,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::exchange::Exchange;
 use super::inference::{Downstream, REFUSAL_PATIENCE};
-use super::stamp::Stamp;
+use super::stamp::{Stamp, remove};
 use crate::config::access::Cors;
 use crate::measure::outcome::Outcome;
 
@@ -52,11 +52,7 @@ impl Reader {
         if !self.decided {
             return Ok(());
         }
-        let own: Vec<_> =
-            head.headers.keys().filter(|name| name.as_str().starts_with("access-control-")).cloned().collect();
-        for name in own {
-            head.remove_header(&name);
-        }
+        remove(head, "access-control-");
         // Caches must not show one page's answer to another.
         head.append_header("vary", "origin")?;
         if let Some(origin) = &self.allowed {

@@ -184,7 +184,7 @@ pub(super) async fn break_off(session: &mut Session) {
 
 /// Tells everyone how it ended, and gives the connection back.
 async fn settle(proxy: &Arc<Proxy>, mut exchange: Exchange, won: Won, forwarded: Forwarded) {
-    let Won { answer, in_flight, backend, profile, hedge, prompt, mut course, .. } = won;
+    let Won { answer, in_flight, backend, profile, hedge, counted, mut course, .. } = won;
     let now = proxy.clock.now();
     let busy = forwarded.outcome == Outcome::UpstreamError
         && answer.reading.error().is_some_and(|error| error.is_backpressure());
@@ -234,8 +234,8 @@ async fn settle(proxy: &Arc<Proxy>, mut exchange: Exchange, won: Won, forwarded:
     if answer.reading.unread() > 0 {
         proxy.telemetry.metrics().parse_skipped(answer.reading.unread());
     }
-    if let Some(tokens) = usage.input_tokens {
-        exchange.fleet.learn_prompt_size(&prompt.0, prompt.1, tokens);
+    if let (Some(tokens), Some((model, bytes))) = (usage.input_tokens, &counted) {
+        exchange.fleet.learn_prompt_size(model, *bytes, tokens);
     }
     exchange.finish(forwarded.outcome);
     answer.upstream.release().await;

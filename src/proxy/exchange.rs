@@ -172,7 +172,8 @@ impl Exchange {
     pub(super) fn stamp(&self) -> Stamp {
         let now = self.proxy.clock.now();
         let allowance = self.caller.as_ref().map(|caller| caller.allowance(now)).unwrap_or_default();
-        Stamp { request_id: self.request_id(), allowance, reader: self.reader.clone() }
+        let asks_for_keys = self.fleet.asks_for_keys();
+        Stamp { request_id: self.request_id(), allowance, asks_for_keys, reader: self.reader.clone() }
     }
 
     /// Takes a descriptor for a connection to a backend, once; whether it has one.

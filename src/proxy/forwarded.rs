@@ -53,7 +53,8 @@ impl Forwarded {
 }
 
 fn claims(headers: &HeaderMap) -> Claims<'_> {
-    let of = |name| headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
+    // What is not readable says nothing, and ends the list where it stands: nothing left of it is believed.
+    let of = |name| headers.get_all(name).iter().map(|value| value.to_str().unwrap_or_default()).collect();
     Claims {
         addresses: of("x-forwarded-for"),
         protos: of("x-forwarded-proto"),
@@ -107,6 +108,16 @@ mod tests {
         let list = "1.1.1.1, 10.0.0.1";
         check("10.0.0.1", &claims, [list, "https", "front.example", "1.1.1.1", through]);
         check("::ffff:203.0.113.9", &claims, ["203.0.113.9", "http", "api.example", "203.0.113.9", own]);
+    }
+
+    #[test]
+    fn a_line_that_is_not_readable_hides_none_before_it() {
+        let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+        head.append_header("x-forwarded-for", "6.6.6.6").unwrap();
+        head.append_header("x-forwarded-for", HeaderValue::from_bytes(b"1.1.1.1, \xff").unwrap()).unwrap();
+        let forwarded = Forwarded::on("10.0.0.1".parse().unwrap(), "http", &head, |_| true);
+        let client = forwarded.fields().find(|(name, _)| *name == "x-real-ip").unwrap().1;
+        assert_eq!(client, "10.0.0.1");
     }
 
     #[test]

@@ -29,7 +29,7 @@ static SETTINGS: LazyLock<Option<Settings>> = LazyLock::new(|| {
 /// A request's head: what goes on to a backend is headway's own, framed once, with nothing of another connection.
 pub(crate) fn head(bytes: &[u8]) {
     let (Some(settings), Some(client)) = (SETTINGS.as_ref(), parsed(bytes)) else { return };
-    let _ = inspect::plan(&client, &settings.limits);
+    let _ = inspect::plan(&client, &settings.limits, settings.access.cors.as_ref());
     let id = RequestIds::new(1).of(&client.headers);
     assert!((1..=128).contains(&id.len()) && HeaderValue::from_str(&id).is_ok());
     let parent = traceparent(&client.headers);

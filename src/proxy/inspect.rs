@@ -8,7 +8,9 @@ use http::{HeaderMap, Method, Version};
 use pingora_core::protocols::http::server::Session;
 use pingora_http::RequestHeader;
 
+use super::cors::is_preflight;
 use super::refuse::Refusal;
+use crate::config::access::Cors;
 use crate::config::settings::{ClientSlo, Limits, Route};
 use crate::measure::objective::{Latency, Objective, Objectives};
 use crate::units::{Quantile, format_size};
@@ -29,14 +31,20 @@ pub(super) enum Plan {
     },
     /// `GET /v1/models`: answered by headway.
     Models,
+    /// A browser's question about a request to come: answered by headway.
+    Preflight,
     /// Anything else: a route must name the path.
     Other,
 }
 
 /// Checks a request's head and says what it asks for.
-pub(super) fn plan(head: &RequestHeader, limits: &Limits) -> Result<Plan, Refusal> {
+pub(super) fn plan(head: &RequestHeader, limits: &Limits, cors: Option<&Cors>) -> Result<Plan, Refusal> {
     bounded(head, limits)?;
     one_host(head)?;
+    if is_preflight(cors, head) {
+        framed(&head.headers)?;
+        return Ok(Plan::Preflight);
+    }
     let path = head.uri.path();
     if let Some((api, model)) = Api::from_path(path) {
         if head.method != Method::POST {
@@ -200,7 +208,7 @@ mod tests {
 
     #[track_caller]
     fn refused(head: &RequestHeader, status: u16, code: &str) {
-        let refusal = plan(head, &Limits::default()).expect_err("refused");
+        let refusal = plan(head, &Limits::default(), None).expect_err("refused");
         assert_eq!((refusal.status, refusal.code), (status, code));
     }
 
@@ -208,10 +216,10 @@ mod tests {
     fn inference_is_posted() {
         let chat = head("POST", "/v1/chat/completions", &[]);
         let expected = Plan::Inference { api: Api::Chat, model: None };
-        assert_eq!(plan(&chat, &Limits::default()).unwrap(), expected);
+        assert_eq!(plan(&chat, &Limits::default(), None).unwrap(), expected);
         refused(&head("GET", "/v1/chat/completions", &[]), 405, "method_not_allowed");
         refused(&head("TRACE", "/", &[]), 405, "method_not_allowed");
-        assert_eq!(plan(&head("GET", "/v1/models", &[]), &Limits::default()).unwrap(), Plan::Models);
+        assert_eq!(plan(&head("GET", "/v1/models", &[]), &Limits::default(), None).unwrap(), Plan::Models);
     }
 
     #[test]

@@ -13,7 +13,9 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use super::Proxy;
+use super::caller::identify;
 use super::client::{linger, read_small_body};
+use super::cors::Reader;
 use super::exchange::Exchange;
 use super::inference::{self, Downstream};
 use super::inspect::{self, Plan};
@@ -57,6 +59,15 @@ enum Next {
 }
 
 impl Service {
+    /// What is put on an answer of which the exchange was lost.
+    fn stamp(&self, head: &RequestHeader, request_id: &Arc<str>) -> Stamp {
+        let (proxy, fleet) = (&self.0, self.0.fleet.load());
+        let caller = identify(&fleet, &head.headers).ok().flatten();
+        let allowance = caller.map(|caller| caller.allowance(proxy.clock.now())).unwrap_or_default();
+        let reader = Reader::of(fleet.settings().access.cors.as_ref(), &head.headers);
+        Stamp { allowance, reader, asks_for_keys: fleet.asks_for_keys(), ..Stamp::of(request_id) }
+    }
+
     /// Sets `begun` once there is an exchange that will leave a record, whatever becomes of it.
     async fn handle(&self, session: &mut Session, request_id: Arc<str>, begun: &AtomicBool) -> Next {
         let proxy = &self.0;
@@ -72,14 +83,13 @@ impl Service {
         let down = &mut session.downstream_session;
         exchange.received(down);
         let fleet = Arc::clone(&exchange.fleet);
-        if cors::is_preflight(fleet.settings().access.cors.as_ref(), down.req_header()) {
-            return Next::Over(cors::serve(down, exchange).await);
-        }
+        let settings = fleet.settings();
         let plan = inspect::one_framing(down)
-            .and_then(|()| inspect::plan(down.req_header(), &fleet.settings().limits))
+            .and_then(|()| inspect::plan(down.req_header(), &settings.limits, settings.access.cors.as_ref()))
             .and_then(|plan| let_in(&mut exchange, down.req_header(), plan, now));
         match plan {
             Ok(Plan::Inference { api, model }) => Next::Over(inference::serve(proxy, down, exchange, api, model).await),
+            Ok(Plan::Preflight) => Next::Over(cors::serve(down, exchange).await),
             Ok(Plan::Models) => Next::Over(models::serve(down, exchange).await),
             Ok(Plan::Other) => match Stock::dispatch(&mut exchange, down, now) {
                 Ok(picked) => {
@@ -94,8 +104,12 @@ impl Service {
     }
 }
 
-/// Who asks, and whether that caller may ask now. To look at the list of models costs nothing.
+/// Who asks, and whether that caller may ask now. To look at the list of models costs nothing, and a browser's question
+/// comes without a key.
 fn let_in(exchange: &mut Exchange, head: &RequestHeader, plan: Plan, now: Instant) -> Result<Plan, Refusal> {
+    if plan == Plan::Preflight {
+        return Ok(plan);
+    }
     exchange.identify(&head.headers)?;
     if plan != Plan::Models {
         exchange.admit(now)?;
@@ -157,7 +171,8 @@ impl ProxyHttp for Service {
                     exchange.finish(refusal.outcome);
                 }
                 if session.response_written().is_none() {
-                    let _ = inference::respond(session, &Stamp::of(&request_id), &refusal, false).await;
+                    let stamp = self.stamp(session.req_header(), &request_id);
+                    let _ = inference::respond(session, &stamp, &refusal, false).await;
                 }
                 Err(Error::new_in(CLOSE))
             }

@@ -18,6 +18,8 @@ pub(super) struct Stamp {
     pub(super) request_id: Arc<str>,
     /// What the caller has left.
     pub(super) allowance: Allowance,
+    /// Whether callers have limits of headway's: then a backend's own words about limits do not count.
+    pub(super) asks_for_keys: bool,
     /// The page that asks.
     pub(super) reader: Reader,
 }
@@ -25,12 +27,16 @@ pub(super) struct Stamp {
 impl Stamp {
     /// For an answer to whoever asks.
     pub(super) fn of(request_id: &Arc<str>) -> Self {
-        Self { request_id: Arc::clone(request_id), allowance: Allowance::default(), reader: Reader::default() }
+        let (allowance, reader) = (Allowance::default(), Reader::default());
+        Self { request_id: Arc::clone(request_id), allowance, asks_for_keys: false, reader }
     }
 
     /// Puts it on.
     pub(super) fn put(&self, head: &mut ResponseHeader) -> pingora_core::Result<()> {
         head.insert_header("x-request-id", &*self.request_id)?;
+        if self.asks_for_keys {
+            remove(head, "x-ratelimit-");
+        }
         let Allowance { requests, tokens } = self.allowance;
         if let Some(Left { limit, remaining, reset }) = requests {
             head.insert_header("x-ratelimit-limit-requests", limit.to_string())?;
@@ -43,6 +49,14 @@ impl Stamp {
             head.insert_header("x-ratelimit-reset-tokens", span(reset))?;
         }
         self.reader.put(head)
+    }
+}
+
+/// Takes away all fields whose names begin so.
+pub(super) fn remove(head: &mut ResponseHeader, prefix: &str) {
+    let names: Vec<_> = head.headers.keys().filter(|name| name.as_str().starts_with(prefix)).cloned().collect();
+    for name in names {
+        head.remove_header(&name);
     }
 }
 

@@ -138,7 +138,8 @@ impl<'a> Tries<'a> {
             profile,
             hedge,
             first_token_deadline: stream.then(|| began + self.route.timeouts.first_token),
-            prompt: (self.request.model.clone(), self.request.reading.prompt_bytes),
+            counted: (!self.request.reading.uncounted)
+                .then(|| (self.request.model.clone(), self.request.reading.prompt_bytes)),
             course: marks.course(),
         })
     }

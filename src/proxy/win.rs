@@ -30,8 +30,9 @@ pub(super) struct Won {
     pub(super) hedge: bool,
     /// When the first token is due, if the client asked for a stream.
     pub(super) first_token_deadline: Option<Instant>,
-    /// The model as the client named it, and the bytes of its prompt: what usage teaches about token counts.
-    pub(super) prompt: (String, u64),
+    /// The model as the client named it, and the bytes of its prompt, where they are all of it: what usage teaches about
+    /// token counts.
+    pub(super) counted: Option<(String, u64)>,
     /// How the try went on, up to its answer's head.
     pub(super) course: TryCourse,
 }

@@ -1,6 +1,7 @@
 //! How much of something was used in the last minute, held against how much may be.
 //!
-//! The last minute is a sum over slots of a quarter of a second, of which only those with something in them are kept.
+//! The last minute is a sum over slots of a quarter of a second, of which only those with something in them are kept. A
+//! slot counts until its latest part is a minute old.
 //! A limit so holds in *every* minute, not only on average, and what was taken in advance can be given back
 //! (`docs/decisions/0025-every-minute.md`).
 
@@ -11,15 +12,13 @@ use std::time::{Duration, Instant};
 pub const MINUTE: Duration = Duration::from_secs(60);
 /// How exactly the last minute is told.
 const SLOT: Duration = Duration::from_millis(250);
-/// Whole slots of a minute; the one that has just begun comes on top, so that a minute is never cut short.
-const SLOTS: u64 = 240;
 
 /// What was used, and when.
 #[derive(Debug, Clone)]
 pub struct Quota {
     /// Slots are numbered from here.
     began: Instant,
-    /// Those with something in them, oldest first; at most [`SLOTS`] and one.
+    /// Those with something in them, oldest first; at most 241, those of a minute and the one that has just begun.
     slots: VecDeque<Slot>,
     /// The sum of them.
     used: u64,
@@ -29,6 +28,8 @@ pub struct Quota {
 struct Slot {
     number: u64,
     used: u64,
+    /// When something was last put into it.
+    last: Instant,
 }
 
 /// When something was taken, to give it back there.
@@ -84,8 +85,8 @@ impl Quota {
         let newest = self.slots.back().map_or(0, |slot| slot.number);
         let number = self.number(now).max(newest);
         match self.slots.back_mut().filter(|slot| slot.number == number) {
-            Some(slot) => slot.used = slot.used.saturating_add(amount),
-            None => self.slots.push_back(Slot { number, used: amount }),
+            Some(slot) => (slot.used, slot.last) = (slot.used.saturating_add(amount), slot.last.max(now)),
+            None => self.slots.push_back(Slot { number, used: amount, last: now }),
         }
         self.used = self.used.saturating_add(amount);
         Taken(number)
@@ -104,7 +105,7 @@ impl Quota {
     pub fn left(&mut self, limit: u64, now: Instant) -> Left {
         self.forget(now);
         let last = self.slots.iter().rev().find(|slot| slot.used > 0);
-        let reset = last.map_or(Duration::ZERO, |slot| self.leaves(slot.number, now));
+        let reset = last.map_or(Duration::ZERO, |slot| slot.leaves(now));
         Left { limit, remaining: limit.saturating_sub(self.used), reset }
     }
 
@@ -115,8 +116,7 @@ impl Quota {
 
     /// Drops what is older than a minute.
     fn forget(&mut self, now: Instant) {
-        let oldest = self.number(now).saturating_sub(SLOTS);
-        while let Some(slot) = self.slots.front().filter(|slot| slot.number < oldest) {
+        while let Some(slot) = self.slots.front().filter(|slot| slot.leaves(now).is_zero()) {
             self.used = self.used.saturating_sub(slot.used);
             self.slots.pop_front();
         }
@@ -129,14 +129,15 @@ impl Quota {
             freed = freed.saturating_add(slot.used);
             freed >= amount
         });
-        enough.map_or(MINUTE, |slot| self.leaves(slot.number, now))
+        enough.map_or(MINUTE, |slot| slot.leaves(now))
     }
+}
 
-    /// How long until a slot is older than a minute; never more than a minute, which is all that clients are told.
-    fn leaves(&self, number: u64, now: Instant) -> Duration {
-        let slots = u32::try_from(number.saturating_add(SLOTS + 1)).unwrap_or(u32::MAX);
-        let at = SLOT.saturating_mul(slots);
-        at.saturating_sub(now.saturating_duration_since(self.began)).min(MINUTE)
+impl Slot {
+    /// How long until all of it is a minute old: never more than a minute, which is as long as clients let themselves be
+    /// told to wait.
+    fn leaves(&self, now: Instant) -> Duration {
+        MINUTE.saturating_sub(now.saturating_duration_since(self.last))
     }
 }
 
@@ -148,6 +149,8 @@ mod tests {
     use crate::clock::{Clock, ManualClock};
 
     const MS: Duration = Duration::from_millis(1);
+    /// Whole slots of a minute.
+    const SLOTS: u64 = 240;
 
     #[test]
     fn a_limit_is_given_out_once_a_minute() {
@@ -156,9 +159,9 @@ mod tests {
         for _ in 0..3 {
             quota.take(1, 3, now).expect("there is some left");
         }
-        assert_eq!(quota.take(1, 3, now + MINUTE / 2), Err(Short::For(MINUTE / 2 + SLOT)));
-        assert_eq!(quota.take(1, 3, now + MINUTE), Err(Short::For(SLOT)));
-        assert!(quota.take(3, 3, now + MINUTE + SLOT).is_ok());
+        assert_eq!(quota.take(1, 3, now + MINUTE / 2), Err(Short::For(MINUTE / 2)));
+        assert_eq!(quota.take(1, 3, now + MINUTE - MS), Err(Short::For(MS)));
+        assert!(quota.take(3, 3, now + MINUTE).is_ok());
         assert_eq!(quota.take(4, 3, now + MINUTE * 9), Err(Short::Always));
     }
 
@@ -171,17 +174,31 @@ mod tests {
         let later = now + MINUTE / 4;
         let taken = quota.take(3, 9, later).unwrap();
         assert_eq!(quota.left(9, later), Left { limit: 9, remaining: 1, reset: MINUTE });
-        assert_eq!(quota.take(4, 9, later), Err(Short::For(MINUTE * 3 / 4 + SLOT)), "the oldest leave first");
+        assert_eq!(quota.take(4, 9, later), Err(Short::For(MINUTE * 3 / 4)), "the oldest leave first");
         quota.give_back(taken, 2);
         assert_eq!(quota.left(9, later).remaining, 3);
         quota.give_back(taken, 99);
-        assert_eq!(quota.left(9, later), Left { limit: 9, remaining: 4, reset: MINUTE * 3 / 4 + SLOT });
+        assert_eq!(quota.left(9, later), Left { limit: 9, remaining: 4, reset: MINUTE * 3 / 4 });
         quota.add(20, later);
         assert_eq!(quota.left(9, later).remaining, 0, "what was used counts, however much it was");
         let over = quota.left(9, later + MINUTE * 2);
         assert_eq!((over.remaining, quota.slots.len()), (9, 0));
         quota.give_back(taken, 1);
         assert_eq!(quota.used, 0, "what has left is not given back");
+    }
+
+    #[test]
+    fn whoever_waits_as_long_as_told_and_no_longer_is_let_in() {
+        let began = ManualClock::new().now();
+        for late in [0, 1, 249, 250, 251, 10_125] {
+            let (mut quota, now) = (Quota::new(began), began + MS * late);
+            quota.take(2, 2, now).unwrap();
+            for asked in [now, now + MS, now + MINUTE / 2] {
+                let Err(Short::For(wait)) = quota.take(1, 2, asked) else { panic!("it is used up") };
+                assert!(wait <= MINUTE && quota.clone().take(1, 2, asked + wait).is_ok(), "{late}: {wait:?}");
+                assert!(quota.clone().take(1, 2, asked + wait - MS).is_err(), "{late}: {wait:?} is too long");
+            }
+        }
     }
 
     /// Asks as often as that for ten minutes, and answers how many were let in.

@@ -2,8 +2,7 @@
 //!
 //! A proxy appends whom it heard from, so a list is read from the right: each hop is believed because the one to its
 //! right is trusted, and what stands left of the first that is not trusted was written by nobody knows whom. Where a
-//! trusted proxy sends both kinds of fields and they name different clients, it passes one of them on unseen, and
-//! neither is believed.
+//! trusted proxy sends both kinds of fields, it may pass one of them on unseen: what they do not agree on is not believed.
 
 use core::net::IpAddr;
 use std::fmt::Write as _;
@@ -46,15 +45,12 @@ impl<'a> Way<'a> {
         let forwarded = (!claims.forwarded.is_empty()).then(|| Self::forwarded(peer, claims, &trusted));
         match (listed, forwarded) {
             (Some(listed), Some(forwarded)) if listed.hops.first() != forwarded.hops.first() => alone,
-            (Some(listed), forwarded) => {
-                let forwarded = forwarded.unwrap_or(alone);
-                Self {
-                    hops: listed.hops,
-                    proto: listed.proto.or(forwarded.proto),
-                    host: listed.host.or(forwarded.host),
-                }
-            }
-            (None, Some(forwarded)) => forwarded,
+            (Some(listed), Some(forwarded)) => Self {
+                proto: listed.proto.filter(|proto| forwarded.proto == Some(proto)),
+                host: listed.host.filter(|host| forwarded.host == Some(host)),
+                hops: listed.hops,
+            },
+            (Some(only), None) | (None, Some(only)) => only,
             // It says nothing of the client's address, and may say how it was asked itself.
             (None, None) => Self::listed(peer, claims, &trusted),
         }
@@ -62,13 +58,13 @@ impl<'a> Way<'a> {
 
     /// By `X-Forwarded-*`.
     fn listed(peer: IpAddr, claims: &Claims<'a>, trusted: impl Fn(IpAddr) -> bool) -> Self {
-        let addresses = items(&claims.addresses);
+        let addresses = items(&claims.addresses, plain);
         let hops = walk(peer, addresses.iter().rev().map(|item| address(item)), trusted);
         // The proxy that heard from the client is as far from the right as hops are believed; one that keeps a single
         // value keeps the client's.
         let back = hops.len().saturating_sub(1).max(1);
         let of = |values: &[&'a str]| {
-            let items = items(values);
+            let items = items(values, plain);
             items.get(items.len().saturating_sub(back)).copied()
         };
         Self { proto: of(&claims.protos).and_then(proto), host: of(&claims.hosts).and_then(host), hops }
@@ -76,7 +72,7 @@ impl<'a> Way<'a> {
 
     /// By `Forwarded`.
     fn forwarded(peer: IpAddr, claims: &Claims<'a>, trusted: impl Fn(IpAddr) -> bool) -> Self {
-        let elements = items(&claims.forwarded);
+        let elements = items(&claims.forwarded, elements);
         let from = |element: &&'a str| parameter(element, "for").and_then(address);
         let hops = walk(peer, elements.iter().rev().map(from), trusted);
         let back = hops.len().saturating_sub(1).max(1);
@@ -145,34 +141,62 @@ fn walk(
 }
 
 /// The items of a list that may be spread over several fields; the latest ones of a long list.
-fn items<'a>(fields: &[&'a str]) -> Vec<&'a str> {
-    let mut latest: Vec<_> = fields.iter().rev().flat_map(|field| quoted_split(field, ',').rev()).take(MOST).collect();
+fn items<'a>(fields: &[&'a str], split: impl Fn(&'a str) -> Vec<&'a str>) -> Vec<&'a str> {
+    let mut latest: Vec<_> = fields.iter().rev().flat_map(|field| split(field).into_iter().rev()).take(MOST).collect();
     latest.reverse();
     latest
 }
 
-/// The pieces between separators that do not stand in quotes.
-fn quoted_split(text: &str, separator: char) -> std::vec::IntoIter<&str> {
-    let (mut pieces, mut start, mut quoted, mut escaped) = (Vec::new(), 0, false, false);
+/// The items of an `X-Forwarded-*` field, which knows no quotation.
+fn plain(field: &str) -> Vec<&str> {
+    field.split(',').map(str::trim).collect()
+}
+
+/// The elements of a `Forwarded` field. One whose quotations are not whole is a single element that says nothing: what a
+/// client left open would swallow what a proxy appends.
+fn elements(field: &str) -> Vec<&str> {
+    quoted_split(field, ',').unwrap_or_else(|| vec![""])
+}
+
+/// Where a text stands with its quotations.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Quotation {
+    Outside,
+    Inside,
+    Escaped,
+    /// Just after one, where only the end of the pair may follow.
+    Ended,
+}
+
+/// The pieces between separators that do not stand in quotes; `None` where a quotation is not the whole value of a
+/// parameter.
+fn quoted_split(text: &str, separator: char) -> Option<Vec<&str>> {
+    let (mut pieces, mut start, mut state, mut before) = (Vec::new(), 0, Quotation::Outside, None);
     for (at, character) in text.char_indices() {
-        match character {
-            _ if escaped => escaped = false,
-            '\\' if quoted => escaped = true,
-            '"' => quoted = !quoted,
-            _ if character == separator && !quoted => {
-                pieces.push(text.get(start..at).unwrap_or_default().trim());
-                start = at + character.len_utf8();
+        state = match (state, character) {
+            (Quotation::Inside, '\\') => Quotation::Escaped,
+            (Quotation::Inside, '"') | (Quotation::Ended, ' ' | '\t') => Quotation::Ended,
+            (Quotation::Inside | Quotation::Escaped, _) => Quotation::Inside,
+            (Quotation::Outside, '"') if before == Some('=') => Quotation::Inside,
+            (Quotation::Outside, '"') => return None,
+            (Quotation::Ended, ';' | ',') | (Quotation::Outside, _) => {
+                if character == separator {
+                    pieces.push(text.get(start..at).unwrap_or_default().trim());
+                    start = at + character.len_utf8();
+                }
+                Quotation::Outside
             }
-            _ => {}
-        }
+            (Quotation::Ended, _) => return None,
+        };
+        before = Some(character);
     }
     pieces.push(text.get(start..).unwrap_or_default().trim());
-    pieces.into_iter()
+    matches!(state, Quotation::Outside | Quotation::Ended).then_some(pieces)
 }
 
 /// A parameter of an element of `Forwarded`, quotes removed. A value with an escape in it is nothing that is wanted here.
 fn parameter<'a>(element: &'a str, name: &str) -> Option<&'a str> {
-    let pairs = quoted_split(element, ';').filter_map(|pair| pair.split_once('='));
+    let pairs = quoted_split(element, ';')?.into_iter().filter_map(|pair| pair.split_once('='));
     let mut values = pairs.filter(|(key, _)| key.trim().eq_ignore_ascii_case(name)).map(|(_, value)| value.trim());
     // A name stands once in an element; one that stands twice could be read in two ways.
     let value = values.next().filter(|_| values.next().is_none())?;
@@ -321,9 +345,45 @@ mod tests {
     }
 
     #[test]
+    fn a_quotation_that_a_client_left_open_does_not_hide_what_a_proxy_appends() {
+        let forwarded = |text| [("forwarded", text)];
+        for text in [
+            // The proxy's own element begins with the last `, for=`.
+            "for=6.6.6.6;x=\", for=\"[2001:db8::1]\"",
+            "for=6.6.6.6;x=\", for=1.1.1.1",
+            "for=6.6.6.6;x=\", for=1.1.1.1;host=\";for=6.6.6.6;y=\"",
+            "for=6.6.6.6;x=\", for=1.1.1.1;host=\", for=6.6.6.6\"",
+            "for=6.6.6.6;x=\"\\, for=\"[2001:db8::1]\"",
+            "for=6.6.6.6, for=\"1.1.1.1\"x",
+            "for=6.6.6.6, for=x\"1.1.1.1\"",
+            "for=6.6.6.6, \"for=1.1.1.1\"",
+        ] {
+            check("10.0.0.1", &forwarded(text), "10.0.0.1", None, None);
+            check("10.0.0.1", &[("forwarded", "for=6.6.6.6"), ("forwarded", text)], "10.0.0.1", None, None);
+        }
+        check("10.0.0.1", &forwarded("for=\"1.1.1.1\" ; proto=https"), "1.1.1.1, 10.0.0.1", Some("https"), None);
+        // A whole field of its own is not spoiled by one before it.
+        let own = [("forwarded", "for=6.6.6.6;x=\""), ("forwarded", "for=\"[2001:db8::1]\"")];
+        check("10.0.0.1", &own, "2001:db8::1, 10.0.0.1", None, None);
+    }
+
+    #[test]
+    fn a_quotation_mark_in_another_field_is_no_quotation() {
+        check("10.0.0.1", &[("for", "6.6.6.6\", 1.1.1.1")], "1.1.1.1, 10.0.0.1", None, None);
+        check("10.0.0.1", &[("for", "\"6.6.6.6, 1.1.1.1, \"10.0.0.2")], "10.0.0.1", None, None);
+        let two = [("for", "1.1.1.1, 10.0.0.2"), ("proto", "\"x, https, http"), ("host", "a\", api, inner\"")];
+        check("10.0.0.1", &two, "1.1.1.1, 10.0.0.2, 10.0.0.1", Some("https"), Some("api"));
+    }
+
+    #[test]
     fn two_kinds_of_fields_must_name_the_same_client() {
-        let agree = [("for", "1.1.1.1"), ("forwarded", "for=1.1.1.1;proto=https;host=api")];
+        let said = ("forwarded", "for=1.1.1.1;proto=https;host=api");
+        let agree = [("for", "1.1.1.1"), ("proto", "https"), ("host", "api"), said];
         check("10.0.0.1", &agree, "1.1.1.1, 10.0.0.1", Some("https"), Some("api"));
+        // The proxy says where the request came from, and its client the rest.
+        check("10.0.0.1", &[("for", "1.1.1.1"), said], "1.1.1.1, 10.0.0.1", None, None);
+        let half = [("for", "1.1.1.1"), ("proto", "http"), ("host", "api"), said];
+        check("10.0.0.1", &half, "1.1.1.1, 10.0.0.1", None, Some("api"));
         let differ = [("for", "1.1.1.1"), ("forwarded", "for=6.6.6.6;proto=https")];
         check("10.0.0.1", &differ, "10.0.0.1", None, None);
     }

@@ -12,6 +12,8 @@ use crate::support::client::{self, chat, read_reply, request};
 use crate::support::h2_client::Connection;
 use crate::support::{Headway, backend, config};
 
+const CORS: &str = "cors: { origins: [\"https://a.test\"] }";
+
 /// A clock that panics once, when it has been asked that many times after it was armed.
 struct Bomb(AtomicI64);
 
@@ -31,7 +33,7 @@ async fn a_panic_costs_one_request() {
     let backend_ = Backend::start(Script::events(&stream(3), true)).await;
     let bomb = Arc::new(Bomb(AtomicI64::new(-1)));
     let headway =
-        Headway::with_clock(&config(&[backend("m", backend_.address)], "", ""), Arc::clone(&bomb) as Arc<dyn Clock>)
+        Headway::with_clock(&config(&[backend("m", backend_.address)], "", CORS), Arc::clone(&bomb) as Arc<dyn Clock>)
             .await;
     let (mut struck, mut told, mut untold) = (0.0, 0, 0);
     for moment in 0..12 {
@@ -42,7 +44,8 @@ async fn a_panic_costs_one_request() {
         headway.idle().await;
         bomb.0.store(moment, Ordering::SeqCst);
         let id = format!("struck-{moment}");
-        let reply = client::ask(&mut h1, &request(&id, &chat("m"))).await;
+        let from_a_page = request(&id, &chat("m")).replacen("\r\n", "\r\norigin: https://a.test\r\n", 1);
+        let reply = client::ask(&mut h1, &from_a_page).await;
         headway.idle().await;
         let exploded = bomb.0.swap(-1, Ordering::SeqCst) < 0;
         if exploded {
@@ -51,6 +54,8 @@ async fn a_panic_costs_one_request() {
             match (reply.status, reply.whole) {
                 (500, true) => {
                     assert!(reply.text.contains("internal_error"), "{reply:?}");
+                    let readable = "access-control-allow-origin: https://a.test\r\n";
+                    assert!(reply.text.contains(readable), "{reply:?}");
                     assert!(reply.text.contains(&format!("x-request-id: {id}\r\n")), "{reply:?}");
                     assert_eq!((record.status, record.outcome), (500, Outcome::InternalError), "{record:?}");
                     told += 1;

@@ -82,6 +82,25 @@ async fn answers_of_every_kind_can_be_read_by_pages_that_are_named_and_by_no_oth
 }
 
 #[tokio::test]
+async fn a_browsers_question_is_held_to_what_every_head_is_held_to() {
+    let backend = Scripted::start(json("200 OK", COMPLETION)).await;
+    let headway = start(&backend, &format!("{CORS}\n{KEY}")).await;
+    let good = preflight(CHAT, PAGE);
+    let with = |more: &str| good.replacen("\r\n\r\n", &format!("\r\n{more}\r\n\r\n"), 1);
+    for (request, status, code) in [
+        (good.replace("host: h\r\n", ""), 400, "bad_host"),
+        (with(&["x-many: 1"; 120].join("\r\n")), 431, "headers_too_large"),
+        (with("content-length: 0\r\ntransfer-encoding: chunked") + "0\r\n\r\n", 400, "malformed_body"),
+        (with("content_length: 7"), 400, "bad_header_name"),
+    ] {
+        let reply = headway.exchange(&request).await;
+        assert_eq!((reply.status, &*reply.error_code()), (status, code), "{request}");
+        assert_eq!(allowed(&reply).as_deref(), Some(PAGE), "the page may read why");
+    }
+    assert_eq!(headway.exchange(&good).await.status, 204);
+}
+
+#[tokio::test]
 async fn without_cors_pages_are_told_nothing_and_options_is_no_method() {
     let backend = Scripted::start(json("200 OK", COMPLETION)).await;
     let headway = start(&backend, "").await;

@@ -22,6 +22,7 @@ mod heartbeat;
 mod hedging;
 mod keys;
 mod learned;
+mod limits;
 mod metrics;
 mod midstream;
 mod oddities;

@@ -102,7 +102,7 @@ pub(super) fn check(node: &Node, shape: &Shape, path: &str, sink: &mut Sink<'_>)
         (other, shape) => {
             let message = format!("`{}` must be {}, not {}", last(path), shape.expected(), other.kind());
             let hint = match (other, shape) {
-                (Value::Scalar(scalar), Shape::List(_)) if !sounds_secret(path) => {
+                (Value::Scalar(scalar), Shape::List(_)) if !sounds_secret(path) && !sink.is_hidden(node.at) => {
                     format!("write `[{}]`", scalar.text)
                 }
                 _ => shape.example(),

@@ -40,6 +40,11 @@ impl<'a> Sink<'a> {
         }
     }
 
+    /// Whether the value there must not be shown.
+    pub(super) fn is_hidden(&self, at: At) -> bool {
+        self.hidden.contains(&at)
+    }
+
     /// Notes which values must never be shown; to be called before anything is reported about them.
     pub(super) fn hide_secrets(&mut self, root: &Node) {
         hide(root, false, &mut self.hidden);
@@ -139,6 +144,10 @@ fn hide(node: &Node, secret: bool, hidden: &mut Vec<At>) {
             let tls = entries.iter().any(|entry| entry.key == "certificate");
             for entry in entries {
                 let path = entry.key == "file" || (entry.key == "key" && tls);
+                if !path && !secret && leads_to_callers(&entry.key) {
+                    hide_callers(&entry.value, hidden);
+                    continue;
+                }
                 hide(&entry.value, !path && (secret || sounds_secret(&entry.key)), hidden);
                 if let ("otlp", Value::Map(keys)) = (&*entry.key, &entry.value.value) {
                     // Whatever they are called: collectors know their callers by such fields.
@@ -147,6 +156,28 @@ fn hide(node: &Node, secret: bool, hidden: &mut Vec<At>) {
             }
         }
         Value::Null | Value::Unknown => {}
+    }
+}
+
+/// What a caller's entry says that is no secret.
+const HARMLESS: [&str; 5] = ["name", "routes", "requests_per_minute", "tokens_per_minute", "concurrency"];
+
+fn leads_to_callers(key: &str) -> bool {
+    key == "keys" || (!sounds_secret(key) && nearest(key, ["keys"]).is_some())
+}
+
+/// Under `keys` belong digests; whoever misunderstands that writes the keys themselves, in whatever form.
+fn hide_callers(node: &Node, hidden: &mut Vec<At>) {
+    let Value::List(items) = &node.value else { return hide(node, true, hidden) };
+    for item in items {
+        match &item.value {
+            Value::Map(entries) => {
+                for entry in entries {
+                    hide(&entry.value, !HARMLESS.contains(&&*entry.key), hidden);
+                }
+            }
+            _ => hide(item, true, hidden),
+        }
     }
 }
 
@@ -160,17 +191,22 @@ pub(super) fn sounds_secret(key: &str) -> bool {
     !open && (says_so || nearest(&key, ["api_key", "token"]).is_some())
 }
 
+/// Whether a word of a line is like the keys that services give out.
+fn looks_like_a_key(line: &str) -> bool {
+    line.split([' ', '"', '\'', '[', ']', '{', '}', ',']).any(|word| word.starts_with("sk-"))
+}
+
 /// Masks a line without knowing what is in it.
 fn mask_by_look(line: &str) -> String {
     let words = line.trim_start();
     let stars = |text: &str| text.chars().map(|c| if c == ' ' { ' ' } else { '*' }).collect::<String>();
     let Some(colon) = line.find(':') else {
-        let harmless = words.starts_with(['-', '#']) || words.len() < 3;
+        let harmless = (words.starts_with(['-', '#']) && !looks_like_a_key(words)) || words.len() < 3;
         return if harmless { line.to_owned() } else { stars(line) };
     };
     let lower = line.to_lowercase();
     let secret = ["key", "token", "secret", "passw", "auth", "@"].iter().any(|word| lower.contains(word));
-    if !secret {
+    if !secret && !looks_like_a_key(words) {
         return line.to_owned();
     }
     let (key, value) = line.split_at(colon + 1);

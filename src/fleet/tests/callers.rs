@@ -81,8 +81,14 @@ fn what_was_set_aside_and_not_used_is_given_back() {
     assert!(refused.what == Limit::Tokens && refused.retry_after.is_some());
     one.settle(Spent::Tokens { input: 90, output: 10 }, now);
     assert_eq!(tokens(&caller, now), 900);
-    let alone = caller.admit(now).unwrap().reserve(1, MostOutput::Bound(1_000), now).unwrap_err();
-    assert_eq!(alone.retry_after, None, "more than a minute's limit never fits");
+    let alone = |input, output| caller.admit(now).unwrap().reserve(input, output, now).unwrap_err().retry_after;
+    assert_eq!(alone(1, MostOutput::Bound(1_001)), None, "more than a minute's limit never fits");
+    // How long a prompt is, is a guess: nobody is refused for ever because of it.
+    for output in [MostOutput::Bound(1_000), MostOutput::Bound(0), MostOutput::Usually(5_000)] {
+        assert_eq!(alone(5_000, output), Some(MINUTE), "{output:?}");
+    }
+    let empty = now + MINUTE * 2;
+    assert!(caller.admit(empty).unwrap().reserve(5_000, MostOutput::Bound(10), empty).is_ok());
 }
 
 #[test]

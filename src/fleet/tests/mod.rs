@@ -477,6 +477,21 @@ fn the_first_route_that_fits_serves() {
 }
 
 #[test]
+fn addresses_that_are_not_allowed_any_more_are_not_kept() {
+    let now = now();
+    let named = |allow_link_local| {
+        let mut backend = Backend { allow_link_local, ..backend("a") };
+        backend.url.host = "metadata.test".into();
+        settings(vec![backend], vec![route("r", &[0])])
+    };
+    let old = Fleet::new(named(true), now).unwrap();
+    old.backends()[0].shared.set_addresses(&["169.254.169.254:80".parse().unwrap()]);
+    let addresses = |fleet: &Fleet| fleet.backends()[0].endpoints().len();
+    assert_eq!(addresses(&old.rebuilt(named(true), now).unwrap()), 1);
+    assert_eq!(addresses(&old.rebuilt(named(false), now).unwrap()), 0);
+}
+
+#[test]
 fn prompt_sizes_are_learned_per_known_model() {
     let fleet = fleet(vec![backend("a")], now());
     assert_eq!(fleet.estimate_tokens("m", 1_000), 250);
@@ -486,4 +501,6 @@ fn prompt_sizes_are_learned_per_known_model() {
     }
     assert_eq!((fleet.estimate_tokens("m", 1_000), fleet.estimate_tokens("unknown", 1_000)), (500, 250));
     assert_eq!((fleet.serves_model("m").as_deref(), fleet.serves_model("x")), (Some("m"), None));
+    (0..200).for_each(|_| fleet.learn_prompt_size("m", 1_000, 1_000_000));
+    assert_eq!(fleet.estimate_tokens("m", 1_000), 1_000, "text has no more tokens than bytes");
 }

@@ -96,12 +96,17 @@ pub struct RequestReading {
     pub stream: bool,
     /// `n`, at least 1.
     pub choices: u32,
-    /// The limit of output tokens, in the dialect's own field.
+    /// Answers that are made, at least 1: as many as `n` or `best_of` says, to each prompt of a list.
+    pub answers: u64,
+    /// The limit of output tokens of one answer, in the dialect's own field; the largest where several are given, of which
+    /// backends believe different ones.
     pub max_tokens: Option<u64>,
     /// Whether usage is asked for.
     pub include_usage: IncludeUsage,
     /// Bytes of message text, data URLs excluded.
     pub prompt_bytes: u64,
+    /// Whether more than these bytes makes the prompt's tokens, or less: images, sound, tools, a stored conversation.
+    pub uncounted: bool,
     /// Where that text stands in the body.
     pub prompt_text: PromptText,
     /// What the backend must be able to do.
@@ -152,11 +157,24 @@ impl RequestReading {
 struct Reader {
     api: Api,
     reading: RequestReading,
-    /// `max_completion_tokens`, which wins over `max_tokens`.
     max_completion_tokens: Option<u64>,
+    /// Of the list of prompts.
+    prompts: u32,
+    best_of: u32,
 }
 
 type Step = Result<(), RequestError>;
+
+/// Fields besides the prompt that make its tokens more or fewer.
+const BESIDE_THE_PROMPT: [&[u8]; 7] = [
+    b"documents",
+    b"chat_template",
+    b"truncate_prompt_tokens",
+    b"prompt_embeds",
+    b"suffix",
+    b"conversation",
+    b"prompt",
+];
 
 impl Reader {
     fn new(api: Api) -> Self {
@@ -165,14 +183,16 @@ impl Reader {
             model_span: None,
             stream: api == Api::GenerateStream,
             choices: 1,
+            answers: 1,
             max_tokens: None,
             include_usage: IncludeUsage::NoOptions { at: 0, others: false },
             prompt_bytes: 0,
+            uncounted: false,
             prompt_text: PromptText::default(),
             features: Features::default(),
             previous_response: None,
         };
-        Self { api, reading, max_completion_tokens: None }
+        Self { api, reading, max_completion_tokens: None, prompts: 1, best_of: 1 }
     }
 
     fn read(mut self, body: &[u8]) -> Result<RequestReading, RequestError> {
@@ -204,7 +224,12 @@ impl Reader {
         if let IncludeUsage::NoOptions { .. } = self.reading.include_usage {
             self.reading.include_usage = IncludeUsage::NoOptions { at: start + 1, others };
         }
-        self.reading.max_tokens = self.max_completion_tokens.or(self.reading.max_tokens);
+        // vLLM takes a zero there for nothing said.
+        let most = self.max_completion_tokens.filter(|most| *most > 0);
+        self.reading.max_tokens = self.reading.max_tokens.max(most);
+        self.reading.answers = u64::from(self.reading.choices.max(self.best_of)) * u64::from(self.prompts);
+        let reading = &mut self.reading;
+        reading.uncounted |= reading.features.tools || reading.features.vision || reading.previous_response.is_some();
         Ok(self.reading)
     }
 
@@ -216,8 +241,11 @@ impl Reader {
                 Ok(())
             }
             b"n" if self.api.has_choices() => {
-                let n = count(scanner, "n")?.unwrap_or(1);
-                self.reading.choices = u32::try_from(n).unwrap_or(u32::MAX).max(1);
+                self.reading.choices = at_least_one(count(scanner, "n")?);
+                Ok(())
+            }
+            b"best_of" if self.api.has_choices() => {
+                self.best_of = at_least_one(count(scanner, "best_of")?);
                 Ok(())
             }
             b"max_completion_tokens" if self.api == Api::Chat => {
@@ -314,11 +342,17 @@ impl Reader {
             | (Api::Ranking, b"query" | b"passages")
             | (Api::GenerateStream, b"text_input") => {
                 let mut prompt = Prompt::default();
-                prompt.value(scanner)?;
+                if self.api == Api::Completions {
+                    self.prompts = prompt.prompts(scanner)?;
+                } else {
+                    prompt.value(scanner)?;
+                }
                 self.reading.prompt_bytes = self.reading.prompt_bytes.saturating_add(prompt.bytes);
                 self.reading.prompt_text.append(&mut prompt.text);
                 features.vision |= prompt.vision;
+                self.reading.uncounted |= prompt.uncounted;
             }
+            (_, key) if BESIDE_THE_PROMPT.contains(&key) => self.reading.uncounted |= scanner.peek()? != Kind::Null,
             _ => {}
         }
         Ok(())
@@ -337,6 +371,10 @@ fn asks_for_schema(scanner: &mut Scanner<'_>) -> Result<bool, Malformed> {
         Ok::<(), Malformed>(())
     })?;
     Ok(asks)
+}
+
+fn at_least_one(count: Option<u64>) -> u32 {
+    u32::try_from(count.unwrap_or(1)).unwrap_or(u32::MAX).max(1)
 }
 
 fn flag(scanner: &mut Scanner<'_>, param: &'static str) -> Result<Option<bool>, RequestError> {

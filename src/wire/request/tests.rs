@@ -54,6 +54,47 @@ fn each_dialect_has_its_own_prompt_and_limit() {
 }
 
 #[test]
+fn as_many_answers_are_made_as_are_asked_for() {
+    let answers = |body: &str| read(Api::Completions, body).answers;
+    assert_eq!(answers("{}"), 1);
+    assert_eq!(answers(r#"{"prompt":"a","n":3}"#), 3);
+    assert_eq!(answers(r#"{"prompt":["a","b"],"n":3}"#), 6);
+    assert_eq!(answers(r#"{"prompt":[1,2,3],"n":2,"best_of":5}"#), 5);
+    assert_eq!(answers(r#"{"prompt":[[1],[2,3]],"best_of":0}"#), 2);
+    assert_eq!(answers(r#"{"prompt":[],"n":0}"#), 1);
+    assert_eq!(read(Api::Embeddings, r#"{"input":["a","b"]}"#).answers, 1);
+    let huge = format!("{{\"n\":{0},\"prompt\":[\"a\",\"b\"]}}", u64::MAX);
+    assert_eq!(answers(&huge), u64::from(u32::MAX) * 2);
+}
+
+#[test]
+fn the_largest_bound_of_an_answer_counts_and_a_zero_is_none() {
+    let most = |body: &str| read(Api::Chat, body).max_tokens;
+    assert_eq!(most(r#"{"max_tokens":9}"#), Some(9));
+    assert_eq!(most(r#"{"max_completion_tokens":5,"max_tokens":9}"#), Some(9));
+    assert_eq!(most(r#"{"max_completion_tokens":9,"max_tokens":5}"#), Some(9));
+    assert_eq!(most(r#"{"max_completion_tokens":0,"max_tokens":9}"#), Some(9));
+    assert_eq!(most(r#"{"max_completion_tokens":0}"#), None);
+    assert_eq!(most(r#"{"max_tokens":0}"#), Some(0));
+}
+
+#[test]
+fn what_makes_tokens_beside_the_text_is_noticed() {
+    let uncounted = |api, body: &str| read(api, body).uncounted;
+    let part = |part: &str| uncounted(Api::Chat, &format!("{{\"messages\":[{{\"content\":[{part}]}}]}}"));
+    assert!(!part(r#"{"type":"text","text":"a"}"#));
+    for other in ["image_url", "input_audio", "file", "video_url", "tool_use", "anything"] {
+        assert!(part(&format!("{{\"type\":\"{other}\"}}")), "{other}");
+    }
+    assert!(part(r#"{"image_url":{"url":"https://a"}}"#) && part(r#"{"type":"text","text":"data:a"}"#));
+    assert!(!uncounted(Api::Chat, r#"{"messages":[{"role":"user","content":"a"}],"tools":[],"documents":null}"#));
+    assert!(uncounted(Api::Chat, r#"{"messages":[],"tools":[{}]}"#));
+    assert!(uncounted(Api::Responses, r#"{"input":"a","previous_response_id":"resp_1"}"#));
+    assert!(uncounted(Api::Responses, r#"{"prompt":{"id":"p"}}"#) && !uncounted(Api::Completions, r#"{"prompt":"a"}"#));
+    assert!(uncounted(Api::Completions, r#"{"prompt":"a","truncate_prompt_tokens":1}"#));
+}
+
+#[test]
 fn what_is_wrong_is_named_and_never_quoted() {
     refused(r#"{"model":"m","messages":["#, "the body is not valid JSON (byte 25)", None);
     refused("[1]", "the body is not a JSON object", None);
