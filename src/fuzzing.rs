@@ -5,7 +5,7 @@
 //! that any machine with stable Rust tries them a little at every change.
 
 use crate::clock::{Clock, ManualClock};
-use crate::{admin, config, fleet, measure, proxy, wire};
+use crate::{admin, config, fleet, measure, nim, proxy, wire};
 
 /// One thing that is fuzzed.
 pub struct Target {
@@ -27,6 +27,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "head", run: head, seeds: &[] },
     Target { name: "response", run: proxy::fuzz::response, seeds: &[] },
     Target { name: "page", run: page, seeds: &["tests/fixtures/recorded"] },
+    Target { name: "profiles", run: profiles, seeds: &["tests/fixtures/nim_profiles"] },
     Target { name: "admin", run: admin::fuzz::asked, seeds: &[] },
 ];
 
@@ -52,6 +53,13 @@ fn head(bytes: &[u8]) {
         wire::fuzz::traceparent(text);
     }
     proxy::fuzz::head(bytes);
+}
+
+/// What a NIM says of its profiles.
+fn profiles(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        nim::fuzz::text(text);
+    }
 }
 
 /// What backends and files say besides answers: metrics, models, what was learned, recorded arrivals.

@@ -550,7 +550,7 @@ fn said(from: &str, to: &str) -> String {
         Ok(loaded) => loaded.warnings,
         Err(report) => report.0,
     };
-    all.iter().map(|one| format!("{}: {}\n", one.path, one.message)).collect()
+    all.iter().map(|one| format!("{}: {}", one.path, one.message)).collect::<Vec<_>>().join("\n")
 }
 
 #[test]

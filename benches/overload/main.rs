@@ -133,7 +133,8 @@ impl Figures {
         let admitted: Vec<_> = sent.iter().filter(|one| one.status == 200).collect();
         let bad = records.iter().filter(|one| !good(one)).map(|one| one.offset);
         Self {
-            goodput: records.iter().filter(ended).filter(|one| good(one)).count() as f64 / (to - from).as_secs_f64(),
+            goodput: records.iter().filter(ended).filter(|one| good(one)).count() as f64
+                / to.saturating_sub(from).as_secs_f64(),
             admitted: admitted.len(),
             good: admitted.iter().filter(|one| good(one)).count(),
             shed_ms: sorted(sent.iter().filter(|one| one.status == 429).map(|one| millis(one.duration)).collect()),

@@ -151,4 +151,4 @@ macro_rules! each {
     };
 }
 
-each!(sse, stream, chunk, request, config, head, response, page, admin);
+each!(sse, stream, chunk, request, config, head, response, page, profiles, admin);

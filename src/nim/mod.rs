@@ -10,6 +10,8 @@
 
 mod agree;
 mod document;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod gpu;
 mod id;
 mod listing;

@@ -12,7 +12,7 @@ pub(crate) const CONNECT: Duration = Duration::from_millis(300);
 pub(crate) const FIRST_TOKEN: Duration = Duration::from_millis(400);
 pub(crate) const IDLE: Duration = Duration::from_millis(400);
 pub(crate) const TOTAL: Duration = Duration::from_millis(2_500);
-pub(crate) const WRITE_IDLE: Duration = Duration::from_millis(600);
+pub(crate) const WRITE_IDLE: Duration = Duration::from_secs(1);
 pub(crate) const BODY_IDLE: Duration = Duration::from_millis(300);
 
 /// What a client that stays is told.

@@ -130,8 +130,8 @@ async fn our_certificate_towards_a_backend_is_renewed_and_what_was_learned_stays
     for h2 in [false, true] {
         let protocol: &[u8] = if h2 { b"h2" } else { b"http/1.1" };
         let acceptor = authority.acceptor("", Some(&authority), protocol);
-        let slow = Script::events(&stream(50), true).paced(Duration::from_millis(20));
-        let backend_ = Backend::start_with(slow, Some(acceptor)).await;
+        let paced = Script::events(&stream(50), true).paced(Duration::from_millis(20));
+        let backend_ = Backend::start_with(paced, Some(acceptor)).await;
         let own = tempfile::tempdir().expect("a folder");
         let path = |name: &str| own.path().join(name).display().to_string();
         let show = |whose: &Authority| {

@@ -21,6 +21,7 @@ fn body() -> String {
 }
 
 /// What they try; each with a good body, unless it is the body that is wrong.
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn variants(path: &str) -> Vec<Variant> {
     let good = || request(path);
     let variant = |name, fields, data: &[&str], trailers: &[(&str, &str)]| Variant {
@@ -166,9 +167,9 @@ async fn a_backend_sees_one_request_of_a_stream_and_no_byte_after_it() {
                 assert!(ended.ok && ended.answered, "{name} on {path}: {ended:?}");
             }
             if requests.is_empty() {
-                refused += 1
+                refused += 1;
             } else {
-                served += 1
+                served += 1;
             }
             let id = format!("after-{}", after.requests.len());
             let next = read_reply(&mut send(headway.address, &client::request(&id, &body())).await).await;

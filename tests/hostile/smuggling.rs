@@ -20,6 +20,7 @@ fn body() -> String {
 
 /// Bytes, by what they try; `{path}` is where they go, `{body}` a good body, `{length}` its length, `{chunks}` it in
 /// chunks, `{inner}` the request that must not be seen.
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn variants() -> Vec<(&'static str, String)> {
     let post = |fields: &str, rest: &str| format!("POST {{path}} HTTP/1.1\r\nhost: h\r\n{fields}\r\n{rest}");
     let length = "content-length: {length}\r\n";
@@ -149,9 +150,9 @@ async fn a_backend_sees_one_request_and_no_byte_after_it() {
             let answers = reply.text.matches("HTTP/1.1 200").count();
             assert!(answers <= requests.len(), "{name} on {path}: {reply:?}");
             if requests.is_empty() {
-                refused += 1
+                refused += 1;
             } else {
-                served += 1
+                served += 1;
             }
             // The next one gets its own answer, on the same connection to the backend if there is one.
             let id = format!("after-{}", after.requests.len());

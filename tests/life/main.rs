@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail so")]
 #![allow(clippy::float_cmp, clippy::format_push_string, reason = "counters are whole; the text is short")]
+#![allow(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
 
 #[path = "../life_support/mod.rs"]
 #[allow(dead_code, reason = "each test program uses its part")]

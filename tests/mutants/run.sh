@@ -26,7 +26,7 @@ cp "$root/Cargo.lock" "$work/"
 # The same versions, of what these modules use.
 {
     printf '[package]\nname = "headway"\nversion = "0.1.0"\nedition = "2024"\n\n[workspace]\n\n[dependencies]\n'
-    grep -E '^(bytes|hdrhistogram|memchr|serde|serde_json|thiserror) = ' "$root/Cargo.toml"
+    grep -E '^(bytes|hdrhistogram|memchr|rustix|serde|serde_json|thiserror) = ' "$root/Cargo.toml"
     printf '\n[dev-dependencies]\n'
     grep -E '^proptest = ' "$root/Cargo.toml"
     printf '\n[profile.dev]\ndebug = false\n'
