@@ -457,7 +457,7 @@ fn figures_are_of_what_ended_and_absent_before_anything_did() {
     }
     let mut late = exchange("late");
     (late.verdicts.ttft, late.cost) = (Some(false), Some(0.5));
-    late.attempts[0].reason = Some("probe");
+    (late.attempts[0].reason, late.attempts[0].cost) = (Some("probe"), late.cost);
     running.telemetry.record(Arc::new(late), SystemClock.now());
     running.telemetry.record(Arc::new(exchange("in time")), SystemClock.now());
     let (route, backend) = (of(&running, "routes"), of(&running, "backends"));

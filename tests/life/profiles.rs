@@ -7,7 +7,7 @@ use headway::engine::Profile;
 use headway::nim_simulator::{Simulator, SimulatorOptions};
 
 use crate::support::process::Process;
-use crate::support::{page, patiently};
+use crate::support::{page, patiently, until};
 
 const WRONG: &str = "751382df4272eafc83f541f364d61b35aed9cce8c7b0c869269cea5a366cd08c";
 
@@ -47,5 +47,6 @@ async fn another_profile_than_the_configured_one_is_said_everywhere() {
     assert!(backends.contains(&told) && backends.contains("\"nim_release\":\"1.8.5\""), "{backends}");
     let (status, ready) = page(admin, "GET", "/readyz?verbose").await;
     assert!(status == 200 && ready.contains(&format!("backend `wrong` {told}")), "{ready}");
+    until("the log", || process.log().contains(&told)).await;
     assert_eq!(process.log().matches(&told).count(), 1, "{}", process.log());
 }
