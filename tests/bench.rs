@@ -105,6 +105,27 @@ async fn an_open_loop_sends_at_its_times_whether_or_not_answers_came() {
     assert!(simulator.stats().connections > 1);
 }
 
+/// On one thread, which something else holds for a while: requests are sent late, and their users would have waited.
+#[tokio::test]
+async fn what_an_open_loop_sends_late_is_felt_as_late() {
+    const HELD: Duration = Duration::from_millis(300);
+    let simulator = simulator(10.0, Faults::none()).await;
+    let (url, load) = (simulator.url(), Load::Constant { per_second: 100.0 });
+    let holding = async {
+        tokio::task::yield_now().await;
+        std::thread::sleep(HELD);
+    };
+    let (records, ()) = tokio::join!(measure(&url, traffic(Api::Chat, true, load, 20)), holding);
+    let late = records.iter().max_by_key(|record| record.lag).expect("records");
+    assert!(late.lag >= HELD / 2, "{late:?}");
+    for record in &records {
+        // It counts from its place in the schedule, so what it was late by is in what was felt.
+        assert_eq!(record.offset, Duration::from_millis(10 * record.index));
+        assert!(record.latencies.first_token.expect("a token") >= record.lag, "{record:?}");
+        assert!(record.latencies.end_to_end.expect("an end") >= record.latencies.first_token.expect("a token"));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_not_streamed_has_only_its_whole_latency() {
     let simulator = simulator(10.0, Faults::none()).await;

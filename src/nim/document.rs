@@ -108,6 +108,8 @@ pub struct Entry {
 
 impl Entry {
     pub(super) fn new(id: Option<ProfileId>, name: Option<&str>, standing: Standing, line: usize) -> Self {
+        // Empty brackets name nothing.
+        let name = name.filter(|name| !name.trim().is_empty());
         let profile = name.map(name::profile).unwrap_or_default();
         let name = name.map(str::to_owned);
         Self { id, name, profile, standing, need: None, on: Vec::new(), note: None, line }

@@ -1,6 +1,6 @@
 //! What must hold of the readers of NIM's texts, whatever the text.
 
-use super::{Circumstances, Metadata, ModelShape, ProfileName, parse, select};
+use super::{Circumstances, Document, Form, Metadata, ModelShape, ProfileId, ProfileName, parse, select};
 
 /// A listing, a manifest, a log or an answer of `/v1/metadata`: bounded, and every profile ranked or left out with why.
 pub(crate) fn text(text: &str) {
@@ -23,5 +23,21 @@ pub(crate) fn text(text: &str) {
     for entry in &document.entries {
         assert!(!entry.label().is_empty());
     }
+    if document.form == Form::Listing {
+        no_id_is_lost(text, &document);
+    }
     let _ = (ProfileName::parse(text), ModelShape::parse(text), Metadata::parse(text.as_bytes()));
+}
+
+/// Of lines that begin with a whole id, each is an entry or shown as not understood.
+fn no_id_is_lost(text: &str, document: &Document) {
+    if document.left_out > 0 {
+        return;
+    }
+    for (number, line) in (1..).zip(text.trim_start_matches('\u{feff}').lines()) {
+        let first = line.trim().trim_start_matches('-').split_whitespace().next();
+        let entry = document.entries.iter().any(|entry| entry.line == number);
+        let unread = document.unread.iter().any(|unread| unread.line == number);
+        assert!(first.and_then(ProfileId::parse).is_none() || entry || unread, "line {number} is lost: {line}");
+    }
 }

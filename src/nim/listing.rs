@@ -238,7 +238,7 @@ mod tests {
     fn what_is_new_is_kept_and_shown() {
         let text = format!(
             "noise before\nMODEL PROFILES\n- Compatible with quantum system:\n  - {ID} (vllm-bf16-tp1) [costs $3] now\n\
-             - {ID}\nsomething else\nINFO 2026-01-01 a.py:1] a log line\n  - vllm (vllm)\n"
+             - {ID} ()\nsomething else\nINFO 2026-01-01 a.py:1] a log line\n  - vllm (vllm)\n"
         );
         let document = read(&text, Form::Listing);
         let [first, second, third] = document.entries.as_slice() else { panic!("{document:?}") };

@@ -146,7 +146,8 @@ fn digits(text: &str) -> Option<u32> {
 fn decimal(text: &str) -> Option<f64> {
     let (whole, part) = text.split_once('.')?;
     let plain = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    if plain(whole) && plain(part) { text.parse().ok() } else { None }
+    let number = text.parse().ok().filter(|number: &f64| number.is_finite());
+    number.filter(|_| plain(whole) && plain(part))
 }
 
 /// Letters and then a number, as NVIDIA has named its GPUs since the first: `t4`, `l40s`, `h100_nvl`, `gb200`,

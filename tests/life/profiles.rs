@@ -7,7 +7,7 @@ use headway::engine::Profile;
 use headway::nim_simulator::{Simulator, SimulatorOptions};
 
 use crate::support::process::Process;
-use crate::support::{page, until};
+use crate::support::{page, patiently, until};
 
 const WRONG: &str = "751382df4272eafc83f541f364d61b35aed9cce8c7b0c869269cea5a366cd08c";
 
@@ -33,13 +33,16 @@ async fn another_profile_than_the_configured_one_is_said_everywhere() {
     std::fs::write(&file, text).expect("written");
     let (process, _, admin) = Process::serving(&file).await;
     let told = format!("is configured as profile vllm-fp16-tp1 ({WRONG}), and runs {runs}");
-    let backends = loop {
-        let (_, backends) = page(admin, "GET", "/api/v1/backends").await;
-        if backends.matches("running_profile").count() == 3 {
-            break backends;
+    let backends = patiently("what the engine says of itself", async {
+        loop {
+            let (_, backends) = page(admin, "GET", "/api/v1/backends").await;
+            if backends.matches("running_profile").count() == 3 {
+                break backends;
+            }
+            tokio::task::yield_now().await;
         }
-        tokio::task::yield_now().await;
-    };
+    })
+    .await;
     assert_eq!(backends.matches("\"profile_mismatch\"").count(), 1, "{backends}");
     assert!(backends.contains(&told) && backends.contains("\"nim_release\":\"1.8.5\""), "{backends}");
     let (status, ready) = page(admin, "GET", "/readyz?verbose").await;
