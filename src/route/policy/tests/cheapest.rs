@@ -218,6 +218,35 @@ fn a_route_that_misses_too_much_keeps_more_distance_and_does_not_probe() {
 }
 
 #[test]
+fn the_margin_is_kept_from_every_promise() {
+    let promise = |latency, millis| Some(Objective { latency, quantile: Quantile::P95, threshold: MS * millis });
+    let (ttft, itl) = (promise(Latency::TimeToFirstToken, 300), promise(Latency::InterToken, 40));
+    let e2e = promise(Latency::EndToEnd, 2_000);
+    let mut strained = RouteModel::default();
+    (0..100).for_each(|_| strained.judged(false, true, &chat().objectives));
+    let tuning = Tuning::default();
+    for objectives in [
+        Objectives { ttft, ..Objectives::default() },
+        Objectives { itl, ..Objectives::default() },
+        Objectives { e2e, ..Objectives::default() },
+    ] {
+        // 290 of 300 ms, 39 of 40, and 1.95 s of 2; the dear one has far to go.
+        let mut near = known(0, 290.0, 39.0, 1.0);
+        near.outlook.e2e = forecast(1_950.0);
+        let candidates = [near, known(1, 30.0, 4.0, 2.0)];
+        let request = RequestFacts { objectives, ..chat() };
+        let chosen = |route| {
+            let mut decision = Decision::default();
+            let fleet = snapshot(&candidates, route, OnOverload::Shed, &tuning);
+            RULE.rule().choose(&request, &fleet, &mut PolicyState::seeded(1), &mut decision);
+            decision.chosen.map(|(backend, _)| backend.0)
+        };
+        let both = (chosen(&RouteModel::default()), chosen(&strained));
+        assert_eq!(both, (Some(0), Some(1)), "{objectives:?}");
+    }
+}
+
+#[test]
 fn the_only_candidate_serves_unless_it_is_to_be_turned_away() {
     check(RULE, &[known(0, 100.0, 10.0, 1.0)], (0, Reason::OnlyCandidate));
     assert_eq!(decided(&[known(0, 900.0, 90.0, 1.0)], OnOverload::Shed).chosen, None);
