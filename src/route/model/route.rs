@@ -177,6 +177,14 @@ mod tests {
     }
 
     #[test]
+    fn one_long_answer_moves_a_known_mean_by_a_fiftieth() {
+        let mut route = RouteModel::default();
+        (0..1_000).for_each(|_| route.answered(100));
+        route.answered(1_100);
+        assert!((route.output(None).mean - 120.0).abs() < 0.1, "{route:?}");
+    }
+
+    #[test]
     fn a_route_of_long_answers_is_known_after_a_few() {
         let mut route = RouteModel::default();
         (0..30).for_each(|_| route.answered(2_000));

@@ -135,6 +135,18 @@ fn first_tokens_far_faster_than_the_prior_are_learned() {
 }
 
 #[test]
+fn a_pace_is_known_from_fifty_observations_for_half_a_minute() {
+    let mut bench = Bench::new();
+    (0..49).for_each(|_| bench.serve(MS * 100, MS * 10, 32));
+    assert!(bench.model.pace(bench.now).is_none());
+    bench.serve(MS * 100, MS * 10, 32);
+    let pace = bench.model.pace(bench.now).expect("fifty were seen");
+    assert!(pace.ttft > 0.05 && pace.itl > 0.005, "{pace:?}");
+    assert!(bench.model.pace(bench.now + SECOND * 29).is_some());
+    assert!(bench.model.pace(bench.now + SECOND * 31).is_none());
+}
+
+#[test]
 fn bounds_are_missed_as_often_as_the_quantile_allows() {
     let (mut bench, mut random) = (Bench::new(), Random::seeded(5));
     let (mut missed, mut whole_missed, rounds) = (0, 0, 4_000);
