@@ -261,3 +261,122 @@ impl ExchangeRecord {
         self.outcome == Outcome::Complete && self.choices <= 1 && self.api.is_some()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::course::Kept;
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const OURS: TraceId = [1; 16];
+    const CALLERS: TraceId = [2; 16];
+
+    /// A streamed answer, whole after three seconds of its second try; its first token came after one.
+    fn answered() -> ExchangeRecord {
+        ExchangeRecord {
+            started: SystemTime::UNIX_EPOCH,
+            request_id: "id".into(),
+            trace_id: Some(CALLERS),
+            trace: None,
+            key: None,
+            route: None,
+            api: Some(Api::Chat),
+            model: None,
+            attempts: vec![attempt("first", Outcome::ConnectFailed), attempt("second", Outcome::Complete)],
+            status: 200,
+            outcome: Outcome::Complete,
+            stream: true,
+            choices: 1,
+            latencies: Latencies { inter_token: Some(SECOND / 50), ..Latencies::default() },
+            gaps: None,
+            usage: Usage::default(),
+            engine: None,
+            finish_reason: None,
+            phases: Phases::default(),
+            course: Course::default(),
+            bytes_in: 0,
+            bytes_out: 0,
+            decision: None,
+            cost: None,
+            shed: None,
+            verdicts: Verdicts::default(),
+        }
+    }
+
+    fn attempt(backend: &str, outcome: Outcome) -> Attempt {
+        Attempt {
+            backend: backend.into(),
+            profile: None,
+            reason: None,
+            decision: None,
+            outcome,
+            blame: outcome.blame(),
+            duration: SECOND * 3,
+            first_token: Some(SECOND),
+            hedge: false,
+            cost: None,
+            course: TryCourse::default(),
+        }
+    }
+
+    fn traced(kept: Option<Kept>) -> ExchangeRecord {
+        let trace = TraceContext { trace_id: OURS, span_id: [3; 8], parent: None, sampled: false, kept, state: None };
+        ExchangeRecord { trace: Some(trace), ..answered() }
+    }
+
+    #[test]
+    fn only_a_trace_that_leads_somewhere_is_shown() {
+        let shown = |record: ExchangeRecord| (record.shown_trace(), record.exported_trace());
+        assert_eq!(shown(answered()), (Some(CALLERS), None), "no traces are made: the caller's own");
+        assert_eq!(shown(traced(None)), (None, None), "not exported");
+        assert_eq!(shown(traced(Some(Kept::Error))), (Some(OURS), Some(OURS)));
+    }
+
+    #[test]
+    fn the_last_try_answered() {
+        assert_eq!(answered().backend().map(|name| &**name), Some("second"));
+        let nobody = ExchangeRecord { attempts: Vec::new(), ..answered() };
+        assert!(nobody.backend().is_none() && nobody.last_attempt().is_none());
+    }
+
+    /// TTFT, ITL and end-to-end time as they are held against what was predicted.
+    #[track_caller]
+    fn taken(record: &ExchangeRecord, expected: [Option<Duration>; 3]) {
+        assert_eq!(Latency::PROMISED.map(|latency| record.taken(latency)), expected);
+        assert_eq!((record.taken(Latency::InterChunk), record.taken(Latency::TimeToFirstOutputToken)), (None, None));
+    }
+
+    #[test]
+    fn a_prediction_is_held_only_against_what_the_backend_itself_took() {
+        let (first, gap, whole) = (Some(SECOND), Some(SECOND / 50), Some(SECOND * 3));
+        taken(&answered(), [first, gap, whole]);
+        taken(&ExchangeRecord { stream: false, ..answered() }, [None, None, whole]);
+        let slow_client = Phases { backpressured: true, ..Phases::default() };
+        taken(&ExchangeRecord { phases: slow_client, ..answered() }, [first, None, None]);
+        let in_bursts = Phases { held_back: true, ..Phases::default() };
+        taken(&ExchangeRecord { phases: in_bursts, ..answered() }, [None; 3]);
+        for unmeasured in [
+            ExchangeRecord { outcome: Outcome::Truncated, ..answered() },
+            ExchangeRecord { choices: 2, ..answered() },
+            ExchangeRecord { api: None, ..answered() },
+            ExchangeRecord { attempts: Vec::new(), ..answered() },
+        ] {
+            taken(&unmeasured, [None; 3]);
+        }
+    }
+
+    #[test]
+    fn each_bound_is_that_of_its_latency() {
+        let [ttft, itl, e2e] = [1, 2, 3].map(|seconds| Some(SECOND * seconds));
+        let summary =
+            DecisionSummary { bound_ttft: ttft, bound_itl: itl, bound_e2e: e2e, ..DecisionSummary::default() };
+        assert_eq!(Latency::PROMISED.map(|latency| summary.bound(latency)), [ttft, itl, e2e]);
+        assert_eq!((summary.bound(Latency::InterChunk), summary.bound(Latency::TimeToFirstOutputToken)), (None, None));
+    }
+
+    #[test]
+    fn a_load_of_which_anything_is_known_is_not_unknown() {
+        assert!(BackendLoad::default().is_unknown());
+        assert!(!BackendLoad { waiting: Some(0.0), ..BackendLoad::default() }.is_unknown());
+    }
+}

@@ -144,3 +144,35 @@ impl Objectives {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latencies_have_the_names_of_the_configuration() {
+        let all = [
+            Latency::TimeToFirstToken,
+            Latency::TimeToFirstOutputToken,
+            Latency::InterToken,
+            Latency::InterChunk,
+            Latency::EndToEnd,
+        ];
+        assert_eq!(all.map(Latency::as_str), ["ttft", "ttfo", "itl", "icl", "e2e"]);
+    }
+
+    #[test]
+    fn an_exchange_keeps_its_promise_when_every_objective_that_judged_it_does() {
+        let verdicts = |ttft, itl, e2e| Verdicts { ttft, itl, e2e };
+        for (verdicts, joint) in [
+            (verdicts(None, None, None), None),
+            (verdicts(Some(true), None, Some(true)), Some(true)),
+            (verdicts(Some(true), Some(false), None), Some(false)),
+            (verdicts(None, None, Some(false)), Some(false)),
+        ] {
+            assert_eq!(verdicts.joint(), joint, "{verdicts:?}");
+            assert_eq!(Latency::PROMISED.map(|one| verdicts.of(one)), [verdicts.ttft, verdicts.itl, verdicts.e2e]);
+            assert_eq!(verdicts.of(Latency::InterChunk), None, "nothing is promised of it");
+        }
+    }
+}

@@ -225,6 +225,24 @@ mod tests {
     }
 
     #[test]
+    fn an_event_that_has_begun_to_go_out_goes_out_whole() {
+        // Before a finish reason nothing is held: cut by two reads, the usage event cannot be removed any more.
+        let (with, without) =
+            (format!("{CONTENT}\n\n{USAGE}\n\ndata: [DONE]\n\n"), format!("{CONTENT}\n\ndata: [DONE]\n\n"));
+        let (begin, end) = (CONTENT.len() + 2, CONTENT.len() + 2 + USAGE.len() + 2);
+        for cut in 0..=with.len() {
+            let (front, back) = with.as_bytes().split_at(cut);
+            let expected = if begin < cut && cut < end { &with } else { &without };
+            assert_eq!(&sieve([front, back]).0, expected, "cut at {cut}");
+        }
+        let padding = "y".repeat(MAX_HELD);
+        let long = format!(r#"data: {{"choices":[],"usage":{{"completion_tokens":1}},"x":"{padding}"}}"#);
+        let stream = format!("{FINISH}\n\n{long}\n\n");
+        let (front, back) = stream.as_bytes().split_at(stream.len() - 5);
+        assert_eq!(sieve([front, back]).0, stream, "too much to hold in a single read");
+    }
+
+    #[test]
     fn usage_on_an_ordinary_chunk_stays() {
         let stream = format!(
             "{}\n\n{FINISH}\n\ndata: [DONE]\n\n",

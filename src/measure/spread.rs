@@ -199,4 +199,17 @@ mod tests {
         let none = Spread::of(&[], 3, BUCKET);
         assert_eq!((none.counts.len(), none.restlessness), (0, Restlessness::default()));
     }
+
+    #[test]
+    fn a_bucket_without_requests_says_nothing_of_the_others() {
+        let at = |second: u32, backend| (BUCKET * second, backend);
+        let busy = [at(0, 0), at(0, 0), at(0, 1), at(1, 1), at(1, 1), at(1, 0)];
+        let later = busy.map(|(when, backend)| (when * 5, backend));
+        let (close, apart) = (Spread::of(&busy, 2, BUCKET), Spread::of(&later, 2, BUCKET));
+        assert_eq!((close.counts.len(), apart.counts.len()), (2, 6));
+        assert_eq!(close.restlessness, apart.restlessness);
+        assert!(close.restlessness.dispersion.is_some() && close.restlessness.autocorrelation.is_some());
+        let idle = Spread::of(&busy, 3, BUCKET).restlessness;
+        assert_eq!(idle, close.restlessness, "nor does a backend without any");
+    }
 }

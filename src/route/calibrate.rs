@@ -238,6 +238,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_always_off_by_the_same_does_not_scatter() {
+        let mut tracker = QuantileTracker::new(SPAN, 0.05);
+        for round in 0..1_000 {
+            tracker.observe(0.8, Stride { by_spread: true, ..EVEN });
+            let off = (tracker.value() - 0.8).abs();
+            assert!(round < 500 || off < 0.05, "steps no longer than usual: {off} in round {round}");
+        }
+    }
+
+    #[test]
     fn rarer_misses_start_further_out_and_the_median_starts_at_the_prediction() {
         let start = |alpha| QuantileTracker::new(SPAN, alpha).value();
         assert!((start(0.05) - 0.4).abs() < 1e-12 && start(0.5).abs() < 1e-12);

@@ -282,6 +282,17 @@ mod tests {
     }
 
     #[test]
+    fn faults_of_the_whole_window_count_however_long_the_backend_has_served() {
+        let mut bench = Bench::new();
+        bench.now += SECOND * 3_600;
+        for _ in 0..9 {
+            assert!(!bench.end(Blame::Success) && !bench.end(Blame::Fault));
+            bench.now += SECOND * 2;
+        }
+        assert!(!bench.end(Blame::Success) && bench.end(Blame::Fault), "ten of twenty within 18 seconds");
+    }
+
+    #[test]
     fn each_ejection_lasts_twice_as_long_up_to_five_minutes() {
         let mut bench = Bench::new();
         let mut expected = SHORTEST;

@@ -121,6 +121,17 @@ mod tests {
     }
 
     #[test]
+    fn requests_of_the_minute_count_however_long_the_route_has_served() {
+        let (mut budget, begin) = budget();
+        let now = begin + SECOND * 3_600;
+        for second in 0..20 {
+            assert!(!budget.take(0.05, now + SECOND * second));
+            budget.requested(now + SECOND * second);
+        }
+        assert!(budget.take(0.05, now + SECOND * 20) && !budget.take(0.05, now + SECOND * 20));
+    }
+
+    #[test]
     fn requests_of_a_minute_ago_are_forgotten() {
         let (mut budget, now) = budget();
         for _ in 0..100 {

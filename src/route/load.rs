@@ -445,6 +445,21 @@ mod tests {
     }
 
     #[test]
+    fn what_others_sent_is_taken_to_be_of_the_usual_size() {
+        let now = Moment::START;
+        let mut books = BackendLoad::new(now);
+        for id in 0..300 {
+            let load = Load { kv_tokens: 3_000.0, ..prompt(2_000.0) };
+            books.sent(&load, 2_000.0, Some((id, 1.0)), now);
+            books.ended(id, &load, false);
+        }
+        (0..2).for_each(|_| books.engine_reported(report(1, 2), now));
+        let hidden = books.total(now);
+        assert!((hidden.waiting_tokens - 2.0 * 2_000.0).abs() < 1.0, "{hidden:?}");
+        assert!((hidden.kv_tokens - 3.0 * 3_000.0).abs() < 1.0, "{hidden:?}");
+    }
+
+    #[test]
     fn what_is_known_already_is_not_counted_twice() {
         let now = Moment::START;
         let mut books = BackendLoad::new(now);

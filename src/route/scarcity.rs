@@ -149,4 +149,16 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn severity_is_how_far_the_limit_is_below_the_largest_need() {
+        let mut scarcity = Scarcity::default();
+        scarcity.learn(10.0, false);
+        assert!(scarcity.severity().abs() < 1e-9, "there is room for all");
+        (0..2).for_each(|_| scarcity.learn(1.0, true));
+        let share = scarcity.limit().expect("room is scarce") / 10.0;
+        assert!((scarcity.severity() - (1.0 - share)).abs() < 0.01, "{scarcity:?}");
+        (0..20).for_each(|_| scarcity.learn(1.0, true));
+        assert!((scarcity.severity() - 0.9).abs() < 0.01, "only a tenth of the largest: {scarcity:?}");
+    }
 }

@@ -63,6 +63,8 @@ fn latencies_start_at_content_and_end_at_content() {
     assert_eq!((latencies.second_token, latencies.end_to_end), (Some(ms(20)), Some(ms(280))));
     assert_eq!((latencies.inter_token, latencies.longest_stall), (Some(ms(20)), Some(ms(60))));
     assert_eq!(reader.timeline().first_event, Some(start + ms(100)));
+    let instants = [reader.first_byte_at(), reader.first_token_at(), reader.last_token_at()];
+    assert_eq!(instants, [50, 200, 280].map(|millis| Some(start + ms(millis))));
     assert_eq!(reader.gaps().map(GapHistogram::count), Some(2));
     assert_eq!(reader.usage().input_tokens, Some(3));
     assert!(reader.finish_seen() && reader.done_seen());
@@ -130,6 +132,7 @@ fn how_a_stream_ends_follows_from_what_was_seen() {
     ends(Api::Messages, "data: {\"type\":\"ping\"}\n\n", true, Outcome::Empty);
     ends(Api::GenerateStream, "data: {\"text_output\":\"a\"}\n\n", true, Outcome::Complete);
     ends(Api::GenerateStream, "data: {\"text_output\":\"a\"}\n\n", false, Outcome::Truncated);
+    ends(Api::GenerateStream, "", true, Outcome::Empty);
 }
 
 #[test]
@@ -161,6 +164,17 @@ fn marks_set_usage_events_apart_from_the_rest() {
         reader.marks().last(),
         Some(&EventMark { end: usage(1).len() * 1000, usage_only: false, finish_seen: false })
     );
+}
+
+#[test]
+fn what_could_not_be_read_is_counted() {
+    let counted = |texts: &[&str]| {
+        let (reader, _) = at(Api::Chat, &[(1, texts.concat())]);
+        (reader.events(), reader.comments(), reader.malformed_events(), reader.skipped_events())
+    };
+    let (good, comment) = (content(0), ": keep-alive\n\n");
+    assert_eq!(counted(&[&good, &good, comment]), (2, 1, 0, 0));
+    assert_eq!(counted(&["data: {\n\n", &good, "data: no\n\n", "data: x\n\n"]), (4, 0, 3, 0));
 }
 
 #[test]

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::learned::BackendLearned;
+use super::observe::first_token_weight;
 use super::{USUAL_GAP, features};
 use crate::route::load::Load;
 use crate::route::predict::Rls;
@@ -47,7 +48,7 @@ impl BackendLearned {
                 let Met { load, prefill_rate } = Met::of(point);
                 let actual = point.ttft.as_secs_f64().max(LEAST);
                 let x = features::ttft(&load, f64::from(point.input_tokens));
-                ttft.learn(&x, actual, worth.0 * 0.01 / (actual * actual + 0.0025));
+                ttft.learn(&x, actual, worth.0 * first_token_weight(actual));
                 let actual = point.itl.as_secs_f64().max(LEAST);
                 let whole = f64::from(point.input_tokens) + f64::from(point.output_tokens) / 2.0;
                 let x = features::itl(load.streams + 1.0, load.kv_tokens + whole, prefill_rate);
@@ -210,5 +211,16 @@ mod tests {
             let learned = BackendLearned::measured(&points).expect("points");
             assert!(learned.ttft.weights.iter().chain(&learned.itl.weights).all(|weight| weight.is_finite()));
         }
+    }
+
+    #[test]
+    fn a_request_of_a_closed_loop_meets_the_others_waiting_and_decoding_for_their_shares_of_the_time() {
+        let (ttft, itl) = (Duration::from_secs(1), Duration::from_millis(100));
+        // Two seconds each, half of them until the first token: of four others two wait and two decode.
+        let point = Measured { concurrency: 5, input_tokens: 100, output_tokens: 11, ttft, itl };
+        let Met { load, prefill_rate } = Met::of(&point);
+        let found = [load.awaiting, load.waiting_tokens, load.streams, load.kv_tokens, prefill_rate];
+        let expected = [2.0, 200.0, 2.0, 4.0 * 100.0 + 2.0 * 5.5, 5.0 * 100.0 / 2.0];
+        assert!(found.iter().zip(expected).all(|(one, other)| (one - other).abs() < 1e-9), "{found:?}");
     }
 }

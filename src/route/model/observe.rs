@@ -103,8 +103,7 @@ impl BackendModel {
         let lateness = (actual.max(LEAST) / ticket.ttft).ln();
         self.ttft_bounds.observe(lateness - ticket.ttft_bias, self.stride(ticket));
         self.ttft_bias.learn(lateness, self.tuning.bias_gain, BIAS_RANGE);
-        let weight = 0.01 / (ticket.ttft * ticket.ttft + 0.0025);
-        self.ttft.learn(&ticket.ttft_features, actual, weight);
+        self.ttft.learn(&ticket.ttft_features, actual, first_token_weight(ticket.ttft));
         self.observed = self.observed.max(now);
         if ticket.probe {
             let proven = self.probing.answered(lateness, &self.tuning);
@@ -226,7 +225,7 @@ impl BackendModel {
         self.ttft_bounds.observe_at_least(lateness - ticket.ttft_bias, self.stride(ticket));
         if lateness > ticket.ttft_bias {
             self.ttft_bias.learn(lateness, self.tuning.bias_gain, BIAS_RANGE);
-            self.ttft.learn(&ticket.ttft_features, actual, 0.01 / (ticket.ttft * ticket.ttft + 0.0025));
+            self.ttft.learn(&ticket.ttft_features, actual, first_token_weight(ticket.ttft));
             self.observed = self.observed.max(now);
         }
     }
@@ -292,5 +291,24 @@ impl BackendModel {
         self.itl_bias.learn((gap.max(LEAST) / expected).ln(), gain * share, ITL_BIAS_RANGE);
         self.gap += GAP_GAIN * share * (gap - self.gap);
         self.itl.learn(&x, gap, share * 1e-4 / (expected * expected));
+    }
+}
+
+/// What a first token counts for that was expected after so many seconds: errors count by their share of it, but below
+/// about 50 ms they are noise as often as news.
+pub(super) fn first_token_weight(expected: f64) -> f64 {
+    0.01 / (expected * expected + 0.0025)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_tokens_count_less_the_later_they_are_expected() {
+        for (expected, weight) in [(0.0, 4.0), (0.05, 2.0), (0.2, 0.235), (1.0, 0.01), (10.0, 1e-4)] {
+            let found = first_token_weight(expected);
+            assert!((found / weight - 1.0).abs() < 0.01, "{found} at {expected} s");
+        }
     }
 }

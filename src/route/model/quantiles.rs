@@ -70,3 +70,56 @@ impl Quantiles {
 fn is_same(tracker: &QuantileTracker, alpha: f64) -> bool {
     (tracker.alpha() - alpha).abs() < SAME
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPAN: Span = Span { start: 0.4, range: (-0.5, 1.5) };
+
+    /// As many as there may be, of misses of one in two, four, eight …, each with an offset of its own.
+    fn full() -> Quantiles {
+        let learned = |place: u32| TrackerLearned {
+            alpha: 0.5_f64.powi(i32::try_from(place).expect("few")),
+            value: f64::from(place) / 10.0,
+            samples: 100,
+        };
+        let mut quantiles = Quantiles::new(SPAN);
+        quantiles.resume(&(1..=8).map(learned).collect::<Vec<_>>());
+        quantiles
+    }
+
+    #[test]
+    fn whoever_asks_for_a_quantile_too_many_gets_the_nearest_by_its_misses() {
+        let mut quantiles = full();
+        // One miss in 11 or 12 is nearer to one in 8 or 16 by its logarithm.
+        for (misses_in, expected) in [(3.0, 0.2), (8.0, 0.3), (11.0, 0.3), (12.0, 0.4), (250.0, 0.8), (1e4, 0.8)] {
+            let alpha = 1.0 / misses_in;
+            quantiles.follow(alpha);
+            let offset = quantiles.factor(alpha).ln();
+            assert!((offset - expected).abs() < 1e-9, "one in {misses_in}: {offset}");
+        }
+        assert_eq!(quantiles.learned().len(), MOST);
+    }
+
+    #[test]
+    fn while_there_is_place_a_quantile_nobody_followed_starts_anew() {
+        let mut quantiles = Quantiles::new(SPAN);
+        quantiles.resume(&[TrackerLearned { alpha: 0.05, value: 1.0, samples: 100 }]);
+        let start = QuantileTracker::new(SPAN, 0.04).factor();
+        assert!((quantiles.factor(0.04) - start).abs() < 1e-9);
+        quantiles.follow(0.05);
+        assert!((quantiles.factor(0.05).ln() - 1.0).abs() < 1e-9 && quantiles.learned().len() == 1, "known already");
+    }
+
+    #[test]
+    fn what_was_cut_short_moves_only_the_bounds_it_has_passed() {
+        let mut quantiles = full();
+        let before = quantiles.learned();
+        quantiles.observe_at_least(0.45, Stride { step: 0.01, by_spread: false });
+        for (before, after) in before.iter().zip(quantiles.learned()) {
+            let (rose, passed) = (after.value > before.value, before.value < 0.45);
+            assert_eq!((rose, after.samples > before.samples), (passed, passed), "{before:?} {after:?}");
+        }
+    }
+}

@@ -177,6 +177,14 @@ mod tests {
     }
 
     #[test]
+    fn one_long_answer_moves_a_known_mean_by_a_fiftieth() {
+        let mut route = RouteModel::default();
+        (0..1_000).for_each(|_| route.answered(100));
+        route.answered(1_100);
+        assert!((route.output(None).mean - 120.0).abs() < 0.1, "{route:?}");
+    }
+
+    #[test]
     fn a_route_of_long_answers_is_known_after_a_few() {
         let mut route = RouteModel::default();
         (0..30).for_each(|_| route.answered(2_000));
@@ -199,5 +207,30 @@ mod tests {
         let mut route = RouteModel::default();
         route.judged(false, true, &Objectives::default());
         assert_eq!(route, RouteModel::default());
+    }
+
+    #[test]
+    fn what_was_learned_goes_on_and_nonsense_is_ignored() {
+        let mut route = RouteModel::default();
+        (0..30).for_each(|_| route.answered(2_000));
+        let learned = route.learned();
+        let resumed = |learned| {
+            let mut route = RouteModel::default();
+            route.resume(&learned);
+            (route.output(None), route.learned().answers)
+        };
+        assert_eq!(resumed(learned), (route.output(None), 30));
+        let fresh = (Output::default(), 0);
+        for nonsense in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert_eq!(resumed(RouteLearned { output_mean: nonsense, ..learned }), fresh, "{nonsense}");
+            assert_eq!(resumed(RouteLearned { output_upper: nonsense, ..learned }), fresh, "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn of_those_turned_away_only_the_fast_average_hears() {
+        let mut route = RouteModel::default();
+        route.shed();
+        assert_eq!((route.fast_misses(), route.slow_misses(), route.margin()), (FAST, 0.0, 0.0));
     }
 }

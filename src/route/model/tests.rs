@@ -1,5 +1,6 @@
 //! What a backend's model learns, forgets and promises.
 
+mod demand;
 mod hedging;
 
 use std::time::Duration;
@@ -122,6 +123,27 @@ fn latencies_are_learned() {
     check_near(itl.central, 0.012, 0.1);
     check_near(e2e.central, 0.24 + 100.0 * 0.012, 0.1);
     assert!(!unproven && prefill_seconds.is_some());
+}
+
+#[test]
+fn first_tokens_far_faster_than_the_prior_are_learned() {
+    let mut bench = Bench::new();
+    assert!(bench.model.is_unused());
+    (0..200).for_each(|_| bench.serve(MS * 20, MS * 12, 64));
+    check_near(bench.outlook().ttft.central, 0.02, 0.05);
+    assert!(!bench.model.is_unused());
+}
+
+#[test]
+fn a_pace_is_known_from_fifty_observations_for_half_a_minute() {
+    let mut bench = Bench::new();
+    (0..49).for_each(|_| bench.serve(MS * 100, MS * 10, 32));
+    assert!(bench.model.pace(bench.now).is_none());
+    bench.serve(MS * 100, MS * 10, 32);
+    let pace = bench.model.pace(bench.now).expect("fifty were seen");
+    assert!(pace.ttft > 0.05 && pace.itl > 0.005, "{pace:?}");
+    assert!(bench.model.pace(bench.now + SECOND * 29).is_some());
+    assert!(bench.model.pace(bench.now + SECOND * 31).is_none());
 }
 
 #[test]

@@ -70,6 +70,26 @@ fn a_doomed_request_is_shed_where_the_route_says_so() {
 }
 
 #[test]
+fn how_long_to_wait_is_how_long_what_is_too_slow_takes_to_drain() {
+    let e2e = Some(Objective { latency: Latency::EndToEnd, quantile: Quantile::P95, threshold: MS * 2_000 });
+    let whole = RequestFacts { objectives: Objectives { e2e, ..Objectives::default() }, ..chat() };
+    for (request, candidate, seconds) in [
+        // 10 s expected to the first token, 300 ms promised.
+        (chat(), known(0, 20_000.0, 30.0, 8.0), 9.7),
+        // 80 ms expected between tokens, 40 ms promised: half of the streams must end, on average half of 200 tokens on.
+        (chat(), known(0, 100.0, 160.0, 8.0), 100.0 * 0.080 * 0.5),
+        // 10 s expected in all, 2 s promised.
+        (whole, known(0, 100.0, 199.0, 8.0), 8.0),
+    ] {
+        let decision = decide(RULE, &request, &[candidate], OnOverload::Shed, &mut PolicyState::seeded(1));
+        let Some(TurnedAway::Shed { retry_after, .. }) = decision.turned_away else { panic!("{decision:?}") };
+        // Up to a quarter more is drawn.
+        let share = retry_after.as_secs_f64() / seconds;
+        assert!((1.0..1.251).contains(&share), "{retry_after:?} for {seconds}");
+    }
+}
+
+#[test]
 fn a_doomed_request_waits_where_the_route_says_so() {
     let decision = decided(&[known(0, 900.0, 30.0, 8.0)], OnOverload::Queue { depth: 1, wait: MS });
     assert_eq!(decision.turned_away, Some(TurnedAway::Wait { cause: Cause::Doomed, retry_after: MS * 1_000 }));
@@ -215,6 +235,35 @@ fn a_route_that_misses_too_much_keeps_more_distance_and_does_not_probe() {
     let strained = decide(&route);
     assert_eq!(strained.chosen, Some((BackendIndex(1), Reason::CheapestWithinSlo)));
     assert!(strained.is_feasible() && strained.of_chosen().unwrap().headroom() > 0.5);
+}
+
+#[test]
+fn the_margin_is_kept_from_every_promise() {
+    let promise = |latency, millis| Some(Objective { latency, quantile: Quantile::P95, threshold: MS * millis });
+    let (ttft, itl) = (promise(Latency::TimeToFirstToken, 300), promise(Latency::InterToken, 40));
+    let e2e = promise(Latency::EndToEnd, 2_000);
+    let mut strained = RouteModel::default();
+    (0..100).for_each(|_| strained.judged(false, true, &chat().objectives));
+    let tuning = Tuning::default();
+    for objectives in [
+        Objectives { ttft, ..Objectives::default() },
+        Objectives { itl, ..Objectives::default() },
+        Objectives { e2e, ..Objectives::default() },
+    ] {
+        // 290 of 300 ms, 39 of 40, and 1.95 s of 2; the dear one has far to go.
+        let mut near = known(0, 290.0, 39.0, 1.0);
+        near.outlook.e2e = forecast(1_950.0);
+        let candidates = [near, known(1, 30.0, 4.0, 2.0)];
+        let request = RequestFacts { objectives, ..chat() };
+        let chosen = |route| {
+            let mut decision = Decision::default();
+            let fleet = snapshot(&candidates, route, OnOverload::Shed, &tuning);
+            RULE.rule().choose(&request, &fleet, &mut PolicyState::seeded(1), &mut decision);
+            decision.chosen.map(|(backend, _)| backend.0)
+        };
+        let both = (chosen(&RouteModel::default()), chosen(&strained));
+        assert_eq!(both, (Some(0), Some(1)), "{objectives:?}");
+    }
 }
 
 #[test]
