@@ -107,7 +107,7 @@ async fn no_stream(
         None => tell(session, &Refusal::upstream(outcome, 502, shown(route, &won.backend), None)).await,
     };
     let bytes_out = shown_before.bytes() + told;
-    settle(proxy, exchange, won, Forwarded { bytes_out, excused, ..Forwarded::nothing(outcome) }).await;
+    settle(proxy, exchange, won, Forwarded { excused, bytes_out, ..Forwarded::nothing(outcome) }).await;
     Downstream::Close
 }
 

@@ -159,7 +159,9 @@ impl Flow {
             blocked: None,
             relayed: Relayed::default(),
         };
-        held.into_iter().for_each(|bytes| flow.queue_up(bytes));
+        for bytes in held {
+            flow.queue_up(bytes);
+        }
         flow
     }
 

@@ -189,7 +189,10 @@ async fn nobody_notices_a_hand_over() {
     }
     let (answered, connections) = (seen.answered.load(Ordering::Relaxed), seen.connections.load(Ordering::Relaxed));
     let rate = Duration::as_secs_f64(&began.elapsed());
-    println!("2 hand-overs, {answered} requests ({:.0}/s), {connections} connections", answered as f64 / rate);
+    println!(
+        "2 hand-overs, {answered} requests ({:.0}/s), {connections} connections",
+        f64::from(u32::try_from(answered).unwrap()) / rate
+    );
     assert!(answered > 100);
 
     assert_eq!(line.first.code().await, Some(0), "the first one has ended");
@@ -374,15 +377,15 @@ async fn a_successor_serves_although_its_predecessor_has_died() {
 async fn a_process_that_has_handed_over_ends_with_its_last_stream_whatever_it_is_told() {
     let slow = Backend::start(Script::events(&stream(60), true).paced(Duration::from_millis(50))).await;
     let folder = tempfile::tempdir().expect("a folder");
-    let log = folder.path().join("access.log");
-    let rest = format!("telemetry: {{ access_log: {{ path: \"{}\" }} }}", log.display());
+    let access = folder.path().join("access.log");
+    let rest = format!("telemetry: {{ access_log: {{ path: \"{}\" }} }}", access.display());
     let text = config(&[backend("slow", slow.address)], "", &rest);
     let (first, data, _) = Process::serving(&write(&folder, &text)).await;
     let mut line = Line { first };
     let mut long = send(data, &request("long", &chat("slow"))).await;
     read_until(&mut long, "t0").await;
     line.hand_over().await;
-    std::fs::rename(&log, folder.path().join("access.log.1")).expect("a log");
+    std::fs::rename(&access, folder.path().join("access.log.1")).expect("a log");
     line.first.signal("USR1");
     // A service manager tells all processes of a service, and once more when the main one has ended.
     for times in 1..=2 {
@@ -393,6 +396,6 @@ async fn a_process_that_has_handed_over_ends_with_its_last_stream_whatever_it_is
     until("a warning", || line.first.log().contains("not handed over: this process drains already")).await;
     assert!(read_until(&mut long, "\r\n0\r\n\r\n").await.contains(DONE), "the stream is whole");
     assert_eq!(line.first.code().await, Some(0));
-    let written = std::fs::read_to_string(&log).expect("opened again after it was moved");
+    let written = std::fs::read_to_string(&access).expect("opened again after it was moved");
     assert!(written.contains("\"long\""), "{written}");
 }

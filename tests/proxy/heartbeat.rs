@@ -135,7 +135,7 @@ async fn a_backend_that_does_not_stream_is_not_blamed() {
 async fn a_byte_order_mark_does_not_spoil_the_first_event() {
     for more in ["", ", commit: headers"] {
         let rest = [TOKEN, FINISH, DONE].concat();
-        let marked = [chunk(&format!("\u{FEFF}{ROLE}")), chunk(&rest), LAST.into()].concat();
+        let marked = [chunk(format!("\u{FEFF}{ROLE}")), chunk(&rest), LAST.into()].concat();
         let script = vec![Step::Pause, send(SSE), Step::Pause, send(marked)];
         let backend = Scripted::start(script).await;
         let headway = before(&backend, more).await;
