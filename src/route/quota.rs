@@ -160,7 +160,7 @@ mod tests {
             quota.take(1, 3, now).expect("there is some left");
         }
         assert_eq!(quota.take(1, 3, now + MINUTE / 2), Err(Short::For(MINUTE / 2)));
-        assert_eq!(quota.take(1, 3, now + MINUTE - MS), Err(Short::For(MS)));
+        assert_eq!(quota.take(1, 3, now + MINUTE.saturating_sub(MS)), Err(Short::For(MS)));
         assert!(quota.take(3, 3, now + MINUTE).is_ok());
         assert_eq!(quota.take(4, 3, now + MINUTE * 9), Err(Short::Always));
     }
@@ -196,7 +196,10 @@ mod tests {
             for asked in [now, now + MS, now + MINUTE / 2] {
                 let Err(Short::For(wait)) = quota.take(1, 2, asked) else { panic!("it is used up") };
                 assert!(wait <= MINUTE && quota.clone().take(1, 2, asked + wait).is_ok(), "{late}: {wait:?}");
-                assert!(quota.clone().take(1, 2, asked + wait - MS).is_err(), "{late}: {wait:?} is too long");
+                assert!(
+                    quota.clone().take(1, 2, asked + wait.saturating_sub(MS)).is_err(),
+                    "{late}: {wait:?} is too long"
+                );
             }
         }
     }

@@ -110,7 +110,7 @@ mod tests {
         let telling = tokio::spawn(async move { notifier.insist("MAINPID=7").await });
         tokio::time::sleep(PAUSE * 2).await;
         assert!(!telling.is_finished(), "it waits");
-        let reading = tokio::task::spawn_blocking(move || (0..).find(|_| heard(&manager) == "MAINPID=7"));
+        let reading = tokio::task::spawn_blocking(move || (0..100_000).find(|_| heard(&manager) == "MAINPID=7"));
         let read = tokio::time::timeout(Duration::from_secs(10), reading).await;
         assert!(read.unwrap().unwrap().is_some());
         telling.await.unwrap();
