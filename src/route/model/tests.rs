@@ -250,7 +250,7 @@ fn streams_that_stand_still_count_before_they_move_again() {
     let mut ticket = bench.send(SERVED);
     bench.model.first_token(&mut ticket, bench.now);
     let calm = bench.outlook();
-    bench.now += MS * 100;
+    bench.now += MS * 200;
     bench.model.progressed(bench.now);
     check_near(bench.outlook().itl.central, calm.itl.central, 0.01);
     bench.now += SECOND;

@@ -80,3 +80,16 @@ fn arrivals_are_those_of_the_route() {
     check_near(bench.model.arrivals(bench.route, bench.now), 10.0, 0.1);
     assert!(bench.model.arrivals(RouteSlot(1), bench.now) == 0.0);
 }
+
+#[test]
+fn a_backend_that_lately_seems_too_slow_even_idle_is_in_more_demand_than_it_can_take() {
+    let mut bench = Bench::new();
+    bench.facts.objectives = Objectives { ttft: p95().ttft, ..Objectives::default() };
+    (0..200).for_each(|_| bench.serve(MS * 100, MS * 10, 32));
+    let calm = demand(&bench, 1.0, None).expect("kept when idle");
+    // Now even an idle backend seems too slow, but lately it was not.
+    (0..6).for_each(|_| bench.serve(MS * 500, MS * 10, 32));
+    assert!(bench.outlook().ttft.bound > 0.3);
+    let worried = demand(&bench, 1.0, None).expect("bad news alone says nothing for good");
+    assert!(calm < 0.2 && (1.0..4.0).contains(&worried), "{worried} after {calm}");
+}
