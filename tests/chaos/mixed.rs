@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use super::client::{self, End, Got};
 use super::faults::Told;
 use super::plan::{Behaves, Dice, Leave, Plan, Speaks, Stage};
-use super::stage::World;
+use super::stage::{OUR_KEY, PROMPT, THEIR_KEY, World};
 use super::verdict::{Seen, judge, recorded, timed_out};
 use crate::life::client::{head, reset_on_close};
 use crate::life::h2_client::Connection;
@@ -80,8 +80,24 @@ async fn whatever_goes_wrong_at_once_nothing_is_lost() {
     wrong.extend(overtaken(&plans, &ended));
     let some = wrong[..wrong.len().min(25)].join("\n");
     assert!(wrong.is_empty(), "seed {drawn_from}, {} wrong:\n{some}", wrong.len());
+    kept_to_itself(&world, &ended).await;
     left_behind(&world, before).await;
     happened(&world, &ended).await;
+}
+
+/// What clients and backends say to each other, and their keys, are in nothing that headway says by itself.
+async fn kept_to_itself(world: &World, ended: &[Ended]) {
+    let said = world.subject.said().await;
+    assert!(said.contains(" INFO ") && said.contains("headway_requests_total"), "it says something");
+    for canary in [PROMPT, THEIR_KEY, OUR_KEY, "\"delta\"", " train"] {
+        let found = said.find(canary).map(|at| said[at.saturating_sub(200)..].chars().take(400).collect::<String>());
+        assert_eq!(found, None, "{canary} was said");
+    }
+    for (seen, _) in ended.iter().flatten() {
+        let body = String::from_utf8_lossy(&seen.got.body);
+        assert!([PROMPT, THEIR_KEY, OUR_KEY].iter().all(|canary| !body.contains(canary)), "{body}");
+    }
+    println!("chaos: {} KiB of logs and pages, no prompt, answer or key in them", said.len() >> 10);
 }
 
 /// Of broken streams over HTTP/2, a few may lose their head to the reset that follows it.
@@ -167,7 +183,7 @@ fn without_comments(mut got: Got) -> (Got, usize) {
 
 async fn speak(world: &World, plan: &Plan) -> Got {
     let body = format!(
-        r#"{{"model":"{}","stream":true,"stream_options":{{"include_usage":true}},"messages":[]}}"#,
+        r#"{{"model":"{}","stream":true,"stream_options":{{"include_usage":true}},"messages":[{{"role":"user","content":"{PROMPT}"}}]}}"#,
         plan.model()
     );
     match plan.speaks {
@@ -193,7 +209,8 @@ async fn speak(world: &World, plan: &Plan) -> Got {
 const AT_ONCE_READ: (usize, Duration) = (64 * 1024, Duration::ZERO);
 
 async fn over_h1(mut stream: impl AsyncRead + AsyncWrite + Unpin, plan: &Plan, body: &str) -> Got {
-    let head = head(&plan.id(), body.len());
+    let key = format!("\r\nauthorization: Bearer {THEIR_KEY}\r\n");
+    let head = head(&plan.id(), body.len()).replacen("\r\n", &key, 1);
     let (first, rest) = body.split_at(body.len() / 2);
     let begun: &[&str] = match plan.behaves {
         Behaves::Leaves(Stage::MidHead, _) => &[&head[..head.len() / 2]],

@@ -83,6 +83,19 @@ impl Subject {
         text.matches("\"hedge\":true").count()
     }
 
+    /// All that it has said so far: its log, at debug level, the access log, and every page of the admin side.
+    pub(crate) async fn said(&self) -> String {
+        let mut said = self.process.log();
+        said += &std::fs::read_to_string(self.folder.path().join("access.log")).unwrap_or_default();
+        for path in ["/metrics", "/readyz?verbose"] {
+            said += &page(self.admin, "GET", path).await.1;
+        }
+        for view in ["requests", "decisions", "backends", "routes", "config", "version"] {
+            said += &page(self.admin, "GET", &format!("/api/v1/{view}")).await.1;
+        }
+        said
+    }
+
     /// What the access log says of each exchange so far: its name and how it ended.
     pub(crate) fn records(&self) -> Vec<(String, String)> {
         let text = std::fs::read_to_string(self.folder.path().join("access.log")).unwrap_or_default();
@@ -100,7 +113,7 @@ fn write(config: &Path, folder: &Path, rest: &str) {
     let text = format!(
         "listeners:\n  - {{ address: \"127.0.0.1:0\", h2c: true }}\n  - {{ address: \"127.0.0.1:0\", tls: {{ \
          certificate: \"{certificate}\", key: \"{key}\" }} }}\nadmin: {{ address: \"127.0.0.1:0\" }}\nthreads: 2\n\
-         telemetry: {{ access_log: {{ path: \"{log}\" }} }}\n{rest}"
+         telemetry: {{ access_log: {{ path: \"{log}\" }}, log: {{ level: debug }} }}\n{rest}"
     );
     let fresh: PathBuf = config.with_extension("new");
     std::fs::write(&fresh, text).expect("a file");

@@ -15,6 +15,13 @@ use crate::support::backend::Scripted;
 /// How often each request reached a backend.
 pub(crate) type Ledger = Arc<Mutex<HashMap<usize, usize>>>;
 
+/// What clients say, and nobody may repeat.
+pub(crate) const PROMPT: &str = "canary-prompt-5f1c";
+/// What clients show, and goes no further.
+pub(crate) const THEIR_KEY: &str = "canary-key-of-a-client-5f1c";
+/// What backends are shown.
+pub(crate) const OUR_KEY: &str = "canary-key-of-headway-5f1c";
+
 /// A headway and its backends.
 pub(crate) struct World {
     pub(crate) subject: Subject,
@@ -86,7 +93,9 @@ fn config(backends: &[Scripted], hole: SocketAddr, refusing: SocketAddr, total: 
     for (number, backend) in backends.iter().enumerate() {
         let address = backend.address;
         let health = "health: { path: /health, interval: 250ms }";
-        text += &format!("  - {{ name: b{number}, url: \"http://{address}\", models: [m, far, beat], {health} }}\n");
+        text += &format!(
+            "  - {{ name: b{number}, url: \"http://{address}\", models: [m, far, beat], api_key: {OUR_KEY}, {health} }}\n"
+        );
         names.push(format!("b{number}"));
     }
     for (name, address) in [("hole", hole), ("refusing", refusing)] {
