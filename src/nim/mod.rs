@@ -5,7 +5,7 @@
 //! `model_manifest.yaml` in its image, the answer of `/v1/metadata`, and its log at start. The formats change between
 //! releases, so nothing is fatal: what is not understood is kept and can be shown.
 //!
-//! [`select`] orders profiles as NIM's documentation says NIM does, with the rule that put each where it is. It is no
+//! [`select()`] orders profiles as NIM's documentation says NIM does, with the rule that put each where it is. It is no
 //! oracle: the documentation's own example selects otherwise. What runs is what NIM reports ([`Document::selected`]).
 
 mod agree;
