@@ -67,7 +67,11 @@ export async function nim(...faults) {
   const args = ["nim", "--profile", "h100-latency", "--listen", "127.0.0.1:0", "--model", "m", "--request-metrics"];
   const child = spawn(process.env.HEADWAY, [...args, ...faults.flatMap((fault) => ["--fault", fault])]);
   process.once("exit", () => child.kill("SIGKILL"));
-  return Number((await until("the NIM's address", collector(child.stdout), /http:\/\/127\.0\.0\.1:(\d+)/))[1]);
+  const [, port] = await until("the NIM's address", collector(child.stdout), /http:\/\/127\.0\.0\.1:(\d+)/);
+  // A child that is waited for would keep the test runner from ending.
+  child.unref();
+  for (const pipe of child.stdio) pipe?.unref?.();
+  return Number(port);
 }
 
 /** What stands between headway and an engine: adds delays on the ways there and back, and can lead elsewhere. */
