@@ -23,15 +23,15 @@ use headway::config::settings::{
     Retry, Route, RouteMatch, Settings, Shutdown, Telemetry as TelemetrySettings, Timeouts,
 };
 use headway::fleet::Fleet;
-use headway::measure::course::{Course, TryCourse};
-use headway::measure::exchange::{Attempt, ExchangeRecord, Latencies, Phases};
+use headway::measure::course::TryCourse;
+use headway::measure::exchange::{Attempt, ExchangeRecord, Latencies};
 use headway::measure::objective::{Latency, Objective, Objectives, Verdicts};
 use headway::measure::outcome::{Blame, Outcome};
 use headway::route::admission::OnOverload;
 use headway::route::policy::PolicyKind;
 use headway::telemetry::Telemetry;
 use headway::units::Quantile;
-use headway::wire::{Api, Usage};
+use headway::wire::Api;
 use tokio::sync::watch;
 
 const CANARY_KEY: &str = "canary-backend-key";
@@ -135,14 +135,8 @@ fn otlp() -> Otlp {
 
 fn exchange(request_id: &str) -> ExchangeRecord {
     ExchangeRecord {
-        started: SystemTime::UNIX_EPOCH,
-        request_id: request_id.into(),
-        trace_id: None,
-        trace: None,
-        key: None,
         route: Some("chat".into()),
         api: Some(Api::Chat),
-        model: None,
         attempts: vec![Attempt {
             backend: "h100".into(),
             profile: None,
@@ -159,20 +153,11 @@ fn exchange(request_id: &str) -> ExchangeRecord {
         status: 200,
         outcome: Outcome::Complete,
         stream: true,
-        choices: 1,
         latencies: Latencies { first_token: Some(Duration::from_millis(123)), ..Latencies::default() },
-        gaps: None,
-        usage: Usage::default(),
-        engine: None,
-        finish_reason: None,
-        phases: Phases::default(),
-        course: Course::default(),
         bytes_in: 1,
         bytes_out: 2,
-        decision: None,
-        cost: None,
-        shed: None,
         verdicts: Verdicts { ttft: Some(true), ..Verdicts::default() },
+        ..ExchangeRecord::begun(SystemTime::UNIX_EPOCH, request_id.into())
     }
 }
 
@@ -380,9 +365,13 @@ fn the_configuration_shows_where_traces_go_and_which() {
         "sample_ratio": 0.25,
         "always_sample": ["slo_miss"],
         "headers": { "authorization": "[redacted]" },
-        "tls": { "ca": null, "certificate": null, "key": null },
+        "tls": {},
         "timeout": "10s",
         "queue": { "spans": 2_048, "batch": 512, "delay": "5s" },
+        "limits": { "attributes": 128, "events": 128, "event_attributes": 128 },
+        "gzip": false,
+        "propagates": true,
+        "resource": ["team"],
     });
     assert_eq!(shown(with), expected);
 }

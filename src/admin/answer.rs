@@ -24,7 +24,9 @@ use super::events::Audience;
 use super::guard::{self, Refusal};
 use super::moment::Moment;
 use super::view::{self, BackendView, Probe, Requests, ResourceView, WantedLevel};
-use super::{ReloadOutcome, ResourceUse, Services, config_view, version};
+use super::{ReloadOutcome, ResourceUse, Services, version};
+use crate::config;
+use crate::config::settings::Level;
 use crate::fleet::{Fleet, Request as Question};
 use crate::route::snapshot::RequestFacts;
 use crate::telemetry::{logs, openmetrics};
@@ -111,7 +113,7 @@ fn show(services: &Services, endpoint: &Endpoint, query: Option<&str>) -> Answer
         }
         Endpoint::Explain => explain(&fleet, query, now),
         Endpoint::Requests => requests(services, parameter(query, "id"), limit),
-        Endpoint::Config => shown(&config_view::config(fleet.settings())),
+        Endpoint::Config => shown(&config::dump(fleet.settings())),
         Endpoint::Version => shown(&version::version(services)),
         _ => index(),
     }
@@ -242,15 +244,15 @@ async fn log_level(request: Request<Incoming>) -> Answer {
     let body = tokio::time::timeout(BODY_DEADLINE, body).await;
     let wanted = body.ok().and_then(Result::ok).and_then(|body| {
         let wanted: WantedLevel = serde_json::from_slice(&body.to_bytes()).ok()?;
-        config_view::level_of(&wanted.level)
+        Level::named(&wanted.level)
     });
     let Some(level) = wanted else {
         let message = "send {\"level\": \"info\"}, with one of error, warn, info, debug, trace";
         return error(StatusCode::BAD_REQUEST, "invalid_level", message);
     };
     logs::set_level(level);
-    tracing::info!(level = config_view::level_name(level), "log level changed on the admin port");
-    shown(&json!({ "level": config_view::level_name(level) }))
+    tracing::info!(level = level.as_str(), "log level changed on the admin port");
+    shown(&json!({ "level": level.as_str() }))
 }
 
 fn index() -> Answer {

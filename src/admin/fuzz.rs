@@ -5,17 +5,16 @@ use std::net::SocketAddr;
 use http::header::HOST;
 use http::{HeaderMap, HeaderValue, Method};
 
-use super::config_view::level_of;
 use super::endpoint::{Endpoint, parameter, percent_decoded};
 use super::guard;
 use super::view::WantedLevel;
-use crate::config::settings::Admin;
+use crate::config::settings::{Admin, Level};
 use crate::telemetry::openmetrics;
 
 /// One text in every place that takes one: path and query, a JSON body, `Accept`, `Host`.
 pub(crate) fn asked(bytes: &[u8]) {
     if let Ok(wanted) = serde_json::from_slice::<WantedLevel>(bytes) {
-        let _ = level_of(&wanted.level);
+        let _ = Level::named(&wanted.level);
     }
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let _ = openmetrics::is_preferred(text);

@@ -6,7 +6,6 @@
 mod answer;
 mod assets;
 mod body;
-mod config_view;
 mod decision_view;
 mod endpoint;
 mod events;

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use super::Services;
 use super::decision_view::PredictedView;
 use super::gpu_view::{self, GpusView};
 use super::moment::{self, LastMinuteView, Moment};
-use super::{Services, config_view};
+use crate::config;
 use crate::fleet::{BackendState, Fleet, LiveBackend, LiveRoute, Request, ShadowFigures};
 use crate::measure::exchange::ExchangeRecord;
 use crate::measure::objective::Latency;
@@ -229,7 +230,7 @@ impl BackendView {
                 kv_cache_ratio: engine.kv_ratio,
             }),
             routes: moment::routes_of(moment.fleet, backend.index().0).iter().map(Name::new).collect(),
-            price: settings.price.as_ref().map(config_view::price),
+            price: settings.price.map(config::price),
             requests,
             cost,
             requests_per_second: minute.per_second,

@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 use super::access::ApiKey;
 use super::otlp::{AlwaysSample, Otlp};
 use super::settings::{
-    AccessLog, Admin, Backend, BackendUrl, ClientSlo, Commit, Credential, Features, Level, Limits, Listener,
-    NvmlLibrary, Retry, Route, Settings, Telemetry, Timeouts,
+    AccessLog, Admin, Backend, BackendUrl, ClientSlo, Commit, Credential, Features, Limits, Listener, NvmlLibrary,
+    Retry, Route, Settings, Telemetry, Timeouts,
 };
 use crate::route::admission::OnOverload;
 use crate::route::policy::PolicyKind;
@@ -99,17 +99,10 @@ fn telemetry(telemetry: &Telemetry) -> Value {
         AccessLog::Stdout => json!("stdout"),
         AccessLog::File(path) => json!(path),
     });
-    let level = match telemetry.level {
-        Level::Error => "error",
-        Level::Warn => "warn",
-        Level::Info => "info",
-        Level::Debug => "debug",
-        Level::Trace => "trace",
-    };
     json!({
         "otlp": telemetry.otlp.as_ref().map(otlp),
         "access_log": path.map(|path| json!({ "format": "json", "path": path })),
-        "log": { "level": level },
+        "log": { "level": telemetry.level.as_str() },
         "gpu": {
             "nvml": match &telemetry.gpu.nvml {
                 NvmlLibrary::Auto => json!("auto"),
@@ -121,13 +114,15 @@ fn telemetry(telemetry: &Telemetry) -> Value {
     })
 }
 
+/// What the file and the environment came to. The value of a header is a secret whoever it is meant for.
 fn otlp(otlp: &Otlp) -> Value {
     let AlwaysSample { slo_miss, error } = otlp.always_sample;
     let always = [(slo_miss, "slo_miss"), (error, "error")];
-    let identity = otlp.tls.identity.as_ref();
+    let (identity, queue, limits) = (otlp.tls.identity.as_ref(), &otlp.queue, &otlp.limits);
     json!({
         "endpoint": url(&otlp.endpoint),
         "protocol": otlp.protocol.as_str(),
+        "follows_parent": otlp.sampler.follows_parent,
         "sample_ratio": otlp.sampler.ratio,
         "always_sample": always.into_iter().filter_map(|(kept, name)| kept.then_some(name)).collect::<Vec<_>>(),
         "headers": otlp.headers.iter().map(|(name, _)| (name.to_string(), json!(REDACTED))).collect::<Map<_, _>>(),
@@ -136,9 +131,21 @@ fn otlp(otlp: &Otlp) -> Value {
             "certificate": identity.map(|(certificate, _)| certificate),
             "key": identity.map(|(_, key)| key),
         },
+        "timeout": duration(otlp.timeout),
+        "queue": { "spans": queue.spans, "batch": queue.batch, "delay": duration(queue.delay) },
+        "limits": {
+            "attributes": limits.attributes,
+            "text": (limits.text < usize::MAX).then_some(limits.text),
+            "events": limits.events,
+            "event_attributes": limits.event_attributes,
+        },
+        "gzip": otlp.gzip,
+        "propagates": otlp.propagates,
+        "resource": otlp.resource.iter().map(|(name, _)| &**name).collect::<Vec<_>>(),
     })
 }
 
+/// A digest is all there is to know of a weak key.
 fn key(key: &ApiKey, settings: &Settings) -> Value {
     let name = |index: &usize| settings.routes.get(*index).map(|route| &*route.name);
     json!({
@@ -203,7 +210,9 @@ fn url(url: &BackendUrl) -> String {
     format!("{scheme}://{}{}", url.authority(), url.base_path)
 }
 
-fn price(price: Price) -> Value {
+/// A price, in the words of the file.
+#[must_use]
+pub fn price(price: Price) -> Value {
     match price {
         Price::PerGpuHour { per_gpu_hour, gpus } => json!({ "per_gpu_hour": per_gpu_hour, "gpus": gpus }),
         Price::PerToken { input_per_mtok, cached_input_per_mtok, output_per_mtok } => json!({

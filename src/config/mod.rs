@@ -27,7 +27,7 @@ use std::path::Path;
 
 pub use self::atomically::replace_file;
 pub use self::diagnostic::{Code, Diagnostic, Report, Severity, Snippet};
-pub use self::dump::{dump, hash};
+pub use self::dump::{dump, hash, price};
 pub use self::environment::{Contents, Environment, Lookup, NoEnvironment, SystemEnvironment};
 use self::fingerprint::{Fingerprint, Recorder};
 pub use self::reload::{LastReload, ReloadReport, Reloader, Trigger};

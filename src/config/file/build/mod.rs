@@ -213,13 +213,7 @@ fn telemetry(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Telemetry {
         None | Some("stdout") => AccessLog::Stdout,
         Some(path) => AccessLog::File(builder.base.join(path)),
     });
-    let level = match view.key("log").key("level").text() {
-        Some("error") => Level::Error,
-        Some("warn") => Level::Warn,
-        Some("debug") => Level::Debug,
-        Some("trace") => Level::Trace,
-        _ => Level::Info,
-    };
+    let level = view.key("log").key("level").text().and_then(Level::named).unwrap_or_default();
     Telemetry { otlp: otlp::otlp(&view.key("otlp"), builder), access_log, level, gpu: gpu(&view.key("gpu"), builder) }
 }
 
