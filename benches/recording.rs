@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use headway::clock::{Clock, SystemClock};
 use headway::config::{self, SystemEnvironment};
-use headway::measure::course::{Course, TryCourse};
+use headway::measure::course::TryCourse;
 use headway::measure::exchange::{Attempt, ExchangeRecord, Latencies, Phases};
 use headway::measure::gaps::GapHistogram;
 use headway::measure::objective::Verdicts;
@@ -59,11 +59,7 @@ fn exchange(route: usize, backend: usize, traced: bool) -> Arc<ExchangeRecord> {
     let mut gaps = GapHistogram::default();
     (0..GAPS).for_each(|gap| gaps.record(Duration::from_micros(18_000 + 37 * (gap % 64))));
     Arc::new(ExchangeRecord {
-        started: SystemClock.wall(),
-        request_id: "req-1".into(),
         trace_id: traced.then_some([7; 16]),
-        trace: None,
-        key: None,
         route: Some(format!("r{route}").into()),
         api: Some(Api::Chat),
         model: Some("m".into()),
@@ -83,7 +79,6 @@ fn exchange(route: usize, backend: usize, traced: bool) -> Arc<ExchangeRecord> {
         status: 200,
         outcome: Outcome::Complete,
         stream: true,
-        choices: 1,
         latencies: Latencies {
             first_byte: Some(Duration::from_millis(100)),
             first_token: Some(Duration::from_millis(120)),
@@ -95,16 +90,13 @@ fn exchange(route: usize, backend: usize, traced: bool) -> Arc<ExchangeRecord> {
         },
         gaps: Some(Box::new(gaps)),
         usage: Usage { input_tokens: Some(310), output_tokens: Some(201), ..Usage::default() },
-        engine: None,
         finish_reason: Some(FinishReason::Stop),
-        course: Course::default(),
         phases: Phases { overhead: Duration::from_micros(90), ..Phases::default() },
         bytes_in: 1_200,
         bytes_out: 60_000,
-        decision: None,
         cost: Some(0.001),
-        shed: None,
         verdicts: Verdicts { ttft: Some(true), itl: Some(true), e2e: None },
+        ..ExchangeRecord::begun(SystemClock.wall(), "req-1".into())
     })
 }
 

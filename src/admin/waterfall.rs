@@ -75,10 +75,10 @@ mod tests {
 
     use super::*;
     use crate::measure::course::{Course, TryCourse};
-    use crate::measure::exchange::{Attempt, Latencies, Phases};
-    use crate::measure::objective::Verdicts;
+    use crate::measure::exchange::{Attempt, Phases};
+
     use crate::measure::outcome::Outcome;
-    use crate::wire::{EngineTimings, Usage};
+    use crate::wire::EngineTimings;
 
     const fn ms(millis: u64) -> Duration {
         Duration::from_millis(millis)
@@ -103,34 +103,8 @@ mod tests {
     }
 
     fn record(attempts: Vec<Attempt>, phases: Phases, course: Course) -> ExchangeRecord {
-        ExchangeRecord {
-            started: SystemTime::UNIX_EPOCH,
-            request_id: "id".into(),
-            trace_id: None,
-            trace: None,
-            key: None,
-            route: None,
-            api: None,
-            model: None,
-            attempts,
-            status: 200,
-            outcome: Outcome::Complete,
-            stream: true,
-            choices: 1,
-            latencies: Latencies::default(),
-            gaps: None,
-            usage: Usage::default(),
-            engine: None,
-            finish_reason: None,
-            phases,
-            course,
-            bytes_in: 0,
-            bytes_out: 0,
-            decision: None,
-            cost: None,
-            shed: None,
-            verdicts: Verdicts::default(),
-        }
+        let begun = ExchangeRecord::begun(SystemTime::UNIX_EPOCH, "id".into());
+        ExchangeRecord { attempts, phases, course, status: 200, outcome: Outcome::Complete, stream: true, ..begun }
     }
 
     type Row<'a> = (&'a str, &'a str, f64, f64);

@@ -254,6 +254,39 @@ impl ExchangeRecord {
         }
     }
 
+    /// Of a request of which nothing is known yet; what is never found out about it is our own fault.
+    #[must_use]
+    pub fn begun(started: SystemTime, request_id: Arc<str>) -> Self {
+        Self {
+            started,
+            request_id,
+            trace_id: None,
+            trace: None,
+            key: None,
+            route: None,
+            api: None,
+            model: None,
+            attempts: Vec::new(),
+            status: 0,
+            outcome: Outcome::InternalError,
+            stream: false,
+            choices: 1,
+            latencies: Latencies::default(),
+            gaps: None,
+            usage: Usage::default(),
+            engine: None,
+            finish_reason: None,
+            phases: Phases::default(),
+            course: Course::default(),
+            bytes_in: 0,
+            bytes_out: 0,
+            decision: None,
+            cost: None,
+            shed: None,
+            verdicts: Verdicts::default(),
+        }
+    }
+
     /// Whether the latencies of this exchange belong in distributions: complete, one choice, of an API that is
     /// understood; what another path's answer takes says nothing about a model.
     #[must_use]
@@ -274,32 +307,14 @@ mod tests {
     /// A streamed answer, whole after three seconds of its second try; its first token came after one.
     fn answered() -> ExchangeRecord {
         ExchangeRecord {
-            started: SystemTime::UNIX_EPOCH,
-            request_id: "id".into(),
             trace_id: Some(CALLERS),
-            trace: None,
-            key: None,
-            route: None,
             api: Some(Api::Chat),
-            model: None,
             attempts: vec![attempt("first", Outcome::ConnectFailed), attempt("second", Outcome::Complete)],
             status: 200,
             outcome: Outcome::Complete,
             stream: true,
-            choices: 1,
             latencies: Latencies { inter_token: Some(SECOND / 50), ..Latencies::default() },
-            gaps: None,
-            usage: Usage::default(),
-            engine: None,
-            finish_reason: None,
-            phases: Phases::default(),
-            course: Course::default(),
-            bytes_in: 0,
-            bytes_out: 0,
-            decision: None,
-            cost: None,
-            shed: None,
-            verdicts: Verdicts::default(),
+            ..ExchangeRecord::begun(SystemTime::UNIX_EPOCH, "id".into())
         }
     }
 

@@ -17,11 +17,10 @@ use super::ladder::Reach;
 use super::lifecycle::Active;
 use super::stamp::Stamp;
 use crate::fleet::{Admission, Caller, Fleet};
-use crate::measure::course::{Course, TraceContext};
-use crate::measure::exchange::{Attempt, DecisionSummary, ExchangeRecord, Latencies, Phases};
+use crate::measure::course::TraceContext;
+use crate::measure::exchange::{Attempt, DecisionSummary, ExchangeRecord};
 use crate::measure::objective::{Ended, Verdicts};
 use crate::measure::outcome::Outcome;
-use crate::wire::Usage;
 use crate::wire::trace_context::{SpanId, TraceParent};
 
 /// The exchange and its record so far.
@@ -56,34 +55,7 @@ pub(super) struct Exchange {
 
 impl Exchange {
     pub(super) fn new(proxy: &Arc<Proxy>, request_id: Arc<str>, now: Instant) -> Self {
-        let record = ExchangeRecord {
-            started: proxy.clock.wall(),
-            request_id,
-            trace_id: None,
-            trace: None,
-            key: None,
-            route: None,
-            api: None,
-            model: None,
-            attempts: Vec::new(),
-            status: 0,
-            outcome: Outcome::InternalError,
-            stream: false,
-            choices: 1,
-            latencies: Latencies::default(),
-            gaps: None,
-            usage: Usage::default(),
-            engine: None,
-            finish_reason: None,
-            phases: Phases::default(),
-            course: Course::default(),
-            bytes_in: 0,
-            bytes_out: 0,
-            decision: None,
-            cost: None,
-            shed: None,
-            verdicts: Verdicts::default(),
-        };
+        let record = ExchangeRecord::begun(proxy.clock.wall(), request_id);
         Self {
             proxy: Arc::clone(proxy),
             fleet: proxy.fleet.load_full(),

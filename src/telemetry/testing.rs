@@ -215,29 +215,9 @@ fn phases() -> Phases {
 
 /// A request that matched nothing.
 pub(super) fn refused() -> ExchangeRecord {
-    ExchangeRecord {
-        trace_id: None,
-        key: None,
-        route: None,
-        api: None,
-        model: None,
-        attempts: Vec::new(),
-        status: 404,
-        outcome: Outcome::RejectedRequest,
-        stream: false,
-        latencies: Latencies::default(),
-        gaps: None,
-        usage: Usage::default(),
-        engine: None,
-        finish_reason: None,
-        phases: Phases::default(),
-        bytes_in: 17,
-        bytes_out: 160,
-        decision: None,
-        cost: None,
-        verdicts: Verdicts::default(),
-        ..complete()
-    }
+    let of = complete();
+    let begun = ExchangeRecord::begun(of.started, of.request_id);
+    ExchangeRecord { status: 404, outcome: Outcome::RejectedRequest, bytes_in: 17, bytes_out: 160, ..begun }
 }
 
 /// Names as hostile as a careless configuration could make them.

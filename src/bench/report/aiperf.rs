@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::Value;
 
-use super::Report;
+use super::{Report, files};
 use crate::bench::record::Metric;
 use crate::bench::statistics::{PERCENTILES, Summary};
 use crate::units::Quantile;
@@ -145,18 +145,10 @@ struct Statistics {
 #[allow(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
 impl Serialize for Statistics {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let summary = &self.summary;
         let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("unit", self.unit)?;
-        map.serialize_entry("avg", &summary.avg)?;
-        for (percent, value) in PERCENTILES.iter().zip(summary.percentiles) {
-            map.serialize_entry(&format!("p{percent}"), &value)?;
-        }
-        map.serialize_entry("min", &summary.min)?;
-        map.serialize_entry("max", &summary.max)?;
-        map.serialize_entry("std", &summary.std)?;
-        map.serialize_entry("count", &summary.count)?;
-        map.serialize_entry("sum", &summary.sum)?;
+        files::statistics(&mut map, self.unit, &self.summary)?;
+        map.serialize_entry("count", &self.summary.count)?;
+        map.serialize_entry("sum", &self.summary.sum)?;
         map.end()
     }
 }

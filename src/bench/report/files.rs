@@ -81,18 +81,22 @@ struct Statistics<'a> {
 
 impl Serialize for Statistics<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let summary = self.summary;
         let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("unit", self.unit)?;
-        map.serialize_entry("avg", &summary.avg)?;
-        for (percent, value) in PERCENTILES.iter().zip(summary.percentiles) {
-            map.serialize_entry(&format!("p{percent}"), &value)?;
-        }
-        map.serialize_entry("min", &summary.min)?;
-        map.serialize_entry("max", &summary.max)?;
-        map.serialize_entry("std", &summary.std)?;
+        statistics(&mut map, self.unit, self.summary)?;
         map.end()
     }
+}
+
+/// What both tools' files say of one metric, in their order.
+pub(super) fn statistics<M: SerializeMap>(map: &mut M, unit: &str, summary: &Summary) -> Result<(), M::Error> {
+    map.serialize_entry("unit", unit)?;
+    map.serialize_entry("avg", &summary.avg)?;
+    for (percent, value) in PERCENTILES.iter().zip(summary.percentiles) {
+        map.serialize_entry(&format!("p{percent}"), &value)?;
+    }
+    map.serialize_entry("min", &summary.min)?;
+    map.serialize_entry("max", &summary.max)?;
+    map.serialize_entry("std", &summary.std)
 }
 
 /// `profile_export_genai_perf.csv`.

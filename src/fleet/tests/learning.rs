@@ -1,8 +1,8 @@
 //! What the fleet remembers of ended exchanges, and what routing makes of it.
 
 use super::*;
-use crate::measure::course::{Course, TryCourse};
-use crate::measure::exchange::{Attempt, DecisionSummary, Latencies, Phases};
+use crate::measure::course::TryCourse;
+use crate::measure::exchange::{Attempt, DecisionSummary, Latencies};
 use crate::measure::objective::{Latency, Objective, Verdicts};
 use crate::measure::outcome::Outcome;
 use crate::route::decision::Reason;
@@ -32,32 +32,17 @@ pub(super) fn completed(backend: &str, ttft: Duration) -> ExchangeRecord {
         ..Latencies::default()
     };
     ExchangeRecord {
-        started: ManualClock::new().wall(),
-        request_id: "1".into(),
-        trace_id: None,
-        trace: None,
-        key: None,
         route: Some("r".into()),
         api: Some(crate::wire::Api::Chat),
-        model: None,
         attempts: vec![attempt],
         status: 200,
         outcome: Outcome::Complete,
         stream: true,
-        choices: 1,
         latencies,
-        gaps: None,
         usage: Usage { output_tokens: Some(77), ..Usage::default() },
-        engine: None,
-        finish_reason: None,
-        phases: Phases::default(),
-        course: Course::default(),
-        bytes_in: 0,
-        bytes_out: 0,
         decision: Some(DecisionSummary::default()),
-        cost: None,
-        shed: None,
         verdicts: Verdicts { ttft: Some(ttft < SECOND), itl: Some(true), e2e: None },
+        ..ExchangeRecord::begun(ManualClock::new().wall(), "1".into())
     }
 }
 
