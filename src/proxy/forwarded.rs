@@ -28,17 +28,20 @@ impl Forwarded {
         let claims = if trusted(peer) { claims(&head.headers) } else { Claims::default() };
         let way = Way::of(peer.to_canonical(), &claims, trusted);
         let (proto, host) = (way.proto.unwrap_or(own), way.host.or_else(|| asked(head)));
-        let mut fields = Vec::with_capacity(5);
-        let mut add = |name, value: Option<&str>| {
-            // Addresses and plain names are always values.
-            fields.extend(value.and_then(|value| HeaderValue::from_str(value).ok()).map(|value| (name, value)));
+        // Addresses and plain names are always values.
+        let list = HeaderValue::try_from(way.list()).ok();
+        let client = match &*way.hops {
+            [_] => list.clone(),
+            _ => way.client().and_then(|client| HeaderValue::try_from(client.to_string()).ok()),
         };
-        add("x-forwarded-for", Some(&way.list()));
-        add("x-forwarded-proto", Some(proto));
-        add("x-forwarded-host", host);
-        add("x-real-ip", way.client().map(|client| client.to_string()).as_deref());
-        add("forwarded", Some(&way.elements(proto, host)));
-        Self(fields)
+        let fields = [
+            ("x-forwarded-for", list),
+            ("x-forwarded-proto", Some(HeaderValue::from_static(proto))),
+            ("x-forwarded-host", host.and_then(|host| HeaderValue::from_str(host).ok())),
+            ("x-real-ip", client),
+            ("forwarded", HeaderValue::try_from(way.elements(proto, host)).ok()),
+        ];
+        Self(fields.into_iter().filter_map(|(name, value)| Some((name, value?))).collect())
     }
 
     /// Of a connection without an address.

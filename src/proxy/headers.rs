@@ -91,8 +91,10 @@ pub(super) fn upstream_head(
     } else {
         head.insert_header("host", authority)?;
     }
-    for name in FORWARDED {
-        copy(&client.headers, &mut head, name)?;
+    for (name, value) in &client.headers {
+        if FORWARDED.contains(&name.as_str()) {
+            head.append_header(name.clone(), value)?;
+        }
     }
     head.insert_header("content-length", body_length.to_string())?;
     head.insert_header("accept-encoding", "identity")?;

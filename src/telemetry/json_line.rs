@@ -82,8 +82,7 @@ impl<'a> Json<'a> {
 
     /// Milliseconds, to the microsecond.
     pub(super) fn millis(&mut self, name: &str, value: Duration) {
-        let micros = value.as_micros();
-        self.plain(name, Thousandths(micros / 1_000, micros % 1_000));
+        self.plain(name, Thousandths::of(value.as_micros()));
     }
 
     pub(super) fn maybe_millis(&mut self, name: &str, value: Option<Duration>) {
@@ -94,8 +93,7 @@ impl<'a> Json<'a> {
 
     /// Microseconds, to the nanosecond.
     pub(super) fn micros(&mut self, name: &str, value: Duration) {
-        let nanos = value.as_nanos();
-        self.plain(name, Thousandths(nanos / 1_000, nanos % 1_000));
+        self.plain(name, Thousandths::of(value.as_nanos()));
     }
 
     /// Microseconds, if there are any to speak of.
@@ -128,7 +126,14 @@ impl<'a> Json<'a> {
 }
 
 /// A whole number and its thousandths, without trailing zeros.
-struct Thousandths(u128, u128);
+struct Thousandths(u64, u64);
+
+impl Thousandths {
+    fn of(count: u128) -> Self {
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        Self(count / 1_000, count % 1_000)
+    }
+}
 
 impl Display for Thousandths {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -152,17 +157,22 @@ fn cut(text: &str) -> &str {
 /// terminal shows it as it is.
 fn write_text(value: &str, text: &mut Vec<u8>) {
     text.push(b'"');
-    for character in value.chars() {
-        match character {
-            '"' => text.extend_from_slice(b"\\\""),
-            '\\' => text.extend_from_slice(b"\\\\"),
-            control if control.is_control() || matches!(control, '\u{2028}' | '\u{2029}') => {
-                let _infallible = write!(text, "\\u{:04x}", u32::from(control));
-            }
-            other => text.extend_from_slice(other.encode_utf8(&mut [0; 4]).as_bytes()),
-        }
+    let mut rest = value;
+    while let Some((at, character)) = rest.char_indices().find(|(_, character)| is_special(*character)) {
+        let (plain, after) = rest.split_at_checked(at).unwrap_or((rest, ""));
+        text.extend_from_slice(plain.as_bytes());
+        let _infallible = match character {
+            '"' | '\\' => write!(text, "\\{character}"),
+            _ => write!(text, "\\u{:04x}", u32::from(character)),
+        };
+        rest = after.get(character.len_utf8()..).unwrap_or_default();
     }
+    text.extend_from_slice(rest.as_bytes());
     text.push(b'"');
+}
+
+fn is_special(character: char) -> bool {
+    matches!(character, '"' | '\\' | '\u{2028}' | '\u{2029}') || character.is_control()
 }
 
 #[cfg(test)]
