@@ -165,8 +165,10 @@ async fn fake_gpus_do_what_the_simulated_engines_do() {
     let (_demo, admin) = Running::start(&["--fake-gpu"]);
     let busy = |backends: &Value| {
         let all = backends["backends"].as_array().expect("backends").clone();
-        let of = |one: &Value| one["gpus"][0]["utilization"].as_f64().unwrap_or_default();
-        all.iter().map(of).fold(0.0, f64::max) > 0.05 && all.iter().all(|one| one["gpu"] == "fake")
+        // One that was never asked has no share yet.
+        let shares = all.iter().map(|one| one["gpus"][0]["utilization"].as_f64()).collect::<Option<Vec<_>>>();
+        shares.is_some_and(|shares| shares.into_iter().any(|share| share > 0.05))
+            && all.iter().all(|one| one["gpu"] == "fake")
     };
     let mut backends = page(admin, "/api/v1/backends").await.json();
     let waiting = async {
