@@ -9,6 +9,7 @@ pub(crate) mod fuzz;
 pub mod gaps;
 pub mod objective;
 pub mod outcome;
+pub mod percentile;
 pub mod reader;
 pub mod sieve;
 pub mod spread;
