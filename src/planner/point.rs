@@ -125,7 +125,7 @@ impl Point {
     /// Answers per second of all clients together.
     #[must_use]
     pub fn requests_per_second(&self) -> f64 {
-        self.per_second(self.steady().count() as f64)
+        self.per_second(self.answers() as f64)
     }
 
     /// Prompt tokens of a request, on average.
@@ -138,6 +138,12 @@ impl Point {
     #[must_use]
     pub fn mean_output(&self) -> f64 {
         self.mean(|sample| sample.output_tokens)
+    }
+
+    /// Answers that count.
+    #[must_use]
+    pub fn answers(&self) -> usize {
+        self.steady().count()
     }
 
     /// Share of requests that failed.
@@ -168,7 +174,7 @@ impl Point {
     }
 
     fn mean(&self, of: impl Fn(&Sample) -> u64) -> f64 {
-        self.steady().map(of).sum::<u64>() as f64 / (self.steady().count().max(1) as f64)
+        self.steady().map(of).sum::<u64>() as f64 / (self.answers().max(1) as f64)
     }
 
     fn quantile_of(&self, latency: Latency, quantile: Quantile, failed: u64) -> Option<f64> {
