@@ -98,7 +98,7 @@ impl RequestShape {
 pub fn prompts_of(seed: u64, part: &[u64]) -> u64 {
     let mixed = part.iter().fold(seed, |mixed, number| Random::seeded(mixed.wrapping_add(*number)).bits());
     // The number of a prompt goes into the low bits.
-    if part.is_empty() { seed } else { mixed & !0xFFFF_FFFF }
+    mixed & !0xFFFF_FFFF
 }
 
 /// Makes bodies.
@@ -233,11 +233,11 @@ mod tests {
 
     #[test]
     fn parts_of_a_run_share_no_prompt() {
-        let mut seen = std::collections::HashSet::new();
+        let mut all = std::collections::HashSet::new();
         for part in [[200, 100, 1], [200, 100, 4], [200, 100, 8], [1_000, 100, 8], [200, 101, 8]] {
             let seed = prompts_of(0, &part);
             let builder = RequestBuilder::new(RequestShape { seed, ..RequestShape::new(Api::Chat, "m") });
-            assert!((0..300).all(|index| seen.insert(builder.body(&planned(index)))), "{part:?}");
+            assert!((0..300).all(|index| all.insert(builder.body(&planned(index)))), "{part:?}");
             assert_eq!(seed, prompts_of(0, &part));
         }
     }
