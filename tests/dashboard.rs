@@ -30,6 +30,7 @@ const FILES: [&str; 12] = [
     "/dashboard/history.js",
     "/dashboard/charts.js",
     "/dashboard/routes.js",
+    "/dashboard/split.js",
     "/dashboard/backends.js",
     "/dashboard/decisions.js",
 ];
