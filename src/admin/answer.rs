@@ -196,9 +196,8 @@ fn explain(fleet: &Fleet, query: Option<&str>, now: Instant) -> Answer {
     let stream = parameter(query, "stream") != Some("false");
     let input_tokens = input_tokens.unwrap_or(usual.input_tokens);
     let facts = RequestFacts { input_tokens, max_tokens, stream, ..usual };
-    let group = match split_view::asked(route, parameter(query, "group")) {
-        Ok(group) => group,
-        Err(()) => return error(StatusCode::NOT_FOUND, "no_such_group", "no group of that name; see /api/v1/routes"),
+    let Ok(group) = split_view::asked(route, parameter(query, "group")) else {
+        return error(StatusCode::NOT_FOUND, "no_such_group", "no group of that name; see /api/v1/routes");
     };
     let explanation = fleet.explain(&name, &Question { facts, group, ..Question::default() }, now);
     explanation.map_or_else(index, |explanation| shown(&ExplanationView::new(&explanation, input_tokens)))

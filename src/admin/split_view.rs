@@ -88,6 +88,7 @@ struct LatencyView {
 
 /// A quantile, and between which values the true one lies with 95 % confidence.
 #[derive(Debug, Serialize)]
+#[allow(clippy::struct_field_names, reason = "the unit is part of the API's names")]
 struct QuantileView {
     value_ms: f64,
     #[serde(skip_serializing_if = "Option::is_none")]

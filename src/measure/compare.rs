@@ -93,6 +93,9 @@ mod tests {
 
     const RUNS: u32 = 400;
 
+    /// A draw of that scale, and the quantile of a share.
+    type Distribution = (fn(&mut Random, f64) -> f64, fn(f64, f64) -> f64);
+
     fn quantile(share: f64) -> Quantile {
         Quantile::new(share).expect("a quantile")
     }
@@ -105,12 +108,7 @@ mod tests {
 
     /// In which share of the runs the interval covered the true difference of the quantiles, and how wide it was on
     /// average, in units of the baseline's quantile.
-    fn covered(
-        (few, many): (u32, u32),
-        share: f64,
-        (draw, inverse): (fn(&mut Random, f64) -> f64, fn(f64, f64) -> f64),
-        scale: f64,
-    ) -> (f64, f64) {
+    fn covered((few, many): (u32, u32), share: f64, (draw, inverse): Distribution, scale: f64) -> (f64, f64) {
         let now = ManualClock::new().now();
         let (mut random, mut covered, mut width) = (Random::seeded(17), 0, 0.0);
         let truth = inverse(share, scale) - inverse(share, 1.0);
@@ -148,8 +146,8 @@ mod tests {
 
     #[test]
     fn an_interval_covers_the_true_difference_and_is_not_absurdly_wide() {
-        let exponential = (exponential as fn(&mut Random, f64) -> f64, exponential_at as fn(f64, f64) -> f64);
-        let lognormal = (lognormal as fn(&mut Random, f64) -> f64, lognormal_at as fn(f64, f64) -> f64);
+        let exponential: Distribution = (exponential, exponential_at);
+        let lognormal: Distribution = (lognormal, lognormal_at);
         for (name, distribution) in [("exponential", exponential), ("lognormal", lognormal)] {
             for scale in [1.0, 1.2, 2.0] {
                 for (share, sizes, widest) in [

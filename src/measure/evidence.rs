@@ -133,7 +133,9 @@ mod tests {
         #[test]
         fn no_bet_wins_on_average(most in 0.001_f64..0.999, history in proptest::collection::vec(any::<bool>(), 0..60)) {
             let mut evidence = Evidence::default();
-            history.into_iter().for_each(|happened| evidence.observe(most, happened));
+            for happened in history {
+                evidence.observe(most, happened);
+            }
             let after = |happened| {
                 let mut next = evidence.clone();
                 next.observe(most, happened);

@@ -47,7 +47,7 @@ fn below(samples: u64, share: f64, holds: impl Fn(f64) -> bool) -> Option<u64> {
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count, not negative")]
 fn near(n: f64, tail: f64, risk: f64) -> Option<u64> {
     let rank = n * tail - deviate(risk) * (n * tail * (1.0 - tail)).sqrt() - 1.5;
-    (rank >= 0.0).then(|| rank as u64)
+    (rank >= 0.0).then_some(rank as u64)
 }
 
 /// How many standard deviations a normal draw lies above its mean with that probability, within 5e-4

@@ -47,10 +47,11 @@ mod tests {
     use super::*;
     use crate::random::Random;
 
+    const DRAWS: u32 = 200_000;
+
     #[test]
     fn every_group_gets_its_share_and_the_baseline_the_rest() {
         let (mut random, mut counts) = (Random::seeded(11), [0_u32; 3]);
-        const DRAWS: u32 = 200_000;
         for _ in 0..DRAWS {
             counts[assign([0.05, 0.3].into_iter(), random.share()).place()] += 1;
         }

@@ -21,6 +21,8 @@ use crate::support::until;
 const STREAM: &str = r#"{"model":"m","stream":true,"max_tokens":8,"ignore_eos":true,"messages":[{"role":"user","content":"Tell me about trains."}]}"#;
 /// Requests at once.
 const CLIENTS: usize = 8;
+/// Enough to tell shares.
+const REQUESTS: usize = 600;
 
 async fn simulator(speed: f64) -> Simulator {
     let mut options = SimulatorOptions::new(Profile::named("h100-latency").expect("known"));
@@ -132,7 +134,6 @@ async fn a_canary_twice_as_slow_is_rolled_back_by_itself_while_every_request_com
 async fn a_canary_that_is_as_good_stays_and_gets_what_was_asked() {
     let (old, new) = (simulator(5.0).await, simulator(5.0).await);
     let headway = before(&old, &new, "{ e2e: { p90: 60ms } }").await;
-    const REQUESTS: usize = 600;
     assert_eq!(serve(&headway, REQUESTS, |canary| canary.rolled_back.is_some()).await, REQUESTS);
     let of = canary(&headway);
     assert_eq!((of.rolled_back, of.fell_over), (None, [0; 4]));
