@@ -13,6 +13,7 @@ pub mod group;
 pub mod objective;
 mod order;
 pub mod outcome;
+pub mod percentile;
 pub mod reader;
 pub mod sieve;
 pub mod spread;

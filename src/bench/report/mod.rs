@@ -18,8 +18,9 @@ pub use json_line::write_json_line;
 
 use crate::bench::goodput::Goodput;
 use crate::bench::record::{Metric, Phase, RequestRecord};
-use crate::bench::statistics::{Summary, percentile};
+use crate::bench::statistics::Summary;
 use crate::measure::gaps::GapHistogram;
+use crate::measure::percentile::percentile;
 
 /// Records kept for the exact percentiles of one report; beyond it, further ones only count.
 const MOST_RECORDS: usize = 1_000_000;
