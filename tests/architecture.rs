@@ -70,6 +70,7 @@ const SERDE: &[&str] = &[
     "nim/metadata.rs",
     "nim/model.rs",
     "fleet/state/file.rs",
+    "fleet/state/split_part.rs",
     "nim_simulator/",
     "policy_simulator/",
     "proxy/models.rs",

@@ -21,6 +21,7 @@ pub mod network;
 pub mod otlp;
 mod reload;
 pub mod settings;
+mod split;
 mod watch;
 
 use std::path::Path;

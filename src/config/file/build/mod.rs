@@ -10,6 +10,7 @@ mod lint;
 mod otlp;
 mod profile;
 mod route;
+mod split;
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
