@@ -22,4 +22,6 @@ pub use choice::{Alternative, Choice, choose};
 pub use engine_fit::{EngineFit, Fitted};
 pub use fleet_plan::{FleetPlan, Offer, PlanError, cheapest};
 pub use ladder::{Ladder, STOP};
+#[cfg(test)]
+pub(crate) use point::testing::modelled;
 pub use point::{Point, Sample, Shape};

@@ -187,7 +187,7 @@ impl Point {
 }
 
 #[cfg(test)]
-pub(super) mod testing {
+pub(crate) mod testing {
     //! Points of round numbers, and of the model of an engine.
 
     use super::*;
@@ -216,7 +216,7 @@ pub(super) mod testing {
     }
 
     /// A closed loop on the model of an engine.
-    pub(in crate::planner) fn modelled(profile: &Profile, concurrency: u32, shape: Shape) -> Point {
+    pub(crate) fn modelled(profile: &Profile, concurrency: u32, shape: Shape) -> Point {
         let Shape { input_tokens, output_tokens } = shape;
         let requests = u64::from(concurrency) * 6 + 24;
         let seen = closed_loop(profile, concurrency, (input_tokens, output_tokens), requests);
