@@ -156,6 +156,14 @@ fn an_engine_that_claims_more_than_the_wait_is_not_believed() {
 }
 
 #[test]
+fn an_engine_that_does_not_tell_its_queue_has_no_bar_of_it() {
+    let mut record = traced();
+    record.engine = Some(EngineTimings { queue: None, prefill: millis(60), inter_token: None });
+    let bars: Vec<_> = outline(&record).into_iter().filter(|(name, ..)| name.starts_with("engine")).collect();
+    assert_eq!(bars, [("engine prefill".to_owned(), "backend wait".to_owned(), 48_000, 108_000)]);
+}
+
+#[test]
 fn a_silence_is_a_stall_when_it_is_long_and_unusual() {
     let stalls = |longest| {
         let mut record = traced();
