@@ -14,7 +14,7 @@ use super::json::{Malformed, Scanner, name_buffer};
 pub struct EngineTimings {
     /// Waiting in the engine's queue; llama.cpp does not say.
     pub queue: Option<Duration>,
-    /// From the queue's end to the first token.
+    /// From the queue's end to the first token. vLLM calls this its time to first token.
     pub prefill: Duration,
     /// Mean time from one token to the next.
     pub inter_token: Option<Duration>,
@@ -28,21 +28,19 @@ impl EngineTimings {
 
     /// Reads the value of that member; `None` when it is something else, or says too little.
     pub(super) fn read(scanner: &mut Scanner<'_>) -> Result<Option<Self>, Malformed> {
-        let (mut queue, mut first_token, mut prefill, mut inter_token) = (None, None, None, None);
+        let (mut queue, mut prefill, mut inter_token) = (None, None, None);
         scanner.object_or_skip(|scanner, key| {
             match key.name(&mut name_buffer()) {
                 b"queue_time_ms" => queue = millis(scanner)?,
-                b"time_to_first_token_ms" => first_token = millis(scanner)?,
-                b"prompt_ms" => prefill = millis(scanner)?,
+                b"time_to_first_token_ms" | b"prompt_ms" => prefill = millis(scanner)?,
                 b"mean_itl_ms" | b"predicted_per_token_ms" => inter_token = millis(scanner)?,
                 _ => {}
             }
             Ok::<(), Malformed>(())
         })?;
-        let of_both = || first_token?.checked_sub(queue?);
         // llama.cpp writes 0 where there was no second token.
         let inter_token = inter_token.filter(|gap| !gap.is_zero());
-        Ok(of_both().or(prefill).map(|prefill| Self { queue, prefill, inter_token }))
+        Ok(prefill.map(|prefill| Self { queue, prefill, inter_token }))
     }
 
     /// All of the wait for the first token that the engine tells.
@@ -79,13 +77,14 @@ mod tests {
     }
 
     #[test]
-    fn vllm_tells_queue_and_first_token() {
+    fn vllm_tells_its_queue_and_what_came_after_it() {
         check(
             r#"{"time_to_first_token_ms":2.5,"generation_time_ms":9.6,"queue_time_ms":0.01,"mean_itl_ms":1.92,"x":[]}"#,
-            Some((Some(10), 2_490, Some(1_920))),
+            Some((Some(10), 2_500, Some(1_920))),
         );
         check(r#"{"time_to_first_token_ms":7,"queue_time_ms":0,"mean_itl_ms":null}"#, Some((Some(0), 7_000, None)));
-        check(r#"{"time_to_first_token_ms":1e1,"queue_time_ms":1E-1}"#, Some((Some(100), 9_900, None)));
+        check(r#"{"time_to_first_token_ms":1e1,"queue_time_ms":1E-1}"#, Some((Some(100), 10_000, None)));
+        check(r#"{"time_to_first_token_ms":22.5,"queue_time_ms":650}"#, Some((Some(650_000), 22_500, None)));
     }
 
     #[test]
@@ -101,10 +100,9 @@ mod tests {
     #[test]
     fn what_makes_no_sense_or_says_too_little_is_no_account() {
         for none in [
-            r#"{"time_to_first_token_ms":2.5}"#,
+            r#"{"queue_time_ms":2.5}"#,
             r#"{"time_to_first_token_ms":null,"queue_time_ms":1}"#,
             r#"{"time_to_first_token_ms":-2.5,"queue_time_ms":-3}"#,
-            r#"{"time_to_first_token_ms":1,"queue_time_ms":2}"#,
             r#"{"time_to_first_token_ms":1e300,"queue_time_ms":2}"#,
             r#"{"predicted_per_token_ms":2}"#,
             r#"{"prompt_ms":"9"}"#,

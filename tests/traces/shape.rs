@@ -69,7 +69,7 @@ async fn failover(protocol: &str) -> (Vec<Span>, Value, Collector) {
     let collector = Collector::start().await;
     let (_folder, log) = log_file();
     let busy = Scripted::start(json_answer("503 Service Unavailable", r#"{"error":{"code":503}}"#)).await;
-    let engine = r#""metrics":{"time_to_first_token_ms":1.5,"queue_time_ms":0.5,"generation_time_ms":3}"#;
+    let engine = r#""metrics":{"time_to_first_token_ms":1.0,"queue_time_ms":0.5,"generation_time_ms":3}"#;
     let usage = format!(
         "data: {{\"choices\":[],\"usage\":{{\"prompt_tokens\":3,\"completion_tokens\":2,\
          \"prompt_tokens_details\":{{\"cached_tokens\":1}}}},{engine}}}\n\n"

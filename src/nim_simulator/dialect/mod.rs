@@ -86,7 +86,8 @@ impl Times {
         let generation = self.last.saturating_sub(first);
         let gaps = f64::from(self.tokens.saturating_sub(1));
         RequestMetrics {
-            time_to_first_token_ms: ms(first),
+            // From the queue's end.
+            time_to_first_token_ms: ms(first.saturating_sub(self.queue)),
             generation_time_ms: ms(generation),
             queue_time_ms: ms(self.queue),
             mean_itl_ms: (gaps > 0.0).then(|| ms(generation) / gaps),
