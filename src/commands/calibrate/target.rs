@@ -60,7 +60,7 @@ impl Target {
         let client = Arc::new(Client::new(options(&own)?, Arc::clone(clock))?);
         let mut target = Self {
             promises: promises(settings, backend.index().0),
-            longest: own.context_length.or_else(|| backend.context_length(&model)),
+            longest: backend.context(&model).map(|context| context.tokens),
             settings: own,
             model,
             client,
