@@ -18,3 +18,4 @@ pub mod request;
 pub mod schedule;
 pub mod statistics;
 pub mod target;
+pub mod transfer;

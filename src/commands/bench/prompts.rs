@@ -52,6 +52,7 @@ async fn scale(client: &Client, builder: &RequestBuilder, id: &str, now: std::ti
             stream: builder.stream(),
             body: builder.body(&planned),
             input_tokens: words,
+            output_tokens: planned.output_tokens,
             headers: http::HeaderMap::new(),
         };
         let record = client.measure(call, now).await;
