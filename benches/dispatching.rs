@@ -65,9 +65,14 @@ fn staged(backends: usize, work: Work) -> Staged {
         )
     };
     let names: Vec<_> = (0..backends).map(|number| format!("b{number}")).collect();
+    let (canary, names) = names.split_at(if matches!(work, Work::Split) { backends.div_ceil(8) } else { 0 });
+    let split = match canary {
+        [] => String::new(),
+        _ => format!("split: {{ canary: {{ backends: [{}], share: 10%, rollback: never }} }}, ", canary.join(", ")),
+    };
     let text = format!(
         "listeners:\n  - {{ address: \"127.0.0.1:0\" }}\nbackends:\n{}routes:\n  - {{ name: r, backends: [{}], \
-         on_overload: {on_overload}, slo: {{ ttft: {{ p95: 300ms }}, itl: {{ p95: 40ms }} }} }}\n",
+         {split}on_overload: {on_overload}, slo: {{ ttft: {{ p95: 300ms }}, itl: {{ p95: 40ms }} }} }}\n",
         (0..backends).map(one).collect::<String>(),
         names.join(", ")
     );
@@ -95,7 +100,9 @@ enum Work {
     Decision,
     /// With a first token and an end between, which teach.
     Whole,
-    /// The same, where some requests cannot be served in time.
+    /// As a decision, on a route that splits its requests: drawn for a group, and chosen within it.
+    Split,
+    /// As a whole one, where some requests cannot be served in time.
     Scarce,
 }
 
@@ -113,9 +120,10 @@ impl Work {
         }
         let facts = RequestFacts { input_tokens, stream: true, objectives, ..RequestFacts::default() };
         let prefix = Prefix { blocks: &blocks, block_tokens: 512.0 };
-        let asked = Request { model: "m", facts, prefix, ..Request::default() };
+        let group = fleet.assign(0).map(|assigned| assigned.group);
+        let asked = Request { model: "m", facts, prefix, group, ..Request::default() };
         let Ok(mut given) = fleet.dispatch(0, &asked, &[], now) else { return true };
-        if !matches!(self, Self::Decision) {
+        if !matches!(self, Self::Decision | Self::Split) {
             given.in_flight.first_token(now + Duration::from_millis(120));
             let served =
                 Served { output_tokens: Some(17), mean_gap: Some(Duration::from_millis(20)), held_back: false };
@@ -169,7 +177,7 @@ fn main() {
         "backends", "work", "threads", "one fleet", "a fleet each", "turned away"
     );
     for backends in [2, 8, 64] {
-        for work in [Work::Decision, Work::Whole, Work::Scarce] {
+        for work in [Work::Decision, Work::Split, Work::Whole, Work::Scarce] {
             let mut alone: Option<(f64, f64)> = None;
             for threads in [1, 2, 16] {
                 let shared = [Arc::new(staged(backends, work))];

@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::bench::BenchArgs;
+use crate::commands::calibrate::CalibrateArgs;
 use crate::commands::check::CheckArgs;
 use crate::commands::completions::CompletionsArgs;
 use crate::commands::conformance::ConformanceArgs;
@@ -55,6 +56,11 @@ pub enum Command {
         after_help = "Examples:\n  headway bench -m meta/llama-3.1-8b-instruct -u localhost:8000 --streaming --concurrency 10 --request-count 100\n  headway bench profile -m ID --streaming --request-rate 20 --goodput \"time_to_first_token:300 inter_token_latency:40\""
     )]
     Bench(BenchArgs),
+    /// Measure every backend of a configuration, gently: which profile for which route, up to which load, at which price.
+    #[command(
+        after_help = "Examples:\n  headway calibrate --config headway.yaml\n  headway calibrate --config headway.yaml --concurrency 1,8,32 --input-tokens 800 --output-tokens 150\n  headway calibrate --config headway.yaml --demand chat=20:800/150,batch=5:4000/300\n  headway calibrate --config headway.yaml --backend h100-latency --requests 200 --format json"
+    )]
+    Calibrate(CalibrateArgs),
     /// Read what NIM says of its model profiles; order them by NIM's rules, print backends, or a command that starts one.
     #[command(
         after_help = "Examples:\n  docker run --rm --gpus all IMAGE list-model-profiles | headway profiles --select\n  headway profiles list.txt --config-json config.json --gpu-memory 24\n  headway profiles list.txt --format backends --gpu-hour 4.00\n  headway profiles list.txt --format docker --profile 751382df --image IMAGE\n  curl -s http://127.0.0.1:8000/v1/metadata | headway profiles"

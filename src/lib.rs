@@ -14,7 +14,7 @@
 //!
 //! # Invariants
 //!
-//! 1. `wire`, `measure`, `route`, `engine`, `nim` have no IO, no locks, no `async`, no clock.
+//! 1. `wire`, `measure`, `route`, `planner`, `engine`, `nim` have no IO, no locks, no `async`, no clock.
 //! 2. Only [`clock`] reads the machine clock; everything else takes `now` as an argument.
 //! 3. What requests share and change lies in few places: [`fleet`] (what is counted and learned, of callers too), [`telemetry`] (counters,
 //!    the latest exchanges), [`config::Reloader`] (the settings in force), and in [`proxy`] the pool of idle connections,
@@ -39,6 +39,7 @@
 //! | [`measure`] | from bytes and instants to latencies, outcomes and the record of an exchange |
 //! | [`route`] | what is known of backends, the rules that choose among them, prices, admission, ejection |
 //! | [`engine`] | the model of an inference engine that the simulator runs |
+//! | [`planner`] | which profile for which route, up to which load, how many, at which price |
 //! | [`nim`] | NIM's model profiles: what they are called, which one a NIM starts, whether it fits |
 //! | [`config`] | the file, its mistakes, reloading |
 //! | [`fleet`] | backends and routes, alive: dispatching, health, what was learned |
@@ -62,6 +63,7 @@ mod yaml;
 pub mod engine;
 pub mod measure;
 pub mod nim;
+pub mod planner;
 pub mod route;
 pub mod wire;
 

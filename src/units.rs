@@ -45,6 +45,8 @@ pub struct Quantile(f64);
 impl Quantile {
     /// The median.
     pub const P50: Self = Self(0.50);
+    /// The 90th percentile.
+    pub const P90: Self = Self(0.90);
     /// The 95th percentile.
     pub const P95: Self = Self(0.95);
     /// The 99th percentile.

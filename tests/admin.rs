@@ -83,6 +83,7 @@ fn settings(token: Option<&str>, open_metrics: bool) -> Settings {
         window: Duration::from_secs(300),
         budget_period: Duration::from_secs(86_400),
         policy: PolicyKind::default(),
+        split: None,
         shadow_policy: None,
         priority: 0,
         on_overload: OnOverload::default(),

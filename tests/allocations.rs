@@ -5,9 +5,13 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::alloc::System;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use headway::clock::{Clock, ManualClock};
+use headway::config::{NoEnvironment, parse};
+use headway::fleet::backend::CheckOutcome;
+use headway::fleet::{Fleet, Request};
 use headway::measure::objective::{Latency, Objective, Objectives};
 use headway::route::admission::OnOverload;
 use headway::route::decision::{Decision, Reason};
@@ -38,6 +42,39 @@ fn allocations(mut act: impl FnMut()) -> usize {
         region.change().allocations
     };
     (0..20).map(once).min().unwrap()
+}
+
+/// A fleet of two, with more keys of its route.
+fn fleet(route: &str) -> Fleet {
+    let members = if route.is_empty() { "a, b" } else { "a" };
+    let text = format!(
+        "listeners: [{{ address: 127.0.0.1:1 }}]\nbackends:\n  - {{ name: a, url: http://127.0.0.1:2, models: [m] }}\n  - {{ \
+         name: b, url: http://127.0.0.1:3, models: [m] }}\nroutes:\n  - name: r\n    backends: [{members}]\n    {route}\n"
+    );
+    let loaded = parse("test.yaml", &text, &NoEnvironment).unwrap();
+    let now = ManualClock::new().now();
+    let fleet = Fleet::new(Arc::new(loaded.settings), now).unwrap();
+    fleet.backends().iter().for_each(|backend| backend.checked(CheckOutcome::Passed, now));
+    // The log of decisions allocates until it has been round.
+    for _ in 0..2_000 {
+        let group = fleet.assign(0).map(|assigned| assigned.group);
+        let asked = Request { model: "m", facts: facts(), group, ..Request::default() };
+        drop(fleet.dispatch(0, &asked, &[], now).unwrap());
+    }
+    fleet
+}
+
+fn a_group_costs_nothing(now: Instant) {
+    let (plain, split) = (fleet(""), fleet("split: { canary: { backends: [b], share: 30% } }"));
+    assert_eq!(allocations(|| _ = split.assign(0)), 0, "drawing a group");
+    let dispatched = |fleet: &Fleet| {
+        allocations(|| {
+            let group = fleet.assign(0).map(|assigned| assigned.group);
+            let asked = Request { model: "m", facts: facts(), group, ..Request::default() };
+            drop(fleet.dispatch(0, &asked, &[], now).unwrap());
+        })
+    };
+    assert_eq!(dispatched(&split), dispatched(&plain), "a group costs a dispatch nothing");
 }
 
 #[test]
@@ -105,6 +142,8 @@ fn a_warm_decision_allocates_nothing() {
     };
     (0..1_000).for_each(|_| serve(&mut models));
     assert_eq!(allocations(|| serve(&mut models)), 0, "a whole request");
+
+    a_group_costs_nothing(now);
 
     // The check can fail.
     assert_eq!(allocations(|| drop(vec![0_u8; 64])), 1);

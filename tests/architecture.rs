@@ -19,6 +19,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("measure", &["units", "wire"]),
     ("route", &["units", "measure"]),
     ("engine", &["units"]),
+    ("planner", &["units", "measure", "route"]),
     ("nim", &["units", "yaml"]),
     ("config", &["clock", "units", "yaml", "measure", "route", "engine", "nim"]),
     ("fleet", &["clock", "units", "wire", "nim", "measure", "route", "config"]),
@@ -35,7 +36,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
 /// Modules that wire the others together.
 const FREE: &[&str] = &["commands", "fuzzing", "lib", "main"];
 
-const PURE: &[&str] = &["svg", "yaml", "wire", "measure", "route", "engine", "nim"];
+const PURE: &[&str] = &["svg", "yaml", "wire", "measure", "route", "engine", "planner", "nim"];
 
 /// IO, locks, `async` (without which there is no `.await`), threads and clocks, as they show in source text.
 const IMPURE: &[&str] = &[
@@ -69,6 +70,7 @@ const SERDE: &[&str] = &[
     "nim/metadata.rs",
     "nim/model.rs",
     "fleet/state/file.rs",
+    "fleet/state/split_part.rs",
     "nim_simulator/",
     "policy_simulator/",
     "proxy/models.rs",

@@ -13,6 +13,7 @@ use headway::bench::report::Collector;
 use headway::bench::request::{RequestBuilder, RequestShape};
 use headway::bench::schedule::{Lengths, Limit, Load, Schedule};
 use headway::bench::target::Target;
+use headway::bench::tls::TlsOptions;
 use headway::clock::{Clock, SystemClock};
 use headway::engine::Profile;
 use headway::nim_simulator::{DEFAULT_MODEL, FaultKind, Faults, Simulator, SimulatorOptions, TruthRecord};
@@ -237,11 +238,12 @@ async fn https_is_verified_and_an_own_authority_can_be_trusted() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("ca.pem");
     std::fs::write(&file, pem).expect("written");
-    let trusted = headway::bench::client::read_certificates(&file).expect("certificates");
+    let trusted = headway::bench::tls::read_certificates(&file).expect("certificates");
     for (extra_roots, error) in [(Vec::new(), Some("connect")), (trusted, None)] {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let target = Target::parse(&url, None, Api::Chat).expect("a URL");
-        let options = ClientOptions { extra_roots, ..ClientOptions::new(target) };
+        let tls = TlsOptions { extra_roots, ..TlsOptions::default() };
+        let options = ClientOptions { tls, ..ClientOptions::new(target) };
         let client = Arc::new(Client::new(options, Arc::clone(&clock)).expect("a client"));
         let (sender, mut records) = tokio::sync::mpsc::channel(4);
         let start = clock.now();

@@ -130,7 +130,7 @@ const MISTAKES: &[Mistake] = &[
     mistake("    slo: {", "    ttft_slo: 500ms\n    slo: {", (26, 5), "routes[0].ttft_slo", "unknown field", None),
     mistake("policy:", "polciy:", (27, 5), "routes[0].polciy", "unknown field", Some("policy")),
     mistake("client_slo:", "client_slos:", (29, 5), "routes[0].client_slos", "unknown field", Some("client_slo")),
-    mistake("    policy:", "    split: { canary: {} }\n    policy:", (27, 5), "routes[0].split", "not built yet", None),
+    mistake("    policy:", "    split: { canary: {} }\n    policy:", (27, 22), "routes[0].split.canary.backends", "`backends` is missing", None),
     mistake("shadow_policy:", "shadow:", (32, 5), "routes[1].shadow", "unknown field", Some("shadow_policy")),
     mistake("on_overload:", "on_overlaod:", (34, 5), "routes[1].on_overlaod", "unknown field", Some("on_overload")),
     mistake("queue:", "que:", (34, 20), "routes[1].on_overload.que", "unknown field", Some("queue")),
@@ -288,7 +288,7 @@ headway.yaml:26:5: unknown field \"ttft_slo\", did you mean \"slo\"?
       |     ^^^^^^^^
    27 |     slos: { ttft: { p95: 300ms }, itl: { p95: 40ms }, window: 5m }
   field: routes[0].ttft_slo
-  hint: fields here: `name`, `match`, `backends`, `slo`, `policy`, `shadow_policy`, `priority`, `on_overload`, `prefix_affinity`, `timeouts`, `retry`, `commit`, `hedge`, `heartbeat`, `expose`, `client_slo`, `client_slo_floor`
+  hint: fields here: `name`, `match`, `backends`, `slo`, `policy`, `shadow_policy`, `priority`, `on_overload`, `prefix_affinity`, `timeouts`, `retry`, `commit`, `hedge`, `heartbeat`, `expose`, `client_slo`, `client_slo_floor`, `split`
 
 headway.yaml:27:5: unknown field \"slos\", did you mean \"slo\"?
    26 |     ttft_slo: 500ms
@@ -296,7 +296,7 @@ headway.yaml:27:5: unknown field \"slos\", did you mean \"slo\"?
       |     ^^^^
    28 |     policy: cheapest_within_slo
   field: routes[0].slos
-  hint: fields here: `name`, `match`, `backends`, `slo`, `policy`, `shadow_policy`, `priority`, `on_overload`, `prefix_affinity`, `timeouts`, `retry`, `commit`, `hedge`, `heartbeat`, `expose`, `client_slo`, `client_slo_floor`
+  hint: fields here: `name`, `match`, `backends`, `slo`, `policy`, `shadow_policy`, `priority`, `on_overload`, `prefix_affinity`, `timeouts`, `retry`, `commit`, `hedge`, `heartbeat`, `expose`, `client_slo`, `client_slo_floor`, `split`
 ";
     assert_eq!(shown.join("\n"), expected);
 }

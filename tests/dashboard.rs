@@ -19,7 +19,7 @@ use support::client::{Client, End, Reply, fields};
 use support::headway::{Headway, Setup};
 use support::texts::{CHAT, DONE, FINISH, LAST, STREAM, TOKEN, USAGE, begun, chunk, post, streamed};
 
-const FILES: [&str; 12] = [
+const FILES: [&str; 13] = [
     "/",
     "/dashboard/style.css",
     "/dashboard/icon.svg",
@@ -30,6 +30,7 @@ const FILES: [&str; 12] = [
     "/dashboard/history.js",
     "/dashboard/charts.js",
     "/dashboard/routes.js",
+    "/dashboard/split.js",
     "/dashboard/backends.js",
     "/dashboard/decisions.js",
 ];

@@ -142,6 +142,7 @@ fn settings(backends: Vec<Backend>) -> Arc<Settings> {
         window: SECOND * 300,
         budget_period: SECOND * 86_400,
         policy: PolicyKind::LeastInFlight,
+        split: None,
         shadow_policy: None,
         priority: 0,
         on_overload: OnOverload::default(),

@@ -26,8 +26,8 @@ use std::time::Duration;
 
 use headway::bench::record::RequestRecord;
 use headway::bench::schedule::Load;
-use headway::bench::statistics::percentile;
 use headway::measure::objective::Objectives;
+use headway::measure::percentile::percentile;
 use stage::Stage;
 
 /// What is sent before a figure counts: the engines are to be as busy as they get.

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use headway::bench::record::{Metric, RequestRecord};
-use headway::bench::statistics::percentile;
 use headway::config::settings::Settings;
 use headway::measure::attainment::Attainment;
 use headway::measure::objective::{Latency, Verdicts};
+use headway::measure::percentile::percentile;
 use headway::measure::spread::Spread;
 use headway::nim_simulator::TruthLog;
 use serde_json::{Value, json};

@@ -23,11 +23,12 @@ use super::endpoint::{Endpoint, LISTED, parameter, percent_decoded};
 use super::events::Audience;
 use super::guard::{self, Refusal};
 use super::moment::Moment;
+use super::split_view::{self, SplitView};
 use super::view::{self, BackendView, Probe, Requests, ResourceView, WantedLevel};
 use super::{ReloadOutcome, ResourceUse, Services, version};
 use crate::config;
 use crate::config::settings::Level;
-use crate::fleet::{Fleet, Request as Question};
+use crate::fleet::{Fleet, NoGroup, Request as Question};
 use crate::route::snapshot::RequestFacts;
 use crate::telemetry::{logs, openmetrics};
 
@@ -68,6 +69,8 @@ pub(super) async fn answer(
         Endpoint::Drain => drain(services),
         Endpoint::DrainBackend(name) => drain_backend(services, &name, true),
         Endpoint::UndrainBackend(name) => drain_backend(services, &name, false),
+        Endpoint::RollBackGroup(route, group) => change_group(services, (&route, &group), true),
+        Endpoint::ResumeGroup(route, group) => change_group(services, (&route, &group), false),
         Endpoint::LogLevel => log_level(request).await,
         Endpoint::Events => events(services, audience),
         Endpoint::Asset(asset) => file(asset, request.headers()),
@@ -193,7 +196,10 @@ fn explain(fleet: &Fleet, query: Option<&str>, now: Instant) -> Answer {
     let stream = parameter(query, "stream") != Some("false");
     let input_tokens = input_tokens.unwrap_or(usual.input_tokens);
     let facts = RequestFacts { input_tokens, max_tokens, stream, ..usual };
-    let explanation = fleet.explain(&name, &Question { facts, ..Question::default() }, now);
+    let Ok(group) = split_view::asked(route, parameter(query, "group")) else {
+        return error(StatusCode::NOT_FOUND, "no_such_group", "no group of that name; see /api/v1/routes");
+    };
+    let explanation = fleet.explain(&name, &Question { facts, group, ..Question::default() }, now);
     explanation.map_or_else(index, |explanation| shown(&ExplanationView::new(&explanation, input_tokens)))
 }
 
@@ -237,6 +243,24 @@ fn drain_backend(services: &Services, name: &str, drain: bool) -> Answer {
         backend.undrain();
     }
     shown(&BackendView::new(backend, &Moment::new(services, &fleet, services.clock.now())))
+}
+
+fn change_group(services: &Services, (route, group): (&str, &str), rolled_back: bool) -> Answer {
+    let fleet = (services.fleet)();
+    let changed = if rolled_back {
+        fleet.roll_back(route, group, services.clock.wall())
+    } else {
+        fleet.resume_group(route, group)
+    };
+    let code = match changed {
+        Ok(()) => {
+            let of = fleet.routes().iter().find(|one| &**one.name() == route);
+            return shown(&of.and_then(|route| SplitView::new(route, &fleet, services.clock.now())));
+        }
+        Err(NoGroup::Route) => "no_such_route",
+        Err(NoGroup::Group) => "no_such_group",
+    };
+    error(StatusCode::NOT_FOUND, code, "no group of that name on a route of that name; see /api/v1/routes")
 }
 
 async fn log_level(request: Request<Incoming>) -> Answer {

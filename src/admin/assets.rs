@@ -24,7 +24,7 @@ macro_rules! asset {
 }
 
 /// Every file; the page itself comes first.
-pub(super) static ASSETS: [Asset; 12] = [
+pub(super) static ASSETS: [Asset; 13] = [
     asset!("/", HTML, "index.html"),
     asset!("/dashboard/style.css", CSS, "style.css"),
     asset!("/dashboard/icon.svg", SVG, "icon.svg"),
@@ -35,6 +35,7 @@ pub(super) static ASSETS: [Asset; 12] = [
     asset!("/dashboard/history.js", JS, "history.js"),
     asset!("/dashboard/charts.js", JS, "charts.js"),
     asset!("/dashboard/routes.js", JS, "routes.js"),
+    asset!("/dashboard/split.js", JS, "split.js"),
     asset!("/dashboard/backends.js", JS, "backends.js"),
     asset!("/dashboard/decisions.js", JS, "decisions.js"),
 ];

@@ -23,6 +23,11 @@ pub(super) struct DecisionView {
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<Name>,
     route: Name,
+    /// The group that the request was assigned to, and why another one was chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<Name>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fell_over: Option<&'static str>,
     input_tokens: u64,
     #[serde(flatten)]
     decided: DecidedView,
@@ -148,6 +153,8 @@ impl DecisionView {
             at: services.clock.wall().checked_sub(ago).map(rfc3339).unwrap_or_default(),
             request_id: decision.request_id.as_ref().map(Name::new),
             route: Name::new(&decision.route),
+            group: decision.group.as_ref().map(|(group, _)| Name::new(group)),
+            fell_over: decision.group.as_ref().and_then(|(_, why)| Some((*why)?.as_str())),
             input_tokens: decision.input_tokens,
             decided: DecidedView::new(&decision.verdict, candidates),
             candidates: Vec::new(),

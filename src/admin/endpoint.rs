@@ -25,11 +25,14 @@ pub(super) enum Endpoint {
     Drain,
     DrainBackend(String),
     UndrainBackend(String),
+    /// Of a route, a group.
+    RollBackGroup(String, String),
+    ResumeGroup(String, String),
     LogLevel,
 }
 
 /// The page at `/api` lists these.
-pub(super) const LISTED: [(&str, &str, &str); 17] = [
+pub(super) const LISTED: [(&str, &str, &str); 19] = [
     ("GET", "/", "the dashboard"),
     ("GET", "/metrics", "Prometheus metrics"),
     ("GET", "/healthz", "200 while the process is alive"),
@@ -46,6 +49,8 @@ pub(super) const LISTED: [(&str, &str, &str); 17] = [
     ("POST", "/-/drain", "not ready, and ends when the last exchange has ended"),
     ("POST", "/api/v1/backends/NAME/drain", "gives a backend nothing new"),
     ("POST", "/api/v1/backends/NAME/undrain", "takes that back"),
+    ("POST", "/api/v1/routes/NAME/split/GROUP/rollback", "gives a group of a split route nothing more"),
+    ("POST", "/api/v1/routes/NAME/split/GROUP/resume", "takes that back, and begins its comparison anew"),
     ("PUT", "/api/v1/log-level", "{\"level\": \"debug\"}: changes the log's level until the next reload"),
 ];
 
@@ -72,6 +77,9 @@ impl Endpoint {
                 if let Some(asset) = Asset::of(path) {
                     return Some(Self::Asset(asset));
                 }
+                if let Some(of_group) = path.strip_prefix("/api/v1/routes/") {
+                    return Self::of_group(of_group);
+                }
                 let (name, action) = path.strip_prefix("/api/v1/backends/")?.rsplit_once('/')?;
                 let name = percent_decoded(name)?;
                 match action {
@@ -83,10 +91,27 @@ impl Endpoint {
         })
     }
 
+    /// `NAME/split/GROUP/ACTION`
+    fn of_group(path: &str) -> Option<Self> {
+        let (path, action) = path.rsplit_once('/')?;
+        let (route, group) = path.split_once("/split/")?;
+        let (route, group) = (percent_decoded(route)?, percent_decoded(group)?);
+        match action {
+            "rollback" => Some(Self::RollBackGroup(route, group)),
+            "resume" => Some(Self::ResumeGroup(route, group)),
+            _ => None,
+        }
+    }
+
     /// The methods it answers, as `Allow` writes them.
     pub(super) fn allow(&self) -> &'static str {
         match self {
-            Self::Reload | Self::Drain | Self::DrainBackend(_) | Self::UndrainBackend(_) => "POST",
+            Self::Reload
+            | Self::Drain
+            | Self::DrainBackend(_)
+            | Self::UndrainBackend(_)
+            | Self::RollBackGroup(..)
+            | Self::ResumeGroup(..) => "POST",
             Self::LogLevel => "PUT",
             _ => "GET, HEAD",
         }
@@ -149,6 +174,12 @@ mod tests {
         check("/api/v1/backends/a%2/drain", None);
         check("/api/v1/backends/a%é/drain", None);
         check("/api/v1/backends/a/destroy", None);
+        let (route, group) = ("a/b".to_owned(), "canary".to_owned());
+        let rolled_back = Endpoint::RollBackGroup(route.clone(), group.clone());
+        check("/api/v1/routes/a%2Fb/split/canary/rollback", Some(&rolled_back));
+        check("/api/v1/routes/a%2Fb/split/canary/resume", Some(&Endpoint::ResumeGroup(route, group)));
+        check("/api/v1/routes/a/split/canary/promote", None);
+        check("/api/v1/routes/a/canary/resume", None);
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod guard;
 mod moment;
 mod picture;
 mod server;
+mod split_view;
 mod version;
 mod view;
 mod waterfall;

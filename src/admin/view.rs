@@ -12,6 +12,7 @@ use super::Services;
 use super::decision_view::PredictedView;
 use super::gpu_view::{self, GpusView};
 use super::moment::{self, LastMinuteView, Moment};
+use super::split_view::{self, SplitView};
 use crate::config;
 use crate::fleet::{BackendState, Fleet, LiveBackend, LiveRoute, Request, ShadowFigures};
 use crate::measure::exchange::ExchangeRecord;
@@ -54,6 +55,7 @@ pub(super) fn live_figures(services: &Services, fleet: &Fleet) -> LiveFigures {
         predicted: fleet.routes().iter().flat_map(|route| predicted(fleet, route, now)).collect(),
         missed: services.telemetry.metrics().missed(now),
         shadows: fleet.shadows().into_iter().map(shadow).collect(),
+        groups: fleet.routes().iter().flat_map(|route| split_view::figures(route)).collect(),
     }
 }
 
@@ -258,6 +260,9 @@ pub(super) struct RouteView {
     /// By latency, and `joint`.
     objectives: Vec<ObjectiveView>,
     backends: Vec<MemberView>,
+    /// Where requests are split among groups of the backends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    split: Option<SplitView>,
 }
 
 #[derive(Debug, Serialize)]
@@ -286,6 +291,9 @@ struct ObjectiveView {
 #[derive(Debug, Serialize)]
 struct MemberView {
     backend: Name,
+    /// Its group, where requests are split.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<Name>,
     weight: u32,
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -346,6 +354,7 @@ impl RouteView {
             last_minute: LastMinuteView::new(&minute),
             objectives: own.map(|figures| ObjectiveView::new(figures, route)).collect(),
             backends: members.filter_map(|member| MemberView::new(route, member, moment)).collect(),
+            split: SplitView::new(route, moment.fleet, moment.now),
         }
     }
 }
@@ -359,6 +368,7 @@ impl MemberView {
         let (requests, cost) = moment.sum(|one| one.route == *route.name() && one.backend == *name);
         Some(Self {
             backend: Name::new(name),
+            group: split_view::group_of(route, backend.index()),
             weight,
             state: backend.state().as_str(),
             ttft: observed(Latency::TimeToFirstToken),

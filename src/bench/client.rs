@@ -5,7 +5,6 @@
 //! decided by [`StreamReader`] alone.
 
 use std::borrow::Cow;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,13 +12,12 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use tokio_rustls::TlsConnector;
 
 use super::connection::{ConnectError, Connection};
 use super::record::{Phase, RequestRecord};
 use super::target::Target;
+use super::tls::{ClientError, TlsOptions};
 use super::transfer::{GapList, Transfer};
 use crate::clock::Clock;
 use crate::measure::exchange::Latencies;
@@ -46,8 +44,8 @@ pub struct ClientOptions {
     pub connect_timeout: Duration,
     /// How long a whole request may take.
     pub request_timeout: Duration,
-    /// Certificates to trust beside the public ones.
-    pub extra_roots: Vec<CertificateDer<'static>>,
+    /// What is trusted and shown, where TLS is spoken.
+    pub tls: TlsOptions,
 }
 
 impl ClientOptions {
@@ -59,36 +57,9 @@ impl ClientOptions {
             headers: HeaderMap::new(),
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(600),
-            extra_roots: Vec::new(),
+            tls: TlsOptions::default(),
         }
     }
-}
-
-/// Why there is no client.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// The certificates cannot be used.
-    #[error("cannot trust the certificates: {0}")]
-    Tls(#[from] rustls::Error),
-    /// The file of certificates cannot be read.
-    #[error("cannot read certificates from {file}: {why}")]
-    Certificates {
-        /// The file.
-        file: String,
-        /// What is wrong with it.
-        why: String,
-    },
-}
-
-/// Reads a PEM file of certificates to trust.
-///
-/// # Errors
-/// When it cannot be read or has none.
-pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ClientError> {
-    let wrong = |why: String| ClientError::Certificates { file: path.display().to_string(), why };
-    let read = CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?;
-    let certificates: Vec<_> = read.collect::<Result<_, _>>().map_err(|error| wrong(error.to_string()))?;
-    if certificates.is_empty() { Err(wrong("there is none in it".to_owned())) } else { Ok(certificates) }
 }
 
 /// One request to be sent.
@@ -144,7 +115,7 @@ impl Client {
     /// # Errors
     /// When the certificates cannot be used.
     pub fn new(options: ClientOptions, clock: Arc<dyn Clock>) -> Result<Self, ClientError> {
-        let tls = if options.target.tls { Some(connector(&options.extra_roots)?) } else { None };
+        let tls = if options.target.tls { Some(options.tls.connector()?) } else { None };
         Ok(Self { options, tls, clock, idle: Mutex::new(Vec::new()) })
     }
 
@@ -245,7 +216,12 @@ impl Client {
             }
         }
         let began = self.clock.now();
-        let opening = Connection::open(&self.options.target, self.tls.as_ref(), &self.clock);
+        let opening = Connection::open(
+            &self.options.target,
+            self.tls.as_ref(),
+            self.options.tls.server_name.as_deref(),
+            &self.clock,
+        );
         let opened = tokio::time::timeout(self.options.connect_timeout, opening).await;
         let took = self.clock.now().saturating_duration_since(began);
         let mut connection = match opened {
@@ -330,18 +306,6 @@ impl Client {
             }
         }
     }
-}
-
-fn connector(extra: &[CertificateDer<'static>]) -> Result<TlsConnector, rustls::Error> {
-    let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    for certificate in extra {
-        roots.add(certificate.clone())?;
-    }
-    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 /// A whole body.

@@ -16,6 +16,7 @@ use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -29,7 +30,7 @@ use crate::clock::Clock;
 pub(super) enum ConnectError {
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("`{0}` is no name that TLS can verify")]
+    #[error("TLS cannot verify the name: {0}")]
     Name(String),
     #[error("{0}")]
     Http(#[from] hyper::Error),
@@ -125,10 +126,11 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects, and speaks TLS where there is a connector.
+    /// Connects, and speaks TLS where there is a connector; the certificate is to be for that name, else for the host.
     pub(super) async fn open(
         target: &Target,
         tls: Option<&TlsConnector>,
+        server_name: Option<&str>,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, ConnectError> {
         let began = clock.now();
@@ -139,8 +141,8 @@ impl Connection {
         let socket = match tls {
             None => Socket::Plain(tcp),
             Some(connector) => {
-                let name = rustls::pki_types::ServerName::try_from(target.host.clone())
-                    .map_err(|_| ConnectError::Name(target.host.clone()))?;
+                let name = server_name.unwrap_or(&target.host).to_owned();
+                let name = ServerName::try_from(name).map_err(|error| ConnectError::Name(error.to_string()))?;
                 Socket::Tls(Box::new(connector.connect(name, tcp).await?))
             }
         };

@@ -18,4 +18,5 @@ pub mod request;
 pub mod schedule;
 pub mod statistics;
 pub mod target;
+pub mod tls;
 pub mod transfer;

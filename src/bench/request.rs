@@ -92,6 +92,15 @@ impl RequestShape {
     }
 }
 
+/// A seed for the prompts of one part of a run: parts that differ share no prompt, so that none is warm in a prefix cache
+/// that would not be.
+#[must_use]
+pub fn prompts_of(seed: u64, part: &[u64]) -> u64 {
+    let mixed = part.iter().fold(seed, |mixed, number| Random::seeded(mixed.wrapping_add(*number)).bits());
+    // The number of a prompt goes into the low bits.
+    mixed & !0xFFFF_FFFF
+}
+
 /// Makes bodies.
 #[derive(Debug, Clone)]
 pub struct RequestBuilder {
@@ -220,6 +229,17 @@ mod tests {
         assert_ne!(of(0, 3), of(0, 4));
         assert_eq!(of(2, 3), of(2, 5));
         assert_ne!(of(2, 3), of(2, 4));
+    }
+
+    #[test]
+    fn parts_of_a_run_share_no_prompt() {
+        let mut all = std::collections::HashSet::new();
+        for part in [[200, 100, 1], [200, 100, 4], [200, 100, 8], [1_000, 100, 8], [200, 101, 8]] {
+            let seed = prompts_of(0, &part);
+            let builder = RequestBuilder::new(RequestShape { seed, ..RequestShape::new(Api::Chat, "m") });
+            assert!((0..300).all(|index| all.insert(builder.body(&planned(index)))), "{part:?}");
+            assert_eq!(seed, prompts_of(0, &part));
+        }
     }
 
     #[test]

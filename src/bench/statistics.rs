@@ -2,6 +2,8 @@
 //!
 //! Both NVIDIA programs report these; a histogram would agree only to the width of its buckets.
 
+use crate::measure::percentile::percentile;
+
 /// The percentiles of the reports, ascending.
 pub const PERCENTILES: [u8; 9] = [1, 5, 10, 25, 50, 75, 90, 95, 99];
 
@@ -47,23 +49,6 @@ impl Summary {
     }
 }
 
-/// The percentile (0 to 100) of an ascending sample, linearly interpolated at the virtual index `q × (n − 1)`.
-#[must_use]
-#[allow(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "an index between 0 and the sample's length"
-)]
-pub fn percentile(sorted: &[f64], percent: f64) -> Option<f64> {
-    let last = sorted.len().checked_sub(1)?;
-    let virtual_index = (percent / 100.0).clamp(0.0, 1.0) * last as f64;
-    let below = virtual_index.floor();
-    let low = *sorted.get(below as usize)?;
-    let high = sorted.get(below as usize + 1).copied().unwrap_or(low);
-    Some(low + (high - low) * (virtual_index - below))
-}
-
 /// A sample in which what failed counts as endless: its percentiles do not get better when a server fails more.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Adjusted {
@@ -100,25 +85,6 @@ impl Adjusted {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[track_caller]
-    fn check(sample: &[f64], percent: f64, expected: f64) {
-        let found = percentile(sample, percent).expect("not empty");
-        assert!((found - expected).abs() < 1e-9, "p{percent} of {sample:?} is {found}, not {expected}");
-    }
-
-    #[test]
-    fn percentiles_interpolate_linearly() {
-        // By hand: index 0.99 × 3 = 2.97, between 30 and 40.
-        check(&[10.0, 20.0, 30.0, 40.0], 99.0, 39.7);
-        check(&[10.0, 20.0, 30.0, 40.0], 50.0, 25.0);
-        check(&[10.0, 20.0, 30.0, 40.0], 25.0, 17.5);
-        check(&[10.0, 20.0, 30.0, 40.0], 0.0, 10.0);
-        check(&[10.0, 20.0, 30.0, 40.0], 100.0, 40.0);
-        check(&[5.0], 99.0, 5.0);
-        check(&[1.0, 2.0], 1.0, 1.01);
-        assert_eq!(percentile(&[], 50.0), None);
-    }
 
     #[test]
     fn the_summary_is_of_the_population_and_in_any_order() {

@@ -1,5 +1,6 @@
 //! Questions to the admin listener of a running headway, for the commands that show what it knows.
 
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -9,6 +10,7 @@ use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -47,6 +49,15 @@ impl Admin {
     pub(super) fn of(args: &AdminArgs) -> anyhow::Result<Self> {
         let token = args.token.clone().or_else(|| std::env::var(TOKEN).ok()).filter(|token| !token.is_empty());
         Self::parse(&args.admin, token)
+    }
+
+    /// The one that a configuration describes; an address that stands for all is asked on this machine.
+    pub(super) fn at(mut address: SocketAddr, token: Option<&SecretString>) -> Self {
+        if address.ip().is_unspecified() {
+            address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+        }
+        let (authority, address) = (address.to_string(), address.to_string());
+        Self { authority, address, token: token.map(|token| token.expose_secret().to_owned()) }
     }
 
     /// Where it is.
@@ -118,6 +129,15 @@ mod tests {
         check("[::1]:9", Some("[::1]:9"));
         check("https://localhost", None);
         check("http://", None);
+    }
+
+    #[test]
+    fn an_address_that_stands_for_all_is_asked_here() {
+        for (address, expected) in
+            [("0.0.0.0:9090", "127.0.0.1:9090"), ("[::]:1", "[::1]:1"), ("10.0.0.1:2", "10.0.0.1:2")]
+        {
+            assert_eq!(Admin::at(address.parse().expect("an address"), None).address, expected);
+        }
     }
 
     #[test]

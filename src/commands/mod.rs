@@ -2,6 +2,7 @@
 
 mod ask;
 pub mod bench;
+pub mod calibrate;
 pub mod check;
 pub mod completions;
 pub mod conformance;
@@ -59,6 +60,7 @@ fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Schema(args) => print(|out| schema::run(&args, out)),
         Command::Simulate(args) => print(|out| simulate::run(&args, out)),
         Command::Bench(args) => block_on(bench::run(args)),
+        Command::Calibrate(args) => block_on(calibrate::run(args)),
         Command::Conformance(args) => block_on(conformance::run(args)),
         Command::Demo(args) => block_on(demo::run(args)),
         Command::Explain(args) => print(|out| explain::run(&args, out)),

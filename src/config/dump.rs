@@ -8,8 +8,9 @@ use super::access::ApiKey;
 use super::otlp::{AlwaysSample, Otlp};
 use super::settings::{
     AccessLog, Admin, Backend, BackendUrl, ClientSlo, Commit, Credential, Features, Limits, Listener, NvmlLibrary,
-    Retry, Route, Settings, Telemetry, Timeouts,
+    Retry, Route, Settings, SplitGroup, Telemetry, Timeouts,
 };
+use crate::measure::group::GroupIndex;
 use crate::route::admission::OnOverload;
 use crate::route::policy::PolicyKind;
 use crate::route::price::Price;
@@ -241,7 +242,16 @@ fn route(route: &Route, settings: &Settings) -> Value {
             "paths": texts(&route.matches.paths),
             "headers": headers.map(|(name, value)| (name.to_string(), json!(&**value))).collect::<Map<_, _>>(),
         },
-        "backends": route.backends.iter().map(backend).collect::<Vec<_>>(),
+        "backends": route.members(GroupIndex::BASELINE).map(backend).collect::<Vec<_>>(),
+        "split": route.split.as_ref().map(|split| {
+            let groups = split.groups.iter().enumerate();
+            let group = |(place, group): (usize, &SplitGroup)| {
+                let members: Vec<_> = route.members(GroupIndex::of(place)).map(backend).collect();
+                let rollback = group.rollback.as_str();
+                (group.name.to_string(), json!({ "backends": members, "share": group.share, "rollback": rollback }))
+            };
+            groups.map(group).collect::<Map<_, _>>()
+        }),
         "slo": slo(route),
         "policy": route.policy.as_str(),
         "shadow_policy": route.shadow_policy.map(PolicyKind::as_str),

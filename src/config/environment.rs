@@ -38,6 +38,10 @@ pub trait Environment {
     fn variable(&self, name: &str) -> Lookup<String>;
     /// The file at this path, at most 1 MiB.
     fn file(&self, path: &Path) -> Lookup<Contents>;
+    /// The file of measurements at this path.
+    fn baselines(&self, path: &Path) -> Lookup<Contents> {
+        self.file(path)
+    }
     /// The time of day, which says whether a certificate still works; `None` where that is not judged.
     fn wall(&self) -> Option<SystemTime> {
         None
@@ -66,6 +70,28 @@ impl Environment for SystemEnvironment {
 
     fn wall(&self) -> Option<SystemTime> {
         Some(SystemClock.wall())
+    }
+}
+
+/// The system's, before anything was measured: a file of measurements that does not exist yet is none.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BeforeBaselines;
+
+impl Environment for BeforeBaselines {
+    fn variable(&self, name: &str) -> Lookup<String> {
+        SystemEnvironment.variable(name)
+    }
+
+    fn file(&self, path: &Path) -> Lookup<Contents> {
+        SystemEnvironment.file(path)
+    }
+
+    fn baselines(&self, path: &Path) -> Lookup<Contents> {
+        if path.exists() { SystemEnvironment.file(path) } else { Lookup::Skipped }
+    }
+
+    fn wall(&self) -> Option<SystemTime> {
+        SystemEnvironment.wall()
     }
 }
 

@@ -21,6 +21,7 @@ pub mod network;
 pub mod otlp;
 mod reload;
 pub mod settings;
+mod split;
 mod watch;
 
 use std::path::Path;
@@ -28,7 +29,7 @@ use std::path::Path;
 pub use self::atomically::replace_file;
 pub use self::diagnostic::{Code, Diagnostic, Report, Severity, Snippet};
 pub use self::dump::{dump, hash, price};
-pub use self::environment::{Contents, Environment, Lookup, NoEnvironment, SystemEnvironment};
+pub use self::environment::{BeforeBaselines, Contents, Environment, Lookup, NoEnvironment, SystemEnvironment};
 use self::fingerprint::{Fingerprint, Recorder};
 pub use self::reload::{LastReload, ReloadReport, Reloader, Trigger};
 use self::settings::Settings;
@@ -51,6 +52,26 @@ pub struct Loaded {
 /// Every mistake in the file, or that it cannot be read.
 pub fn load(path: &Path) -> Result<Loaded, Report> {
     attempt(path).0
+}
+
+/// Reads a configuration file before anything was measured: the file that `baselines` names need not be there yet.
+/// Blocking: it reads files.
+///
+/// # Errors
+/// Every mistake in the file, or that it cannot be read.
+pub fn load_before_baselines(path: &Path) -> Result<Loaded, Report> {
+    let text = text(path, environment::read_bounded(path))?;
+    parse(&path.to_string_lossy(), &text, &BeforeBaselines)
+}
+
+/// Reads a file of measurements.
+///
+/// # Errors
+/// Every mistake in it, or that it cannot be read.
+pub fn read_baselines(path: &Path) -> Result<Vec<baselines::Baseline>, Report> {
+    let name = path.to_string_lossy();
+    let (entries, found) = file::baselines::judge(&name, &text(path, environment::read_bounded(path))?);
+    if found.iter().any(Diagnostic::is_error) { Err(Report(found)) } else { Ok(entries) }
 }
 
 /// Reads a configuration from a text; `name` is the file's name in messages, and relative paths start from its folder.

@@ -11,6 +11,8 @@ use super::access::Access;
 use super::baselines::Baselines;
 use super::network::Network;
 use super::otlp::Otlp;
+pub use super::split::{Split, SplitGroup};
+use crate::measure::group::GroupIndex;
 use crate::measure::objective::Objectives;
 use crate::nim::ProfileId;
 use crate::route::{admission::OnOverload, hedge::Hedge, policy::PolicyKind, price::Price};
@@ -546,8 +548,10 @@ pub struct Route {
     pub name: Arc<str>,
     /// Which requests it serves.
     pub matches: RouteMatch,
-    /// The backends, by their index in [`Settings::backends`], with a weight.
+    /// The backends, by their index in [`Settings::backends`], with a weight; those of all groups of a split.
     pub backends: Vec<(usize, u32)>,
+    /// How requests are split among them; `None` where they are one group.
+    pub split: Option<Split>,
     /// What it promises.
     pub objectives: Objectives,
     /// Over which window attainment is shown.
@@ -578,6 +582,19 @@ pub struct Route {
     pub expose: bool,
     /// What becomes of `x-slo-*`.
     pub client_slo: ClientSlo,
+}
+
+impl Route {
+    /// The group that a backend belongs to.
+    #[must_use]
+    pub fn group_of(&self, backend: usize) -> GroupIndex {
+        self.split.as_ref().map_or(GroupIndex::BASELINE, |split| split.group_of(backend))
+    }
+
+    /// Its backends of one group, with their weights.
+    pub fn members(&self, group: GroupIndex) -> impl Iterator<Item = &(usize, u32)> {
+        self.backends.iter().filter(move |&&(index, _)| self.group_of(index) == group)
+    }
 }
 
 /// Which requests a route serves; an empty list serves any.

@@ -3,6 +3,8 @@
 //! The simulated NIM drives [`Model`] by real timers, a policy simulator by its own event queue: both feel the same
 //! queueing, batching and preemption, so what is learned in one holds in the other.
 
+#[cfg(test)]
+pub(crate) mod closed_loop;
 pub mod model;
 pub mod prefix;
 pub mod profiles;

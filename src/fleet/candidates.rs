@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::backend::{Admission, CheckOutcome, LiveBackend};
 use super::dispatch::{Needs, NoCandidate, Request};
+use super::grouping::Scope;
 use super::models::Serves;
 use super::route::LiveRoute;
 use super::{Fleet, RETRY_AFTER};
@@ -32,17 +33,17 @@ impl Fleet {
     /// ones will have room again, and excluded ones have just been tried.
     pub(super) fn gather(
         &self,
-        route: &LiveRoute,
+        (route, scope): (&LiveRoute, Scope<'_>),
         (request, asking): (&Request<'_>, &Asking<'_>),
         exclude: &[BackendIndex],
         candidates: &mut Vec<Candidate>,
         now: Instant,
     ) -> PassedOver {
         let mut passed_over = PassedOver::default();
-        for wanted in [Admission::Open, Admission::Ejected] {
+        for &wanted in scope.wanted() {
             candidates.clear();
             for (backend, _, weight) in self.backends_of(route) {
-                if weight > 0 && passed_over.lets(backend, request, exclude, wanted) {
+                if weight > 0 && scope.holds(backend.index()) && passed_over.lets(backend, request, exclude, wanted) {
                     candidates.push(candidate(backend, weight, asking, now));
                 }
             }
@@ -117,6 +118,11 @@ impl PassedOver {
         let full = backend.settings().max_in_flight.is_some_and(|most| backend.in_flight() >= most);
         self.full |= full;
         !full
+    }
+
+    /// Whether a backend could have served the request, had it had a place left.
+    pub(super) fn is_full(&self) -> bool {
+        self.full
     }
 
     pub(super) fn reason(&self) -> NoCandidate {

@@ -1,11 +1,12 @@
 //! How a route's policy is asked: on what, and what its answer looks like afterwards.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::Fleet;
 use super::decisions::Decided;
 use super::dispatch::{NoCandidate, Request};
+use super::grouping::Scope;
 use super::route::LiveRoute;
 use crate::measure::exchange::{BackendLoad, DecisionSummary};
 use crate::route::decision::{Assessment, Decision};
@@ -38,8 +39,11 @@ impl Fleet {
     pub fn explain(&self, route: &str, request: &Request<'_>, now: Instant) -> Option<Explanation> {
         let route = self.routes().iter().find(|one| &**one.name() == route)?;
         let (mut candidates, mut decision) = (Vec::new(), Decision::default());
-        let passed_over = self.gather(route, (request, &asking(route, request)), &[], &mut candidates, now);
-        let copy = |state: &std::sync::Mutex<PolicyState>| state.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let scope =
+            route.split.as_ref().zip(request.group).map_or(Scope::Route, |(split, group)| Scope::Group(split, group));
+        let asked = asking(route, request);
+        let passed_over = self.gather((route, scope), (request, &asked), &[], &mut candidates, now);
+        let copy = |state: &Mutex<PolicyState>| state.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut state = copy(&route.counts.policy);
         let (scarcity, asked) = (self.desk().scarcity, (&request.facts, Tuning::default()));
         let policy = route.settings().policy;
@@ -73,12 +77,12 @@ pub(super) fn asking<'a>(route: &LiveRoute, request: &'a Request<'_>) -> Asking<
 
 /// Lets the route's policy decide.
 pub(super) fn choose(
-    route: &LiveRoute,
+    (route, state): (&LiveRoute, &Mutex<PolicyState>),
     request: &Request<'_>,
     fleet: (&mut [Candidate], Scarcity),
     decision: &mut Decision,
 ) {
-    let mut state = route.counts.policy.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
     let probes = Tuning::default().probes && !request.hedge;
     let asked = (&request.facts, Tuning { probes, ..Tuning::default() });
     decide_in_slow_start(route, route.settings().policy, asked, fleet, (&mut state, decision));

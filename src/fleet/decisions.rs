@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::measure::exchange::{Attempt, BackendLoad, ExchangeRecord};
+use crate::measure::group::FellOver;
 use crate::measure::objective::Latency;
 use crate::measure::outcome::Outcome;
 use crate::route::decision::{Assessment, Decision, Reason, TurnedAway};
@@ -22,6 +23,8 @@ pub struct DecisionRecord {
     pub at: Instant,
     /// On which route.
     pub route: Arc<str>,
+    /// The group that the request was assigned to, and why another one was chosen; `None` where it has none.
+    pub group: Option<(Arc<str>, Option<FellOver>)>,
     /// For which request; `None` where nobody named one.
     pub request_id: Option<Arc<str>>,
     /// Estimated prompt tokens of the request.
@@ -86,6 +89,7 @@ impl Happened {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Circumstances<'a> {
     pub(super) route: &'a Arc<str>,
+    pub(super) group: Option<(&'a Arc<str>, Option<FellOver>)>,
     pub(super) request_id: Option<&'a Arc<str>>,
     pub(super) input_tokens: u64,
     pub(super) load: BackendLoad,
@@ -115,6 +119,7 @@ impl DecisionLog {
             number: self.made,
             at: of.now,
             route: Arc::clone(of.route),
+            group: of.group.map(|(name, fell_over)| (Arc::clone(name), fell_over)),
             request_id: of.request_id.cloned(),
             input_tokens: of.input_tokens,
             verdict: Decided::of(decision),

@@ -7,14 +7,16 @@ use std::time::{Duration, Instant};
 
 use super::Fleet;
 use super::backend::LiveBackend;
-use super::choosing::{asking, choose, summarise};
+use super::choosing::{asking, summarise};
 use super::decisions::{Circumstances, Decided, DecisionLog};
 use super::endpoint::Endpoint;
+use super::grouping::{Found, Papers};
 use super::in_flight::InFlight;
 use super::models::Serves;
 use super::pace::Pace;
 use super::route::LiveRoute;
 use crate::measure::exchange::DecisionSummary;
+use crate::measure::group::{FellOver, GroupIndex};
 use crate::route::decision::{Cause, Decision, Reason, TurnedAway};
 use crate::route::model::Asking;
 use crate::route::prefix::Prefix;
@@ -46,6 +48,8 @@ pub struct Request<'a> {
     pub prefix: Prefix<'a>,
     /// Under which name the decision is remembered.
     pub request_id: Option<&'a Arc<str>>,
+    /// The group it was assigned to; `None` where the route has only one, and where only one backend will do.
+    pub group: Option<GroupIndex>,
     /// It waits and was turned away before: being turned away again is nothing new.
     pub again: bool,
     /// It has been sent already, and is late: the other backend is no place to find out about, and proves nothing.
@@ -63,6 +67,8 @@ pub struct Dispatched {
     pub endpoint: Arc<Endpoint>,
     /// Counts the request until dropped.
     pub in_flight: InFlight,
+    /// Why it is not one of the request's own group.
+    pub fell_over: Option<FellOver>,
     /// Why this backend.
     pub summary: DecisionSummary,
     /// What this backend calls the model, when that is something else than the client's word.
@@ -170,8 +176,8 @@ impl Fleet {
         // Every generation dispatches under this one lock, so a place that is free here is free when it is taken.
         let mut desk = self.desk();
         let Desk { candidates, decision, shadow, scarcity, log } = &mut *desk;
-        let passed_over = self.gather(route, (request, &asking), exclude, candidates, now);
-        choose(route, request, (candidates.as_mut_slice(), *scarcity), decision);
+        let mut papers = Papers { candidates: &mut *candidates, decision: &mut *decision, scarcity: *scarcity };
+        let Found { passed_over, fell_over } = self.decide(route, (request, &asking), exclude, &mut papers, now);
         if !request.again && exclude.is_empty() {
             scarcity.decided(decision);
             let found_no_place = decision.is_doomed() || decision.turned_away.is_some();
@@ -193,7 +199,17 @@ impl Fleet {
         let input_tokens = request.facts.input_tokens;
         let of_chosen = decision.chosen.and_then(|(one, _)| self.backends().get(one.0));
         let load = of_chosen.map(|backend| backend.shared.load(now)).unwrap_or_default();
-        let of = Circumstances { route: route.name(), request_id: request.request_id, input_tokens, load, shadow, now };
+        let group = route.split.as_ref().zip(request.group);
+        let group = group.and_then(|(split, group)| Some((split.live.name(group)?, fell_over)));
+        let of = Circumstances {
+            route: route.name(),
+            group,
+            request_id: request.request_id,
+            input_tokens,
+            load,
+            shadow,
+            now,
+        };
         let number = log.add(&of, decision, names);
         if let Some(TurnedAway::Shed { retry_after, cause } | TurnedAway::Wait { retry_after, cause }) =
             decision.turned_away
@@ -209,6 +225,7 @@ impl Fleet {
         let given = decision.chosen.zip(chosen);
         let given = given.and_then(|((_, reason), one)| self.count_in(route, (request, &asking), (one, reason), now));
         let mut dispatched = given.ok_or_else(|| passed_over.reason())?;
+        dispatched.fell_over = fell_over;
         dispatched.summary = summarise(decision, number, load);
         Ok(dispatched)
     }
@@ -244,7 +261,7 @@ impl Fleet {
             Serves::Yes | Serves::NotYetKnown | Serves::No => None,
         };
         let summary = DecisionSummary::default();
-        Some(Dispatched { backend, index, endpoint, in_flight, summary, model_name, hedge_after })
+        Some(Dispatched { backend, index, endpoint, in_flight, fell_over: None, summary, model_name, hedge_after })
     }
 
     /// Another backend for a request whose first token is late, if the route's budget has room for one and there is one

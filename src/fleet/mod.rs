@@ -27,11 +27,13 @@ pub mod state;
 
 mod candidates;
 mod engine_metrics;
+mod grouping;
 mod health;
 mod outliers;
 mod pace;
 mod prompt_sizes;
 mod resolve;
+mod split;
 mod stored;
 mod tls;
 mod watchdog;
@@ -55,6 +57,7 @@ pub use self::line::{Place, Turn};
 pub use self::matching::RouteMatchResult;
 pub use self::route::LiveRoute;
 pub use self::shadow::ShadowFigures;
+pub use self::split::{GroupFigures, NoGroup, RolledBack};
 pub use self::tls::{TlsProblem, is_tls_failure};
 
 use self::backend::Shared;
@@ -63,6 +66,7 @@ use self::dispatch::Desk;
 use self::line::Line;
 use self::prompt_sizes::PromptSizes;
 use self::route::{Pair, RouteCounts};
+use self::split::RouteSplit;
 use self::stored::StoredResponses;
 use self::tls::TlsMaterial;
 use crate::config::baselines::Baseline;
@@ -307,7 +311,8 @@ impl Fleet {
             let shared = Self::shared(backend, &tls, (old, &common), baseline, now);
             backends.push(Arc::new(LiveBackend::new(Arc::clone(backend), BackendIndex(index), tls, shared)));
         }
-        let routes = settings.routes.iter().map(|route| live_route(route, &backends, old, &common)).collect();
+        let routes =
+            settings.routes.iter().map(|route| live_route((route, &settings), &backends, old, &common)).collect();
         let callers = Callers::of(settings.access.keys.as_deref(), old.map(|old| &old.callers), now);
         Ok(Self { settings, backends, routes, callers, common })
     }
@@ -360,7 +365,7 @@ impl Fleet {
 }
 
 fn live_route(
-    route: &Arc<Route>,
+    (route, settings): (&Arc<Route>, &Settings),
     backends: &[Arc<LiveBackend>],
     old: Option<&Fleet>,
     common: &Common,
@@ -382,7 +387,9 @@ fn live_route(
         .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     let slot = || RouteSlot(common.slots.fetch_add(1, Ordering::Relaxed));
     let counts = counts.unwrap_or_else(|| Arc::new(RouteCounts::new(seed, slot())));
-    Arc::new(LiveRoute::new(Arc::clone(route), pairs, counts))
+    let before = before.map(|(_, before)| &**before);
+    let split = RouteSplit::of(route, settings, before, seed ^ common.seed.get());
+    Arc::new(LiveRoute::new(Arc::clone(route), pairs, counts, split))
 }
 
 /// Longest a client is told to wait before it tries again.

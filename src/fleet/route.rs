@@ -6,9 +6,11 @@ use std::time::Instant;
 
 use super::demand::Placing;
 use super::shadow::ShadowCounts;
+use super::split::RouteSplit;
 use super::windows::Windows;
 use crate::config::settings::{PrefixAffinity, Route};
 use crate::measure::exchange::{Attempt, ExchangeRecord};
+use crate::measure::group::GroupIndex;
 use crate::measure::objective::Latency;
 use crate::measure::outcome::Outcome;
 use crate::route::admission::OnOverload;
@@ -28,6 +30,7 @@ pub struct LiveRoute {
     settings: Arc<Route>,
     pub(super) pairs: Vec<Arc<Pair>>,
     pub(super) counts: Arc<RouteCounts>,
+    pub(super) split: Option<RouteSplit>,
 }
 
 /// What a route counts; shared by the generations.
@@ -98,8 +101,13 @@ pub(super) struct Pair {
 }
 
 impl LiveRoute {
-    pub(super) fn new(settings: Arc<Route>, pairs: Vec<Arc<Pair>>, counts: Arc<RouteCounts>) -> Self {
-        Self { settings, pairs, counts }
+    pub(super) fn new(
+        settings: Arc<Route>,
+        pairs: Vec<Arc<Pair>>,
+        counts: Arc<RouteCounts>,
+        split: Option<RouteSplit>,
+    ) -> Self {
+        Self { settings, pairs, counts, split }
     }
 
     /// Its name in metrics and logs.
@@ -166,6 +174,9 @@ impl LiveRoute {
             }
         }
         self.learn(record);
+        if let Some(split) = &self.split {
+            split.live.record(self.name(), record, now);
+        }
         if !record.measured() || record.phases.held_back {
             return;
         }
@@ -183,7 +194,9 @@ impl LiveRoute {
             model.answered(tokens);
         }
         // What is held back on its way is late for reasons that no distance from the objectives helps against.
-        let said = record.outcome != Outcome::Shed && !record.phases.held_back;
+        // Nor does it help against a group that is tried out: its misses must not make the route careful with the others.
+        let own = record.group.as_ref().is_none_or(|assigned| assigned.group == GroupIndex::BASELINE);
+        let said = own && record.outcome != Outcome::Shed && !record.phases.held_back;
         if let Some(good) = record.verdicts.joint().filter(|_| said) {
             model.judged(good, decision.feasible, &self.settings.objectives);
         }

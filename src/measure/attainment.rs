@@ -37,7 +37,7 @@ impl Attainment {
         self.burn_rate(target).map(|burn| 1.0 - burn)
     }
 
-    fn add(&mut self, good: bool) {
+    pub(super) fn add(&mut self, good: bool) {
         self.good += u64::from(good);
         self.total += 1;
     }

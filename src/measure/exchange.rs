@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use super::course::{Course, TraceContext, TryCourse};
 use super::gaps::GapHistogram;
+use super::group::Assignment;
 use super::objective::{Latency, Verdicts};
 use super::outcome::{Blame, Outcome, ShedReason};
 use crate::wire::trace_context::TraceId;
@@ -28,6 +29,8 @@ pub struct ExchangeRecord {
     pub key: Option<Arc<str>>,
     /// The route that matched; `None` is shown as `unmatched`.
     pub route: Option<Arc<str>>,
+    /// The group of backends that it was assigned to, on a route that splits its requests.
+    pub group: Option<Assignment>,
     /// The API that was spoken; `None` when the path is none of them.
     pub api: Option<Api>,
     /// The model, when it is one of the configuration's or of a backend's list; else shown as `other`.
@@ -264,6 +267,7 @@ impl ExchangeRecord {
             trace: None,
             key: None,
             route: None,
+            group: None,
             api: None,
             model: None,
             attempts: Vec::new(),

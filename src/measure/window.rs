@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
+use super::order;
 use crate::units::Quantile;
 
 /// Histograms in the ring.
@@ -24,6 +25,17 @@ pub struct Estimate {
     /// What the samples say.
     pub value: Duration,
     /// How many there were.
+    pub samples: u64,
+}
+
+/// A quantile drawn from samples, and between which values the true one lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// What the samples say.
+    pub estimate: Duration,
+    /// The limits; `None` while there are too few samples for both.
+    pub between: Option<(Duration, Duration)>,
+    /// How many samples there were.
     pub samples: u64,
 }
 
@@ -85,10 +97,34 @@ impl LatencyWindow {
         self.advance(now);
         let total = &self.ring.as_ref()?.total;
         let samples = total.len();
-        let from_top = rank_from_top(samples, 1.0 - quantile.share(), 1.0 - confidence)?;
+        let from_top = order::beyond(samples, 1.0 - quantile.share(), 1.0 - confidence)?;
         #[allow(clippy::cast_precision_loss, reason = "sample counts are far below 2^53")]
         let share = ((samples - from_top) as f64 - 0.5) / samples as f64;
         Some(Estimate { value: duration_of(total.value_at_quantile(share)), samples })
+    }
+
+    /// A quantile, and two values between which the true one lies with that confidence, whatever the distribution: the
+    /// order statistics that leave half of the risk on either side, a bucket's width added. `None` without samples.
+    pub fn limits(&mut self, quantile: Quantile, confidence: f64, now: Instant) -> Option<Limits> {
+        self.advance(now);
+        let total = &self.ring.as_ref()?.total;
+        let samples = Some(total.len()).filter(|samples| *samples > 0)?;
+        let (below, risk) = (quantile.share(), (1.0 - confidence) / 2.0);
+        // The sample of that rank, counted from 0, is in this bucket: from the end of the one before to its own.
+        #[allow(clippy::cast_precision_loss, reason = "sample counts are far below 2^53")]
+        let bucket = |rank: u64| {
+            let value = total.value_at_quantile((rank as f64 + 0.5) / samples as f64);
+            (
+                duration_of(total.lowest_equivalent(value).saturating_sub(1)),
+                duration_of(total.highest_equivalent(value)),
+            )
+        };
+        let low = order::beyond(samples, below, risk).map(|rank| bucket(rank).0);
+        let high = order::beyond(samples, 1.0 - below, risk).map(|rank| bucket(samples - 1 - rank).1);
+        let value = total.value_at_quantile(below);
+        let middle = duration_of(total.lowest_equivalent(value).saturating_sub(1))
+            + duration_of(total.highest_equivalent(value));
+        Some(Limits { estimate: middle / 2, between: low.zip(high), samples })
     }
 
     /// Samples in the window.
@@ -156,34 +192,6 @@ fn duration_of(units: u64) -> Duration {
     Duration::from_micros(units.saturating_mul(UNIT_MICROS))
 }
 
-/// How many of `samples` may lie above the bound: the largest k with P(at most k of them exceed the true quantile) ≤
-/// `risk`, where each exceeds it with probability `tail`. `None` when there is no such k.
-fn rank_from_top(samples: u64, tail: f64, risk: f64) -> Option<u64> {
-    #[allow(clippy::cast_precision_loss, reason = "sample counts are far below 2^53")]
-    let n = samples as f64;
-    if samples == 0 || tail <= 0.0 || tail >= 1.0 {
-        return None;
-    }
-    // The binomial sum in logarithms: the first term alone underflows for a few thousand samples.
-    let odds = (tail / (1.0 - tail)).ln();
-    let mut ln_term = n * (1.0 - tail).ln();
-    let mut below = 0.0;
-    let mut k = 0.0;
-    let mut found = None;
-    let mut count = 0_u64;
-    while count < samples {
-        below += ln_term.exp();
-        if below > risk {
-            return found;
-        }
-        found = Some(count);
-        ln_term += ((n - k) / (k + 1.0)).ln() + odds;
-        k += 1.0;
-        count += 1;
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,19 +240,6 @@ mod tests {
         assert_eq!(window.quantile(Quantile::P50, begin + Duration::from_secs(100_001)), None);
         window.record(Duration::from_millis(30), begin + Duration::from_secs(100_002));
         near(window.quantile(Quantile::P50, begin + Duration::from_secs(100_002)), Duration::from_millis(30), 1);
-    }
-
-    #[test]
-    fn the_sample_counts_of_the_order_statistic_are_the_exact_ones() {
-        for (samples, from_top) in
-            [(58, None), (59, Some(0)), (92, Some(0)), (93, Some(1)), (124, Some(2)), (153, Some(3)), (181, Some(4))]
-        {
-            assert_eq!(rank_from_top(samples, 0.05, 0.05), from_top, "{samples}");
-        }
-        assert_eq!(rank_from_top(200, 0.05, 0.05), Some(4));
-        assert_eq!(rank_from_top(500, 0.05, 0.05), Some(16));
-        assert_eq!(rank_from_top(1000, 0.05, 0.05), Some(38));
-        assert!(rank_from_top(1_000_000, 0.05, 0.05).is_some_and(|k| (49_000..50_000).contains(&k)));
     }
 
     #[test]

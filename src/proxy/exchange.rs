@@ -19,8 +19,10 @@ use super::stamp::Stamp;
 use crate::fleet::{Admission, Caller, Fleet};
 use crate::measure::course::TraceContext;
 use crate::measure::exchange::{Attempt, DecisionSummary, ExchangeRecord};
+use crate::measure::group::{FellOver, GroupIndex};
 use crate::measure::objective::{Ended, Verdicts};
 use crate::measure::outcome::Outcome;
+use crate::route::snapshot::BackendIndex;
 use crate::wire::trace_context::{SpanId, TraceParent};
 
 /// The exchange and its record so far.
@@ -154,6 +156,24 @@ impl Exchange {
             self.reach = self.proxy.reach();
         }
         self.reach.is_some()
+    }
+
+    /// Draws the group that it belongs to, where its route has several. What only one backend can serve belongs to none:
+    /// it goes there whatever is drawn.
+    pub(super) fn assign(&mut self, route: usize, excluded: &[BackendIndex]) -> Option<GroupIndex> {
+        let assigned = excluded.is_empty().then(|| self.fleet.assign(route)).flatten()?;
+        let group = assigned.group;
+        self.note(|record| record.group = Some(assigned));
+        Some(group)
+    }
+
+    /// Another group than its own was asked, or not.
+    pub(super) fn fell_over(&mut self, why: Option<FellOver>) {
+        self.note(|record| {
+            if let Some(assigned) = &mut record.group {
+                assigned.fell_over = why;
+            }
+        });
     }
 
     /// Why the backend was chosen.

@@ -155,6 +155,7 @@ fn asked(request: &Understood) -> Request<'_> {
         facts: request.facts,
         needs: request.needs(),
         prefix: request.prefix(),
+        group: request.group,
         ..Request::default()
     }
 }

@@ -81,11 +81,13 @@ impl Stock {
             return Err(body::too_large(limits));
         }
         let id = exchange.request_id();
-        let request = Request { request_id: Some(&id), ..Request::default() };
+        let group = exchange.assign(route, &excluded);
+        let request = Request { request_id: Some(&id), group, ..Request::default() };
         let dispatched = fleet.dispatch(route, &request, &excluded, now).map_err(|reason| refusal(&reason))?;
         if !exchange.reach() {
             return Err(Refusal::out_of_reach());
         }
+        exchange.fell_over(dispatched.fell_over);
         dispatched.in_flight.sent(now);
         Ok(Picked(dispatched))
     }

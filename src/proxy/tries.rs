@@ -21,6 +21,7 @@ use crate::config::settings::Route;
 use crate::fleet::{Dispatched, InFlight};
 use crate::measure::course::TryCourse;
 use crate::measure::exchange::{Attempt, DecisionSummary};
+use crate::measure::group::FellOver;
 use crate::measure::outcome::{Blame, Outcome};
 use crate::route::snapshot::BackendIndex;
 use crate::wire::request::{Edit, splice};
@@ -41,6 +42,8 @@ struct Running {
     backend: Arc<str>,
     profile: Option<Arc<str>>,
     summary: DecisionSummary,
+    /// Why it is none of the exchange's own group.
+    fell_over: Option<FellOver>,
     began: Instant,
     /// Whether it was sent beside another one that was late.
     hedge: bool,
@@ -60,7 +63,7 @@ impl<'a> Tries<'a> {
 
     /// Begins a try: what there is to send, and when that began.
     pub(super) fn begin(&mut self, dispatched: Dispatched) -> Result<(Call<'a>, Instant), Refusal> {
-        let Dispatched { backend, index, endpoint, in_flight, summary, model_name, .. } = dispatched;
+        let Dispatched { backend, index, endpoint, in_flight, fell_over, summary, model_name, .. } = dispatched;
         let (request, started) = (self.request, self.exchange.started);
         let body = outgoing_body(request, model_name.as_deref());
         let span_id = self.exchange.new_span();
@@ -75,6 +78,9 @@ impl<'a> Tries<'a> {
         let url = &backend.settings().url;
         let marks = Arc::new(Marks::new(started, began, span_id, (Arc::clone(&url.host), url.port)));
         let hedge = !self.running.is_empty();
+        if !hedge {
+            self.exchange.fell_over(fell_over);
+        }
         self.exchange.note(|record| {
             if !hedge {
                 record.decision = Some(summary.clone());
@@ -99,7 +105,17 @@ impl<'a> Tries<'a> {
             marks: Arc::clone(&marks),
         };
         let (name, profile) = (Arc::clone(backend.name()), backend.settings().profile.clone());
-        self.running.push(Running { index, backend: name, profile, summary, began, hedge, marks, in_flight });
+        self.running.push(Running {
+            index,
+            backend: name,
+            profile,
+            summary,
+            fell_over,
+            began,
+            hedge,
+            marks,
+            in_flight,
+        });
         Ok((call, began))
     }
 
@@ -123,7 +139,8 @@ impl<'a> Tries<'a> {
         for loser in std::mem::take(&mut self.running) {
             self.lost(loser, now);
         }
-        let Running { backend, profile, summary, began, hedge, marks, mut in_flight, .. } = winner;
+        let Running { backend, profile, summary, fell_over, began, hedge, marks, mut in_flight, .. } = winner;
+        self.exchange.fell_over(fell_over);
         // What the client gets was decided here, whatever was decided meanwhile.
         self.exchange.note(|record| record.decision = Some(summary));
         if let Some(at) = answer.reading.first_token_at() {

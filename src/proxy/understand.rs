@@ -15,6 +15,7 @@ use super::inspect;
 use super::refuse::Refusal;
 use crate::config::settings::Settings;
 use crate::fleet::{Needs, RouteMatchResult};
+use crate::measure::group::GroupIndex;
 use crate::route::prefix::{BLOCK_BYTES, Prefix};
 use crate::route::snapshot::{BackendIndex, RequestFacts};
 use crate::wire::Api;
@@ -30,6 +31,8 @@ pub(super) struct Understood {
     pub(super) route: usize,
     /// Backends of the route that cannot serve it, because they lack what it continues.
     pub(super) excluded: Vec<BackendIndex>,
+    /// The group it was assigned to.
+    pub(super) group: Option<GroupIndex>,
     pub(super) facts: RequestFacts,
     blocks: Blocks,
     /// The body as it goes to a backend that knows the model by the client's name for it.
@@ -95,6 +98,7 @@ pub(super) async fn understand(
     let excluded = not_continuing(exchange, route, &reading)?;
     let facts = facts(exchange, &settings, route, &client, &reading, &model);
     exchange.reserve((api, route), &reading, facts.input_tokens, proxy.clock.now())?;
+    let group = exchange.assign(route, &excluded);
     let blocks = name_blocks(proxy, exchange, route, (&reading, &whole.bytes, &model));
     let usage = if reading.stream && api.has_choices() { reading.ask_for_usage() } else { None };
     let outgoing = match &usage {
@@ -109,6 +113,7 @@ pub(super) async fn understand(
         model,
         route,
         excluded,
+        group,
         facts,
         blocks,
         outgoing,

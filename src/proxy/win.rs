@@ -18,6 +18,7 @@ use super::understand::Understood;
 use crate::config::settings::Route;
 use crate::fleet::{Dispatched, InFlight};
 use crate::measure::course::TryCourse;
+use crate::measure::group::GroupIndex;
 use crate::route::snapshot::BackendIndex;
 
 /// An answer the client may be shown, and whom it comes from.
@@ -81,14 +82,19 @@ pub(super) async fn win(
         } else {
             Refusal::upstream(failure.outcome, failure.status, backend, failure.wait)
         };
-        if may && permit.is_none() {
+        if may && permit.is_none() && !is_tried_out(request) {
             permit = exchange.fleet.retry_permit(request.route);
         }
-        if !may || permit.is_none() {
+        if !may || (permit.is_none() && !is_tried_out(request)) {
             return Err(spent(refusal, tries).into());
         }
         last = Some(refusal);
     }
+}
+
+/// A group that is tried out may fail all that it is given: its share is the budget of the retries that this takes.
+fn is_tried_out(request: &Understood) -> bool {
+    request.group.is_some_and(|group| group != GroupIndex::BASELINE)
 }
 
 fn most_tries(route: &Route) -> usize {

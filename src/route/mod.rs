@@ -4,7 +4,8 @@
 //! [`model`] of a backend is made of; its outlook on a request goes into a [`snapshot`], from which a [`policy`] makes a
 //! [`decision`] with the help of [`price`]. [`admission`] orders those that wait, [`scarcity`] says who gives way in overload,
 //! [`ejection`] takes backends out, [`outlier`] finds those that have become slow, [`slow_start`] lets new ones begin
-//! little by little, [`hedge`] says how often a second one may be asked for the same, [`quota`] holds callers to their limits.
+//! little by little, [`hedge`] says how often a second one may be asked for the same, [`quota`] holds callers to their limits,
+//! [`split`] draws the group of backends that a request belongs to.
 
 pub mod admission;
 pub mod calibrate;
@@ -23,4 +24,5 @@ pub mod quota;
 pub mod scarcity;
 pub mod slow_start;
 pub mod snapshot;
+pub mod split;
 pub mod tuning;

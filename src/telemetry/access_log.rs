@@ -86,6 +86,8 @@ fn who_and_where(record: &ExchangeRecord, line: &mut Json<'_>) {
     line.maybe_text("trace_id", record.trace_id.map(trace_id_text).as_deref());
     line.maybe_text("key", record.key.as_deref());
     line.text("route", record.route.as_deref().unwrap_or(UNMATCHED));
+    line.maybe_text("group", record.group.as_ref().map(|assigned| &*assigned.name));
+    line.maybe_text("fell_over", record.group.as_ref().and_then(|assigned| Some(assigned.fell_over?.as_str())));
     line.maybe_text("api", record.api.map(Api::as_str));
     line.text("model", record.model.as_deref().unwrap_or(OTHER));
     line.maybe_text("backend", last.map(|attempt| &*attempt.backend));

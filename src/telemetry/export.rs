@@ -15,6 +15,7 @@ use super::series::{
     Cell, JUDGED, Latencies, MOST_BACKENDS, MOST_GPUS, MOST_ROUTES, NONE, OTHER, OVERHEAD_PHASES, RouteSeries, Table,
 };
 use crate::config::certificates::{Expiry, Owner};
+use crate::measure::group::FellOver;
 use crate::measure::outcome::{Outcome, ShedReason};
 use crate::route::decision::Reason;
 use crate::wire::Api;
@@ -213,6 +214,25 @@ impl Page {
             for (window, rate) in &objective.burn {
                 self.gauge(&families::SLO_BURN_RATE, &[route, latency, window], *rate);
             }
+        }
+    }
+
+    /// Every group of the routes that split their requests.
+    pub(super) fn groups(&mut self, live: &LiveFigures) {
+        for one in live.groups.iter().take(MOST_ROUTES) {
+            let (route, group) = (&*one.route, &*one.group);
+            self.counter(&families::SPLIT_REQUESTS, &[route, group], float(one.requests));
+            for (reason, count) in FellOver::ALL.iter().zip(one.fell_over) {
+                self.moved(&families::SPLIT_FELL_OVER, &[route, group, reason.as_str()], count);
+            }
+            for (latency, judged) in &one.judged {
+                let bad = judged.total.saturating_sub(judged.good);
+                for (result, count) in [("good", judged.good), ("bad", bad)] {
+                    self.counter(&families::SPLIT_SLO_REQUESTS, &[route, group, latency, result], float(count));
+                }
+            }
+            self.gauge(&families::SPLIT_SHARE, &[route, group], one.share);
+            self.gauge(&families::SPLIT_ROLLED_BACK, &[route, group], f64::from(u8::from(one.rolled_back)));
         }
     }
 

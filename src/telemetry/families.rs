@@ -109,6 +109,16 @@ families! {
         "What the route's shadow policy would have decided: whether it agreed with the policy in force, and whether its choice was expected to keep the promise.";
     SHADOW_COST = Counter "headway_shadow_cost_total" ["route", "backend"]
         "What the choices of the route's shadow policy were expected to cost.";
+    SPLIT_REQUESTS = Counter "headway_split_requests_total" ["route", "group"]
+        "Exchanges by the group that they were assigned to, on routes that split their requests.";
+    SPLIT_FELL_OVER = Counter "headway_split_fell_over_total" ["route", "group", "reason"]
+        "Those of them that another group was asked for, by why: unusable, refused, failed or hedged.";
+    SPLIT_SLO_REQUESTS = Counter "headway_split_slo_requests_total" ["route", "group", "latency", "result"]
+        "Those of them that the route's objectives judged, since the comparison began: good or bad; what failed in its group and was made good by another is bad.";
+    SPLIT_SHARE = Gauge "headway_split_share_ratio" ["route", "group"]
+        "The share that requests are drawn by now; 0 for a group that was rolled back.";
+    SPLIT_ROLLED_BACK = Gauge "headway_split_rolled_back" ["route", "group"]
+        "1 for a group that was rolled back, and gets nothing more.";
     ATTEMPTS = Counter "headway_attempts_total" ["route", "backend", "result"]
         "Tries on backends by how they ended; an exchange may have more than one.";
     SHED = Counter "headway_shed_total" ["route", "reason"]

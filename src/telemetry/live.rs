@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use crate::measure::attainment::Attainment;
+use crate::measure::group::FellOver;
 use crate::wire::gpu::GpuReading;
 
 /// Every state a backend can be in, as the `state` label and the API write it.
@@ -24,6 +26,8 @@ pub struct LiveFigures {
     pub missed: Vec<PairFigure>,
     /// What shadows would have done.
     pub shadows: Vec<ShadowFigure>,
+    /// Every group of every route that splits its requests.
+    pub groups: Vec<GroupFigure>,
 }
 
 /// One route so far.
@@ -73,6 +77,25 @@ pub struct ShadowFigure {
     pub choices: [[u64; 2]; 2],
     /// What its choices were expected to cost.
     pub cost: f64,
+}
+
+/// One group of a split route so far.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GroupFigure {
+    /// The route's name.
+    pub route: Arc<str>,
+    /// The group's name.
+    pub group: Arc<str>,
+    /// Exchanges that were assigned to it and ended.
+    pub requests: u64,
+    /// Those of them that another group answered, each reason at the place of its number.
+    pub fell_over: [u64; FellOver::ALL.len()],
+    /// The share that requests are drawn by.
+    pub share: f64,
+    /// Whether it gets nothing more.
+    pub rolled_back: bool,
+    /// By the name of the latency that is promised: what was judged of the group since the comparison began.
+    pub judged: Vec<(&'static str, Attainment)>,
 }
 
 /// One backend at one moment.

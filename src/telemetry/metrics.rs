@@ -177,6 +177,7 @@ impl Counters {
         let table = self.table.load();
         page.series(&table);
         page.live(live);
+        page.groups(live);
         page.predictions(live, &table);
         page.counter(&families::SERIES_DROPPED, &[], float(table.dropped()));
         page.certificates(&self.certificates.load());
@@ -225,11 +226,12 @@ impl Collector for Exporter {
 mod tests {
     use std::time::Duration;
 
-    use super::super::live::{BackendFigures, EngineFigures, RouteFigures, ShadowFigure};
+    use super::super::live::{BackendFigures, EngineFigures, GroupFigure, RouteFigures, ShadowFigure};
     use super::super::testing;
     use super::*;
     use crate::clock::{Clock, SystemClock};
     use crate::config::certificates::{Owner, Role};
+    use crate::measure::attainment::Attainment;
     use crate::measure::outcome::{Outcome, ShedReason};
     use crate::wire::gpu::{GpuReading, Slowdowns};
 
@@ -287,6 +289,15 @@ mod tests {
                 backend: "cheap".into(),
                 choices: [[1, 2], [0, 5]],
                 cost: 0.5,
+            }],
+            groups: vec![GroupFigure {
+                route: "chat".into(),
+                group: "canary".into(),
+                requests: 9,
+                fell_over: [0, 0, 2, 0],
+                share: 0.05,
+                rolled_back: false,
+                judged: vec![("ttft", Attainment { good: 6, total: 8 })],
             }],
         }
     }
@@ -359,6 +370,7 @@ mod tests {
         many.backends = vec![one.backends[0].clone(); 30_000];
         many.backends[0].gpus = vec![one.backends[0].gpus[0].clone(); 300];
         many.routes = vec![one.routes[0].clone(); 30_000];
+        many.groups = vec![one.groups[0].clone(); 30_000];
         let stranger = |figure: &PairFigure| PairFigure { backend: "strange".into(), ..figure.clone() };
         many.predicted = one.predicted.iter().chain(&vec![stranger(&one.predicted[0]); 300]).cloned().collect();
         let ((lines, predicted), (few, expected)) = (series(&many), series(&one));

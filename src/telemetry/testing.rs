@@ -10,6 +10,7 @@ use crate::config::settings::{
 };
 use crate::measure::course::{Course, TryCourse};
 use crate::measure::exchange::{Attempt, BackendLoad, DecisionSummary, ExchangeRecord, Latencies, Phases};
+use crate::measure::group::{Assignment, FellOver, GroupIndex};
 use crate::measure::objective::{Latency, Objective, Objectives, Verdicts};
 use crate::measure::outcome::{Blame, Outcome};
 use crate::route::admission::OnOverload;
@@ -82,6 +83,7 @@ pub(super) fn route(name: &str, backends: &[usize], objectives: Objectives) -> A
         window: Duration::from_secs(300),
         budget_period: Duration::from_secs(86_400),
         policy: PolicyKind::default(),
+        split: None,
         shadow_policy: None,
         priority: 0,
         on_overload: OnOverload::default(),
@@ -127,6 +129,7 @@ pub(super) fn complete() -> ExchangeRecord {
         trace: None,
         key: Some("team-a".into()),
         route: Some("chat".into()),
+        group: Some(Assignment { group: GroupIndex(1), name: "canary".into(), fell_over: Some(FellOver::Failed) }),
         api: Some(Api::Chat),
         model: Some("meta/llama-3.1-8b-instruct".into()),
         attempts: vec![

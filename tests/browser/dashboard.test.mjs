@@ -317,6 +317,58 @@ test("a backend is drained and undrained from the page", async () => {
   await context.close();
 });
 
+test("a split route shows its groups side by side, and a canary that is rolled back and resumed", async () => {
+  const [quick, slow] = await Promise.all([nim(), nim("slow=3")]);
+  const backend = (name, port) => `  - { name: ${name}, url: "http://127.0.0.1:${port}", models: [m], health: { slow_start: 0s, eject_slow: false } }`;
+  const own = await Headway.serve(`
+listeners: [{ address: "127.0.0.1:0" }]
+admin: { address: "127.0.0.1:0" }
+backends:
+${backend("old", quick)}
+${backend("new", slow)}
+routes:
+  - name: chat
+    backends: [old]
+    split: { canary: { backends: [new], share: 50%, rollback: never } }
+    slo: { ttft: { p50: 10s } }
+`);
+  const { page, context, check } = await open(browser, own, { viewport: { width: 1280, height: 1400 } });
+  await drawn(page);
+  await page.getByText("Nothing to compare canary by in the last 24 h.").waitFor();
+  const answer = async () => {
+    const body = JSON.stringify({ model: "m", stream: true, max_tokens: 6, messages: [{ role: "user", content: "Hello" }] });
+    const reply = await fetch(`http://127.0.0.1:${own.port}/v1/chat/completions`, { method: "POST", headers: { "content-type": "application/json" }, body });
+    assert.equal(reply.status, 200);
+    await reply.text();
+  };
+  for (let round = 0; round < 20; round += 1) await Promise.all(Array.from({ length: 10 }, answer));
+  const split = async () => (await (await fetch(`${own.admin}/api/v1/routes`)).json()).routes[0].split;
+  const [baseline, canary] = (await split()).groups;
+  assert.equal(baseline.requests + canary.requests, 200);
+  const figure = page.locator('.split figure[data-latency="ttft"]');
+  const row = figure.locator("tbody tr").first();
+  await row.waitFor();
+  await page.waitForFunction((all) => document.querySelector('[data-group="canary"]').innerText.includes(`${all} requests`), canary.requests);
+  const of = canary.differences.latencies.ttft.p50;
+  assert.ok(of.clear && of.low_ms > 0, JSON.stringify(of));
+  const shown = await row.innerText();
+  for (const ms of [baseline.latencies.ttft.p50.value_ms, canary.latencies.ttft.p50.value_ms, of.value_ms, of.low_ms, of.high_ms]) {
+    assert.ok(shown.includes(format.latency(ms)), `${format.latency(ms)} in ${shown}`);
+  }
+  assert.match(await figure.innerText(), /p99[^]*n too small/);
+  const line = page.locator('[data-group="canary"]');
+  await line.getByRole("button", { name: "roll back" }).click();
+  await line.getByText("rolled back", { exact: true }).waitFor();
+  await line.getByText(/0 % \(configured: 50\.0 %\)/).waitFor();
+  assert.equal((await split()).groups[1].rolled_back.reason, "operator");
+  await line.getByRole("button", { name: "resume" }).click();
+  await line.getByText("running", { exact: true }).waitFor();
+  assert.equal((await split()).groups[1].effective_share, 0.5);
+  await check();
+  await context.close();
+  await own.end();
+});
+
 test("it survives a restart of headway, and says so meanwhile", async () => {
   const port = await freePort();
   let own = await Headway.demo(`127.0.0.1:${port}`);

@@ -31,6 +31,7 @@ mod privacy;
 mod refusals;
 mod resilience;
 mod simulated;
+mod split;
 mod stock;
 mod transparency;
 mod usage;

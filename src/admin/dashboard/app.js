@@ -27,7 +27,7 @@ function draw() {
   document.title = `headway: ${at("status").textContent}`;
   patch(at("config"), configuration());
   patch(at("banners"), banners());
-  patch(at("routes-list"), routes(picture, history, colors));
+  patch(at("routes-list"), routes(picture, history, colors, draw));
   patch(at("backends-list"), backends(picture, colors, draw));
   patch(at("decisions-list"), decisions(picture, colors, draw));
   drawCharts();

@@ -4,6 +4,7 @@
 import * as charts from "./charts.js";
 import { h, mark } from "./dom.js";
 import * as format from "./format.js";
+import { split } from "./split.js";
 
 /** A bound that is missed more often than this is shown as a prediction that is off. */
 const OFTEN = 0.2;
@@ -11,12 +12,12 @@ const OFTEN = 0.2;
 /** Which step each chart's cursor is at, by the id of its canvas. */
 const cursors = new Map();
 
-export function routes(picture, history, colors) {
+export function routes(picture, history, colors, again) {
   if (picture.routes.length === 0) return [h("p", { class: "notice" }, "The configuration has no routes.")];
-  return picture.routes.map((route) => card(route, history, colors));
+  return picture.routes.map((route) => card(route, history, colors, again));
 }
 
-function card(route, history, colors) {
+function card(route, history, colors, again) {
   const promises = route.objectives.filter((one) => one.latency !== "joint");
   const shown = promises.length > 0 ? promises.map((one) => one.latency) : ["ttft", "itl"];
   return h("article", { class: "card route", key: route.name, "aria-label": `Route ${route.name}` },
@@ -29,6 +30,7 @@ function card(route, history, colors) {
       h("div", { class: "charts" },
         shown.map((latency) => latencyChart(route, latency, history)),
         trafficChart(route, history, colors))),
+    split(route, again),
     members(route, colors));
 }
 

@@ -24,8 +24,9 @@ use self::over_time::{Course, Series};
 
 use crate::bench::goodput::Goodput;
 use crate::bench::record::{Metric, Phase, RequestRecord};
-use crate::bench::statistics::{Adjusted, Summary, percentile};
+use crate::bench::statistics::{Adjusted, Summary};
 use crate::measure::gaps::GapHistogram;
+use crate::measure::percentile::percentile;
 
 /// Records kept for the exact percentiles of one report; beyond it, further ones only count.
 const MOST_RECORDS: usize = 1_000_000;

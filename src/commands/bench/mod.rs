@@ -8,7 +8,7 @@ mod args;
 mod asked;
 mod plan;
 mod progress;
-mod prompts;
+pub(super) mod prompts;
 mod said;
 mod sink;
 mod tasks;
@@ -27,13 +27,14 @@ use self::plan::{Plan, Point};
 use self::progress::Progress;
 use self::sink::Sink;
 use super::EXIT_INTERRUPTED;
-use crate::bench::client::{Client, ClientOptions, read_certificates};
+use crate::bench::client::{Client, ClientOptions};
 use crate::bench::drive::{Traffic, drive};
 use crate::bench::record::{Phase, RequestRecord};
 use crate::bench::report::html::Case;
-use crate::bench::request::{PromptScale, RequestBuilder};
+use crate::bench::request::{PromptScale, RequestBuilder, prompts_of};
 use crate::bench::schedule::{Limit, Schedule};
 use crate::bench::target::Target;
+use crate::bench::tls::{TlsOptions, read_certificates};
 use crate::clock::{Clock, SystemClock};
 
 /// Records on their way from the requests to the report.
@@ -160,8 +161,8 @@ impl Bench {
     /// The warm-up, where there is one and it is the first turn, and the measured traffic.
     fn traffic(&self, point: &Point, server: usize, round: u32) -> Option<Vec<Traffic>> {
         let (args, scale) = (&self.args, self.servers.get(server)?.scale);
-        // Every turn has prompts of its own, the same for all servers, so that no prefix is warm that would not be.
-        let seed = args.random_seed ^ (u64::from(round) << 32);
+        // Every turn has prompts of its own, the same for all servers.
+        let seed = prompts_of(args.random_seed, &point.part(round));
         let prefix = |phase: Phase| format!("{}-{server}-{}-{round}-{}", self.run, plan::tag(point), phase.as_str());
         let traffic = |phase: Phase, limit: Limit, seed: u64| Traffic {
             schedule: Schedule::new(self.plan.load(args, point), point.input, point.output, limit, seed),
@@ -186,5 +187,6 @@ fn client_options(args: &BenchArgs, url: &str) -> anyhow::Result<ClientOptions> 
     let extra_roots = args.ca_file.as_deref().map(read_certificates).transpose()?.unwrap_or_default();
     let request_timeout = Duration::try_from_secs_f64(args.request_timeout)?;
     let headers = args.header.iter().cloned().collect();
-    Ok(ClientOptions { headers, request_timeout, extra_roots, ..ClientOptions::new(target) })
+    let tls = TlsOptions { extra_roots, ..TlsOptions::default() };
+    Ok(ClientOptions { headers, request_timeout, tls, ..ClientOptions::new(target) })
 }

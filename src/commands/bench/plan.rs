@@ -165,6 +165,12 @@ impl Point {
             Pressure::Trace => 1.0,
         }
     }
+
+    /// What tells a turn of it from every other turn of the run.
+    pub(super) fn part(&self, round: u32) -> [u64; 4] {
+        let output = self.output.map_or(0.0, |output| output.mean);
+        [self.load().to_bits(), self.input.mean.to_bits(), output.to_bits(), round.into()]
+    }
 }
 
 fn pressures(args: &BenchArgs) -> Vec<Pressure> {

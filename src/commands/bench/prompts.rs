@@ -1,7 +1,8 @@
 //! Asks each server how many tokens it counts for two prompts, so that synthetic prompts have the length they should.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Bench;
 use super::plan::shape;
@@ -22,7 +23,7 @@ impl Bench {
         let builder = RequestBuilder::new(shape(&self.args, !self.args.random_seed, PromptScale::default()));
         for (place, server) in self.servers.iter_mut().enumerate() {
             let id = format!("{}-{place}-prompts", self.run);
-            let found = scale(&server.client, &builder, &id, self.clock.now()).await;
+            let found = scale(&server.client, &builder, &id, self.clock.now()).await.scale();
             server.scale = found.unwrap_or_default();
             if self.args.verbose {
                 let url = self.plan.servers.get(place).map_or("", String::as_str);
@@ -39,8 +40,29 @@ impl Bench {
     }
 }
 
-async fn scale(client: &Client, builder: &RequestBuilder, id: &str, now: std::time::Instant) -> Option<PromptScale> {
-    let mut counted = [(0, 0); 2];
+/// What a server makes of prompts.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::commands) enum Counted {
+    /// It counts their tokens.
+    Tokens(PromptScale),
+    /// It answers, and counts none; or nothing that a tokenizer counts.
+    Nothing,
+    /// It does not answer; the error's class.
+    Failed(Cow<'static, str>),
+}
+
+impl Counted {
+    fn scale(&self) -> Option<PromptScale> {
+        match self {
+            Self::Tokens(scale) => Some(*scale),
+            Self::Nothing | Self::Failed(_) => None,
+        }
+    }
+}
+
+/// Sends two prompts of different length, and sees how many tokens the server counts.
+pub(in crate::commands) async fn scale(client: &Client, builder: &RequestBuilder, id: &str, now: Instant) -> Counted {
+    let mut counted = [None; 2];
     for (words, place) in WORDS.into_iter().zip(&mut counted) {
         let planned = Planned { index: words.into(), at: Duration::ZERO, input_tokens: words, output_tokens: Some(2) };
         let call = Call {
@@ -56,8 +78,11 @@ async fn scale(client: &Client, builder: &RequestBuilder, id: &str, now: std::ti
             headers: http::HeaderMap::new(),
         };
         let record = client.measure(call, now).await;
-        *place = (words, record.usage.input_tokens.filter(|_| record.is_valid())?);
+        if let Some(error) = record.error {
+            return Counted::Failed(error);
+        }
+        *place = record.usage.input_tokens.map(|tokens| (words, tokens));
     }
-    let [shorter, longer] = counted;
-    PromptScale::through(shorter, longer)
+    let [Some(shorter), Some(longer)] = counted else { return Counted::Nothing };
+    PromptScale::through(shorter, longer).map_or(Counted::Nothing, Counted::Tokens)
 }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use super::ledger::Ledger;
 use super::scene::{Act, BACKENDS, Plan, ROUTES, SLOWNESS, STRUCK};
 use crate::bench::report::console::Table;
-use crate::bench::statistics::percentile;
 use crate::fleet::{Fleet, LiveBackend};
 use crate::measure::attainment::Attainment;
+use crate::measure::percentile::percentile;
 
 /// The trailing time that the table shows.
 const WINDOW: Duration = Duration::from_secs(10);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::config::settings::{self, PrefixAffinity, Settings};
 use crate::engine::Profile;
+use crate::measure::group::GroupIndex;
 use crate::policy_simulator::scene::{Machine, Scene, Spec};
 
 /// A backend that no profile of ours can stand for.
@@ -80,7 +81,7 @@ fn spec(route: &settings::Route) -> Spec {
         on_overload: route.on_overload,
         priority: route.priority,
         prefix_affinity: route.prefix_affinity == PrefixAffinity::Auto,
-        backends: route.backends.iter().map(|(index, _)| *index).collect(),
+        backends: route.members(GroupIndex::BASELINE).map(|(index, _)| *index).collect(),
         ..Spec::new(Arc::clone(&route.name), route.objectives)
     }
 }

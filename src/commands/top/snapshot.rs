@@ -32,6 +32,24 @@ pub(super) struct Route {
     pub(super) requests_per_second: Option<f64>,
     pub(super) cost: Option<f64>,
     pub(super) last_minute: LastMinute,
+    /// Absent where requests are not split.
+    pub(super) split: Option<Split>,
+}
+
+/// The groups of a route.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Split {
+    pub(super) groups: Vec<Group>,
+}
+
+/// One group.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Group {
+    pub(super) name: String,
+    pub(super) state: String,
+    pub(super) effective_share: f64,
 }
 
 /// One promise of a route.

@@ -40,7 +40,7 @@ impl Cell {
         Self::new(text, Tone::Plain)
     }
 
-    fn width(&self) -> usize {
+    pub(super) fn width(&self) -> usize {
         self.text.chars().count()
     }
 }

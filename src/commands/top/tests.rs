@@ -202,3 +202,19 @@ fn colour_is_never_alone_and_can_be_done_without() {
     assert_eq!(colours(false), []);
     assert_eq!(drawn(&mut screen(), 170, 24).lines().filter(|line| line.contains("ejected")).count(), 1);
 }
+
+#[test]
+fn a_split_route_says_who_gets_which_share() {
+    let group = |name: &str, state: &str, share: f64| json!({ "name": name, "state": state, "effective_share": share });
+    let groups =
+        json!([group("baseline", "baseline", 0.9), group("canary", "rolled_back", 0.0), group("b", "running", 0.1)]);
+    let route = json!({ "name": "chat", "split": { "groups": groups } });
+    let snapshot = Snapshot { routes: vec![serde_json::from_value(route).expect("a route")], ..Snapshot::default() };
+    let shown = |width| -> String {
+        let lines = view::body(&snapshot, view::Sort::default(), width);
+        let line = lines.into_iter().find(|line| line.first().is_some_and(|cell| cell.text == "chat split:"));
+        line.expect("a line of its own").into_iter().map(|cell| cell.text).collect()
+    };
+    assert_eq!(shown(80), "chat split: baseline 90.0 % canary 0.0 % (rolled back) b 10.0 %");
+    assert_eq!(shown(40), "chat split: baseline 90.0 %", "as much as fits");
+}

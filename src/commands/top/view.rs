@@ -46,6 +46,7 @@ impl Sort {
 /// Everything below the first line, no line wider than `width`.
 pub(super) fn body(snapshot: &Snapshot, sort: Sort, width: usize) -> Vec<Line> {
     let mut lines = routes(&snapshot.routes).lines(width);
+    lines.extend(snapshot.routes.iter().filter_map(|route| split(route, width)));
     lines.push(Line::new());
     lines.extend(backends(snapshot, sort).lines(width));
     lines.push(Line::new());
@@ -85,6 +86,23 @@ fn routes(routes: &[Route]) -> Table {
         figures("COST", 6),
     ];
     Table { columns, rows: routes.iter().flat_map(of_route).collect() }
+}
+
+/// Who gets which share of a route that is split; groups that do not fit are left out.
+fn split(route: &Route, width: usize) -> Option<Line> {
+    let mut line = vec![Cell::plain(format!("{} split:", route.name))];
+    for group in &route.split.as_ref()?.groups {
+        let out = group.state == "rolled_back";
+        let state = if out { " (rolled back)" } else { "" };
+        let text = format!(" {} {}{state}", group.name, percent(group.effective_share));
+        line.push(Cell::new(text, if out { Tone::Bad } else { Tone::Plain }));
+    }
+    let mut left = width;
+    let fits = line.into_iter().map_while(|cell| {
+        left = left.checked_sub(cell.width())?;
+        Some(cell)
+    });
+    Some(fits.collect())
 }
 
 /// One line per objective; what is the route's own stands in its first line.

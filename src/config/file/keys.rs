@@ -6,6 +6,7 @@ use crate::config::settings::RetryCause;
 use crate::nim::{Engine, Precision};
 use crate::route::admission::DEEPEST;
 use crate::route::policy::PolicyKind;
+use crate::route::split::Rollback;
 
 /// Most of anything that is counted in a configuration.
 const MANY: u64 = 1_000_000;
@@ -308,7 +309,7 @@ const ROUTE: Shape = Shape::Map(&[
         "on_overload",
         ON_OVERLOAD,
         "What becomes of requests that the promise cannot be kept for: shed refuses them, sacrifice serves them late \
-         where that is cheapest, queue lets them wait. Default: shed.",
+         where that is cheapest, queue lets them wait. Default: sacrifice.",
     ),
     Key::one(
         "prefix_affinity",
@@ -336,7 +337,22 @@ const ROUTE: Shape = Shape::Map(&[
         "Whether x-slo-* request headers may tighten the objectives. Default: tighten.",
     ),
     Key::optional("client_slo_floor", CLIENT_SLO_FLOOR, "No tighter than this."),
-    Key::not_built("split"),
+    Key::optional(
+        "split",
+        Shape::Table(Kind::Name, &SPLIT_GROUP),
+        "Groups of other backends by name, such as canary, each with its share of the requests; `backends` are the \
+         baseline, and get the rest. Default: none.",
+    ),
+]);
+
+const SPLIT_GROUP: Shape = Shape::Map(&[
+    Key::required("backends", Shape::List(&ROUTE_BACKEND), "Its backends; none may be in another group of the route."),
+    Key::required("share", Shape::One(Kind::Share), "The share of the route's requests, drawn at random."),
+    Key::one(
+        "rollback",
+        Kind::Choice(|| Rollback::ALL.map(Rollback::as_str).to_vec()),
+        "Whether it gets nothing more once it has broken the route's `slo`, and was worse than the baseline. Default: auto.",
+    ),
 ]);
 
 const HEDGE: Shape = Shape::Map(&[

@@ -68,6 +68,7 @@ routes:
   - name: chat
     match: { models: [meta/*], paths: [/v1/chat/completions], headers: { x-tier: fast } }
     backends: [{ name: a, weight: 3 }]
+    split: { canary: { backends: [{ name: b, weight: 2 }], share: 5%, rollback: never } }
     slo: { ttft: { p95: 300ms }, itl: { p95: 40ms }, e2e: { p99: 30s }, window: 1m, budget_period: 7d }
     policy: weighted
     shadow_policy: power_of_two
@@ -235,8 +236,8 @@ fn the_schema_takes_every_key_and_no_other() {
     let full = json(&yaml::read(FULL).0.expect("a tree"));
     assert_eq!(breaks(&schema, &full, ""), None);
     let mut wrong = full.clone();
-    wrong["routes"][0]["split"] = "p95".into();
-    assert_eq!(breaks(&schema, &wrong, "").as_deref(), Some(".routes[].split is not known"));
+    wrong["cluster"] = "p95".into();
+    assert_eq!(breaks(&schema, &wrong, "").as_deref(), Some(".cluster is not known"));
     wrong = full;
     wrong["backends"][0].as_object_mut().expect("a mapping").remove("url");
     assert_eq!(breaks(&schema, &wrong, "").as_deref(), Some(".backends[]: url is missing"));

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::split_part::SplitPart;
 use super::{Kept, KeptBackend, Key};
 use crate::route::model::{BackendLearned, PairLearned, RouteLearned, TrackerLearned};
 use crate::route::predict::{Features, RlsLearned};
@@ -24,6 +25,8 @@ struct Document {
     saved: u64,
     backends: Vec<BackendPart>,
     routes: Vec<RoutePart>,
+    #[serde(default)]
+    splits: Vec<SplitPart>,
 }
 
 /// What is looked at before the rest is believed to have a shape that is known.
@@ -92,6 +95,7 @@ pub(super) fn write(kept: &Kept, wall: SystemTime) -> Result<Vec<u8>, String> {
         saved: wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         backends: kept.backends.iter().map(BackendPart::of).collect(),
         routes: kept.routes.iter().map(|(name, learned)| RoutePart::of(name, learned)).collect(),
+        splits: kept.splits.iter().map(|(name, kept)| SplitPart::of(name, kept)).collect(),
     };
     let mut bytes = serde_json::to_vec(&document).map_err(|error| error.to_string())?;
     bytes.push(b'\n');
@@ -108,7 +112,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<(SystemTime, Kept), String> {
     let saved = UNIX_EPOCH.checked_add(Duration::from_secs(document.saved)).ok_or("a date beyond all dates")?;
     let backends = document.backends.into_iter().take(MOST).map(BackendPart::kept).collect();
     let routes = document.routes.into_iter().take(MOST).map(RoutePart::kept).collect();
-    Ok((saved, Kept { backends, routes }))
+    let splits = document.splits.into_iter().take(MOST).map(SplitPart::kept).collect();
+    Ok((saved, Kept { backends, routes, splits }))
 }
 
 impl BackendPart {

@@ -7,6 +7,7 @@
 mod file;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod split_part;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::split::KeptSplit;
 use super::{Fleet, LiveBackend};
 use crate::clock::Clock;
 use crate::config::replace_file;
@@ -35,6 +37,7 @@ const IDLE: Duration = Duration::from_secs(5);
 pub struct Kept {
     backends: Vec<KeptBackend>,
     routes: Vec<(Arc<str>, RouteLearned)>,
+    splits: Vec<(Arc<str>, KeptSplit)>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -101,7 +104,12 @@ impl Fleet {
             KeptBackend { key: Key::of(backend.settings()), learned, pairs }
         };
         let routes = self.routes.iter().map(|route| (Arc::clone(route.name()), route.counts.model().learned()));
-        Kept { backends: self.backends.iter().map(backend).collect(), routes: routes.collect() }
+        let splits = self.routes.iter().filter_map(|route| {
+            let kept = route.split.as_ref()?.live.kept();
+            (!kept.rolled_back.is_empty()).then(|| (Arc::clone(route.name()), kept))
+        });
+        let backends = self.backends.iter().map(backend).collect();
+        Kept { backends, routes: routes.collect(), splits: splits.collect() }
     }
 
     /// Goes on from what was learned before; answers of how many backends something was known. Where the fleet itself
@@ -110,6 +118,11 @@ impl Fleet {
         for route in self.routes.iter().filter(|route| route.counts.model().learned().answers == 0) {
             if let Some((_, learned)) = kept.routes.iter().find(|(name, _)| name == route.name()) {
                 route.counts.model().resume(learned);
+            }
+        }
+        for (route, split) in self.routes.iter().filter_map(|route| Some((route, route.split.as_ref()?))) {
+            if let Some((_, kept)) = kept.splits.iter().find(|(name, _)| name == route.name()) {
+                split.live.resume(kept);
             }
         }
         let resumed = self.backends.iter().filter(|backend| backend.shared.model().is_unused()).filter(|backend| {

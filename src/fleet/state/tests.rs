@@ -178,3 +178,44 @@ async fn a_fleet_is_kept_now_and_then_and_at_the_end() {
     keeping.await.expect("it ends");
     assert!(written(2)(), "what was learned last is kept");
 }
+
+#[test]
+fn a_rolled_back_group_is_still_so_after_a_restart_unless_its_split_has_changed() {
+    use crate::measure::attainment::Attainment;
+    use crate::measure::exchange::ExchangeRecord;
+    use crate::measure::group::{Assignment, GroupIndex};
+    use crate::measure::objective::Verdicts;
+
+    let text =
+        TEXT.replace("backends: [a, b], slo", "backends: [a], split: { canary: { backends: [b], share: 50% } }, slo");
+    let clock = ManualClock::new();
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("state.json");
+    let old = fleet(&text, clock.now());
+    let ended = |group, good| ExchangeRecord {
+        route: Some("chat".into()),
+        group: Some(Assignment { group: GroupIndex(group), name: "g".into(), fell_over: None }),
+        verdicts: Verdicts { ttft: Some(good), ..Verdicts::default() },
+        ..ExchangeRecord::begun(clock.wall(), "id".into())
+    };
+    for (group, good) in [(0, true), (1, false)] {
+        (0..60).for_each(|_| old.record(&ended(group, good), clock.now()));
+    }
+    let canary = |fleet: &Fleet| fleet.routes()[1].groups().remove(1).rolled_back;
+    let before = canary(&old).expect("rolled back");
+    save(&path, &old.learned(), clock.wall()).expect("writable");
+
+    let kept = load(&path, clock.wall()).expect("readable").expect("kept");
+    let new = fleet(&text, clock.now());
+    new.resume(&kept, clock.now());
+    let after = canary(&new).expect("still rolled back");
+    let (why, was) = (after.why.expect("by itself"), before.why.expect("by itself"));
+    assert_eq!((why.group, why.latency, why.own, why.baseline), (was.group, was.latency, was.own, was.baseline));
+    assert_eq!(why.baseline, Attainment { good: 60, total: 60 });
+    assert!((why.allowed - was.allowed).abs() < 1e-12);
+    assert!(before.at.duration_since(after.at).expect("whole seconds") < SECOND);
+
+    let other = fleet(&text.replace("50%", "40%"), clock.now());
+    other.resume(&kept, clock.now());
+    assert_eq!(canary(&other), None);
+}

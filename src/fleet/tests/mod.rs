@@ -5,6 +5,7 @@ mod deciding;
 mod learning;
 mod outliers;
 mod slow_start;
+mod split;
 mod waiting;
 
 use std::sync::Arc;
@@ -63,6 +64,7 @@ fn route(name: &str, members: &[usize]) -> Route {
         window: SECOND * 300,
         budget_period: SECOND * 86_400,
         policy: PolicyKind::LeastInFlight,
+        split: None,
         shadow_policy: None,
         priority: 0,
         on_overload: OnOverload::default(),

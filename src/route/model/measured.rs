@@ -93,57 +93,22 @@ impl Met {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use super::*;
-    use crate::engine::model::{Event, Model, Request};
+    use crate::engine::closed_loop::{Seen, closed_loop};
     use crate::engine::profiles::Profile;
-    use crate::random::Random;
 
     /// A closed loop on the model of an engine.
     fn bench(profile: &Profile, concurrency: u32, input_tokens: u32) -> Measured {
-        let (mut engine, mut random) = (Model::new(*profile, Random::seeded(1)), Random::seeded(2));
-        let (mut sent, mut firsts): (HashMap<u64, Duration>, HashMap<u64, Duration>) = (HashMap::new(), HashMap::new());
-        let (mut ttfts, mut itls) = (Vec::new(), Vec::new());
-        let mut arrive = |engine: &mut Model, id: u64, at: Duration, sent: &mut HashMap<u64, Duration>| {
-            // Answers of different length keep the clients out of step.
-            let output_tokens = u32::try_from(50 + random.below(100)).expect("small");
-            engine.arrive(at, &Request { id, input_tokens, output_tokens, blocks: Vec::new() }).expect("room");
-            sent.insert(id, at);
-            output_tokens
-        };
-        let mut outputs = HashMap::new();
-        let mut next = 0;
-        for _ in 0..concurrency {
-            outputs.insert(next, arrive(&mut engine, next, Duration::ZERO, &mut sent));
-            next += 1;
-        }
-        let mut events = Vec::new();
-        while let Some(at) = engine.next_event_at().filter(|_| next < u64::from(concurrency) * 10 + 20) {
-            events.clear();
-            engine.advance(at, &mut events);
-            for event in &events {
-                match *event {
-                    Event::Token { id, first: true, at, .. } => {
-                        firsts.insert(id, at);
-                        ttfts.push(at.saturating_sub(sent[&id]));
-                    }
-                    Event::Done { id, at } => {
-                        itls.push(at.saturating_sub(firsts[&id]) / (outputs[&id] - 1));
-                        outputs.insert(next, arrive(&mut engine, next, at, &mut sent));
-                        next += 1;
-                    }
-                    Event::Token { .. } => {}
-                }
-            }
-        }
+        let seen = closed_loop(profile, concurrency, (input_tokens, 100), u64::from(concurrency) * 10 + 20);
+        // The first arrive at once, as none later do.
+        let seen = seen.get(concurrency.min(20) as usize..).expect("more than that");
         let median = |mut all: Vec<Duration>| {
-            // The first arrive at once, as none later do.
-            let mut all = all.split_off(concurrency.min(20) as usize);
             all.sort();
             all[all.len() / 2]
         };
-        Measured { concurrency, input_tokens, output_tokens: 100, ttft: median(ttfts), itl: median(itls) }
+        let ttft = median(seen.iter().map(Seen::ttft).collect());
+        let itl = median(seen.iter().map(Seen::itl).collect());
+        Measured { concurrency, input_tokens, output_tokens: 100, ttft, itl }
     }
 
     /// How far off, in log units, what is expected of TTFT and ITL at a load.

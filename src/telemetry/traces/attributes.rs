@@ -81,6 +81,7 @@ pub(super) fn of_exchange(record: &ExchangeRecord) -> Vec<KeyValue> {
     }
     of.text(names::REQUEST_ID, record.request_id.to_string());
     of.maybe_text(names::ROUTE, record.route.as_deref());
+    of.maybe_text(names::GROUP, record.group.as_ref().map(|assigned| &*assigned.name));
     of.maybe_text(names::MODEL, record.model.as_deref());
     of.maybe_text(names::BACKEND, record.backend().map(|name| &**name));
     of.maybe_text(names::PROFILE, last.and_then(|last| last.profile.as_deref()));

@@ -71,6 +71,7 @@ names! {
 names! {
     REQUEST_ID = "headway.request_id";
     ROUTE = "headway.route";
+    GROUP = "headway.group";
     BACKEND = "headway.backend";
     PROFILE = "headway.profile";
     GPU_UTILIZATION = "headway.backend.gpu_utilization";

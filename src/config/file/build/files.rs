@@ -108,7 +108,19 @@ impl Builder<'_, '_, '_> {
 
     pub(super) fn contents(&mut self, view: &View<'_>) -> Option<(PathBuf, Contents)> {
         let path = self.base.join(view.text()?);
-        match self.environment.file(&path) {
+        let found = self.environment.file(&path);
+        self.found(view, path, found)
+    }
+
+    /// The same of a file of measurements.
+    pub(super) fn baselines(&mut self, view: &View<'_>) -> Option<(PathBuf, Contents)> {
+        let path = self.base.join(view.text()?);
+        let found = self.environment.baselines(&path);
+        self.found(view, path, found)
+    }
+
+    fn found(&mut self, view: &View<'_>, path: PathBuf, found: Lookup<Contents>) -> Option<(PathBuf, Contents)> {
+        match found {
             Lookup::Found(contents) => Some((path, contents)),
             Lookup::Skipped => None,
             Lookup::Missing(why) => {

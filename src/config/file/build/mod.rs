@@ -10,6 +10,7 @@ mod lint;
 mod otlp;
 mod profile;
 mod route;
+mod split;
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -244,7 +245,7 @@ fn state(view: &View<'_>, builder: &Builder<'_, '_, '_>) -> Option<StateFile> {
 /// The file is judged like the configuration itself, each mistake at its place in that file.
 fn baselines(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> Option<Baselines> {
     let path = builder.base.join(view.text()?);
-    let Some((path, contents)) = builder.contents(view) else {
+    let Some((path, contents)) = builder.baselines(view) else {
         return Some(Baselines { path, entries: Vec::new() });
     };
     let name = path.to_string_lossy();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::backend::patterns;
-use super::{Builder, retry, timeouts};
+use super::{Builder, retry, split, timeouts};
 use crate::config::diagnostic::Code;
 use crate::config::file::scalar::{self, Wrong};
 use crate::config::file::suggest::nearest;
@@ -36,10 +36,14 @@ fn route(view: &View<'_>, context: &Context, builder: &mut Builder<'_, '_, '_>) 
     let policy = policy(&view.key("policy")).unwrap_or_default();
     let slo = view.key("slo");
     let duration = |name: &str, default| slo.key(name).read(scalar::duration).unwrap_or(default);
+    let mut backends = Vec::new();
+    members(&view.key("backends"), &context.names, &mut backends, builder);
+    let split = split::split(view, &context.names, &mut backends, builder);
     Route {
         name: view.key("name").text().unwrap_or_default().into(),
         matches: matches(&view.key("match"), builder),
-        backends: backends(&view.key("backends"), &context.names, builder),
+        backends,
+        split,
         objectives: Objectives {
             ttft: objective(&slo, Latency::TimeToFirstToken, builder),
             itl: objective(&slo, Latency::InterToken, builder),
@@ -139,28 +143,45 @@ fn matches(view: &View<'_>, builder: &mut Builder<'_, '_, '_>) -> RouteMatch {
     }
 }
 
-/// Names become indices here, so nobody has to look them up again.
-fn backends(view: &View<'_>, names: &[String], builder: &mut Builder<'_, '_, '_>) -> Vec<(usize, u32)> {
+/// Names become indices here, so nobody has to look them up again. They are added to `used`, which holds what the route
+/// names already: a backend belongs to one group, or what was measured of two could not be told apart.
+pub(super) fn members(
+    view: &View<'_>,
+    names: &[String],
+    used: &mut Vec<(usize, u32)>,
+    builder: &mut Builder<'_, '_, '_>,
+) -> Vec<usize> {
     builder.require_items(view, "backend");
-    let mut used: Vec<(usize, u32)> = Vec::new();
+    let (before, mut members) = (used.len(), Vec::new());
     for item in view.items() {
         let place = if item.text().is_some() { item.clone() } else { item.key("name") };
         let Some(name) = place.text() else { continue };
         let weight = item.key("weight").read(|text| scalar::integer(text, 0, u64::from(u32::MAX)));
         let weight = weight.and_then(|weight| u32::try_from(weight).ok()).unwrap_or(1);
-        match names.iter().position(|known| known == name) {
-            None => undefined(&place, name, ("backend", names), builder),
-            Some(index) if used.iter().any(|(other, _)| *other == index) => {
+        let Some(index) = names.iter().position(|known| known == name) else {
+            undefined(&place, name, ("backend", names), builder);
+            continue;
+        };
+        match used.iter().position(|(other, _)| *other == index) {
+            None => {
+                used.push((index, weight));
+                members.push(index);
+            }
+            Some(earlier) if earlier < before => {
+                let message = format!("the backend `{name}` is in another group of this route");
+                builder.error(&place, Code::Duplicate, message, "name each backend in one group only");
+            }
+            Some(_) => {
                 let message = format!("the backend `{name}` is there twice");
                 builder.error(&place, Code::Duplicate, message, "name each backend once; use `weight` to prefer it");
             }
-            Some(index) => used.push((index, weight)),
         }
     }
-    if !used.is_empty() && used.iter().all(|(_, weight)| *weight == 0) {
+    let own = used.get(before..).unwrap_or_default();
+    if !own.is_empty() && own.iter().all(|(_, weight)| *weight == 0) {
         builder.error(view, Code::Conflict, "the weights sum to 0, so no backend would be chosen", "raise one weight");
     }
-    used
+    members
 }
 
 /// A name of this kind that nothing defines.
