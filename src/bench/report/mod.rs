@@ -184,7 +184,7 @@ impl Collector {
         let detail = |place: usize| -> Option<Summary> {
             Summary::of(&details?.rows.iter().filter_map(|row| row.get(place).copied()).collect::<Vec<f64>>())
         };
-        let summaries = std::array::from_fn(|place| Summary::of(&values(place)));
+        let summaries = (0..Metric::ALL.len()).map(|place| Summary::of(&values(place))).collect();
         let curves = std::array::from_fn(|place| curve(values(place)));
         let duration = self.before.saturating_add(self.stretch()).as_secs_f64();
         Report {
@@ -211,7 +211,8 @@ impl Collector {
 /// What a run measured.
 #[derive(Debug, Clone)]
 pub struct Report {
-    summaries: [Option<Summary>; Metric::ALL.len()],
+    /// One for each of [`Metric::ALL`].
+    summaries: Vec<Option<Summary>>,
     curves: [Vec<f64>; Metric::ALL.len()],
     duration: f64,
     valid: u64,

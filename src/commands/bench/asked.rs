@@ -34,8 +34,8 @@ pub(super) fn genai_perf(args: &BenchArgs, server: &str, point: &Point) -> Value
             "warmup_request_count": args.warmup_request_count,
         },
         "input": {
-            "extra": extra(args),
-            "goodput": bounds(args),
+            "extra": or_text(extra(args)),
+            "goodput": or_text(bounds(args)),
             "num_dataset_entries": args.num_prompts,
             "random_seed": args.random_seed,
             "output_tokens": {
@@ -53,6 +53,11 @@ pub(super) fn genai_perf(args: &BenchArgs, server: &str, point: &Point) -> Value
     })
 }
 
+/// GenAI-Perf has an empty text where nothing was asked for.
+fn or_text(map: Map<String, Value>) -> Value {
+    if map.is_empty() { Value::String(String::new()) } else { Value::Object(map) }
+}
+
 fn stimulus(point: &Point) -> Value {
     match point.pressure {
         Pressure::Concurrency(concurrency) => json!({ "concurrency": concurrency }),
@@ -68,15 +73,14 @@ pub(super) fn aiperf(args: &BenchArgs, server: &str, point: &Point) -> Value {
     if let Some(output) = point.output {
         prompts.insert("osl".to_owned(), lengths(output.mean, output.stddev));
     }
-    json!({
+    let mut endpoint = json!({
+        "urls": [server],
+        "type": args.endpoint_type.as_str(),
+        "streaming": args.streaming,
+        "use_server_token_count": true,
+    });
+    let mut config = json!({
         "models": { "items": [{ "name": args.model }] },
-        "endpoint": {
-            "urls": [server],
-            "type": args.endpoint_type.as_str(),
-            "streaming": args.streaming,
-            "use_server_token_count": true,
-            "extra": extra(args),
-        },
         "datasets": [{
             "name": "main",
             "type": "synthetic",
@@ -86,9 +90,21 @@ pub(super) fn aiperf(args: &BenchArgs, server: &str, point: &Point) -> Value {
         }],
         "phases": phases(args, point),
         "artifacts": { "dir": args.artifact_dir },
-        "slos": bounds(args),
         "headway": own(args),
-    })
+    });
+    // What was not asked for is not there.
+    set_unless_empty(&mut endpoint, "extra", extra(args));
+    set_unless_empty(&mut config, "slos", bounds(args));
+    if let Some(config) = config.as_object_mut() {
+        config.insert("endpoint".to_owned(), endpoint);
+    }
+    config
+}
+
+fn set_unless_empty(of: &mut Value, key: &str, map: Map<String, Value>) {
+    if let Some(of) = of.as_object_mut().filter(|_| !map.is_empty()) {
+        of.insert(key.to_owned(), Value::Object(map));
+    }
 }
 
 /// A spread that is zero is left out.
@@ -147,4 +163,52 @@ fn own(args: &BenchArgs) -> Value {
         "rounds": args.rounds,
         "task": args.task.map(|task| format!("{task:?}").to_lowercase()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::plan::Plan;
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: BenchArgs,
+    }
+
+    fn asked(line: &str, of: fn(&BenchArgs, &str, &Point) -> Value) -> Value {
+        let words = std::iter::once("bench").chain(line.split_whitespace());
+        let args = Command::try_parse_from(words).expect("arguments").args;
+        let plan = Plan::of(&args).expect("a plan");
+        of(&args, "http://s", &plan.points[0])
+    }
+
+    #[test]
+    fn the_load_stands_where_each_program_has_it() {
+        let line = "-m m --concurrency 7 --warmup-request-count 2 --request-count 9 --isl 50 --goodput time_to_first_token:300";
+        let value = asked(line, genai_perf);
+        assert_eq!(value["perf_analyzer"]["stimulus"], json!({ "concurrency": 7 }));
+        assert_eq!(value["input"]["goodput"], json!({ "time_to_first_token": 300.0 }));
+        let value = asked(line, aiperf);
+        let phase =
+            json!({ "name": "profiling", "kind": "profiling", "type": "concurrency", "concurrency": 7, "requests": 9 });
+        assert_eq!((&value["phases"][1], &value["phases"][0]["requests"]), (&phase, &json!(2)));
+        assert_eq!(value["datasets"][0]["prompts"], json!({ "isl": { "mean": 50.0 } }));
+        assert_eq!(value["endpoint"]["urls"], json!(["http://s"]));
+    }
+
+    #[test]
+    fn what_was_not_asked_for_looks_as_in_each_program() {
+        let line = "-m m --request-rate 2.5 --measurement-interval 1500";
+        let value = asked(line, genai_perf);
+        assert_eq!((&value["input"]["goodput"], &value["input"]["extra"]), (&json!(""), &json!("")));
+        assert_eq!(value["perf_analyzer"]["measurement"], json!({ "mode": "time_windows", "num": 1500 }));
+        let value = asked(line, aiperf);
+        assert!(value.get("slos").is_none() && value["endpoint"].get("extra").is_none(), "{value}");
+        let phase =
+            json!({ "name": "profiling", "kind": "profiling", "type": "poisson", "rate": 2.5, "duration": 1.5 });
+        assert_eq!(value["phases"], json!([phase]));
+    }
 }
