@@ -20,3 +20,4 @@ pub mod statistics;
 pub mod target;
 pub mod tls;
 pub mod tokenizer;
+pub mod transfer;

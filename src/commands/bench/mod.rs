@@ -5,6 +5,7 @@
 //! Lists make sweeps, several servers are measured in alternation, and every case has the files of both NVIDIA programs.
 
 mod args;
+mod asked;
 mod plan;
 mod progress;
 pub(super) mod prompts;

@@ -79,6 +79,7 @@ pub(in crate::commands) async fn scale(client: &Client, builder: &RequestBuilder
             stream: builder.stream(),
             body: builder.body(&planned),
             input_tokens: words,
+            output_tokens: planned.output_tokens,
             headers: http::HeaderMap::new(),
         };
         let record = client.measure(call, now).await;
