@@ -220,7 +220,7 @@ impl RolledBackView {
             reason: if of.why.is_some() { "broke_objective" } else { "operator" },
             broken: of.why.as_ref().map(|broken| BrokenView {
                 latency: broken.latency.as_str(),
-                allowed: broken.allowed,
+                allowed: in_full(broken.allowed),
                 missed: lost(&broken.own),
                 judged: broken.own.total,
                 baseline_missed: lost(&broken.baseline),
@@ -239,7 +239,7 @@ impl MissedView {
         Some(Self {
             judged: judged.total,
             missed: judged.total.saturating_sub(judged.good),
-            allowed: 1.0 - objective.quantile.share(),
+            allowed: in_full(1.0 - objective.quantile.share()),
             share: share.map(|share| share.value),
             low: share.map(|share| share.low),
             high: share.map(|share| share.high),
@@ -269,6 +269,11 @@ impl DifferenceView {
         let millis = |seconds: f64| (seconds * 1e6).round() / 1e3;
         Self { value_ms: millis(of.value), low_ms: millis(of.low), high_ms: millis(of.high), clear: of.is_clear() }
     }
+}
+
+/// Without the tail that a subtraction leaves: 0.05 and not 0.050000000000000044.
+fn in_full(share: f64) -> f64 {
+    (share * 1e9).round() / 1e9
 }
 
 /// The name of the group that a backend belongs to, where requests are split.

@@ -1,7 +1,7 @@
 //! One measured request.
 //!
 //! The clock starts just before the connection is taken, so a new connection counts in the time to first token, as in
-//! AIPerf; its share is in [`RequestRecord::connect`]. Every later stamp is that of a socket read, and what it means is
+//! AIPerf; its share is in [`RequestRecord::transfer`]. Every later stamp is that of a socket read, and what it means is
 //! decided by [`StreamReader`] alone.
 
 use std::borrow::Cow;
@@ -18,6 +18,7 @@ use super::connection::{ConnectError, Connection};
 use super::record::{Phase, RequestRecord};
 use super::target::Target;
 use super::tls::{ClientError, TlsOptions};
+use super::transfer::{GapList, Transfer};
 use crate::clock::Clock;
 use crate::measure::exchange::Latencies;
 use crate::measure::outcome::Outcome;
@@ -80,6 +81,8 @@ pub struct Call {
     pub body: Bytes,
     /// Prompt tokens that are meant.
     pub input_tokens: u32,
+    /// The answer's length that it asks for.
+    pub output_tokens: Option<u32>,
     /// Headers of its own.
     pub headers: HeaderMap,
 }
@@ -96,9 +99,11 @@ pub struct Client {
 type ErrorClass = Cow<'static, str>;
 
 /// What is learned while a request is under way.
+#[derive(Default)]
 struct Progress {
     status: u16,
-    connect: Duration,
+    transfer: Transfer,
+    gaps: GapList,
     backend: Option<String>,
     reader: Option<StreamReader>,
     unary: Option<(Latencies, Usage, Option<FinishReason>)>,
@@ -117,7 +122,8 @@ impl Client {
     /// Sends one request and reads its answer to the end. `run_start` is what the record's offset counts from.
     pub async fn measure(&self, call: Call, run_start: Instant) -> RequestRecord {
         let (started, start) = (self.clock.wall(), self.clock.now());
-        let mut progress = Progress { status: 0, connect: Duration::ZERO, backend: None, reader: None, unary: None };
+        let mut progress = Progress::default();
+        progress.transfer.bytes_sent = call.body.len() as u64;
         let done = tokio::time::timeout(self.options.request_timeout, self.exchange(&call, start, &mut progress)).await;
         let error = done.unwrap_or(Err(Cow::Borrowed("timeout"))).err();
         let end = self.clock.now();
@@ -129,15 +135,17 @@ impl Client {
             started,
             offset: start.saturating_duration_since(run_start),
             lag: Duration::ZERO,
-            connect: progress.connect,
+            transfer: progress.transfer,
             duration: end.saturating_duration_since(start),
             status: progress.status,
             error,
             latencies: Latencies::default(),
             gaps: None,
+            gap_list: progress.gaps,
             usage: Usage::default(),
             finish_reason: None,
             planned_input: call.input_tokens,
+            planned_output: call.output_tokens,
             content_responses: 0,
             backend: progress.backend,
         };
@@ -154,14 +162,17 @@ impl Client {
     }
 
     async fn exchange(&self, call: &Call, start: Instant, progress: &mut Progress) -> Result<(), ErrorClass> {
-        let (mut connection, response) = self.answered(call, start, progress).await?;
+        let (mut connection, response) = self.answered(call, progress).await?;
+        let (sent, head) = connection.stamps();
+        progress.transfer.sent = Some(sent.saturating_duration_since(start));
+        progress.transfer.head = Some(head.saturating_duration_since(start));
         progress.status = response.status().as_u16();
         progress.backend =
             response.headers().get(BACKEND_HEADER).and_then(|name| name.to_str().ok()).map(str::to_owned);
         if !response.status().is_success() {
             let class = http_class(response.status());
             // The rest of an error's body only matters for keeping the connection.
-            if read_whole(&mut connection, response.into_body()).await.is_ok() {
+            if read_whole(&mut connection, response.into_body(), start, &mut progress.transfer).await.is_ok() {
                 self.put_back(connection).await;
             }
             return Err(class);
@@ -172,17 +183,17 @@ impl Client {
             .and_then(|value| value.to_str().ok())
             .is_some_and(|value| value.starts_with("text/event-stream"));
         if call.stream && event_stream {
-            let reader = progress.reader.insert(StreamReader::new(call.api, start));
-            let clean = self.read_stream(&mut connection, response, reader).await;
+            progress.reader = Some(StreamReader::new(call.api, start));
+            let clean = self.read_stream(&mut connection, response, start, progress).await;
             if clean {
                 self.put_back(connection).await;
             }
-            return stream_end(reader);
+            return stream_end(progress.reader.as_ref());
         }
-        let (body, at) = read_whole(&mut connection, response.into_body()).await?;
+        let body = read_whole(&mut connection, response.into_body(), start, &mut progress.transfer).await?;
         self.put_back(connection).await;
-        let at = at.unwrap_or_else(|| self.clock.now());
-        progress.unary = Some(read_unary(call.api, &body, at.saturating_duration_since(start))?);
+        let latency = progress.transfer.last_byte.unwrap_or_else(|| self.clock.now().saturating_duration_since(start));
+        progress.unary = Some(read_unary(call.api, &body, latency)?);
         // An answer that was to be streamed and was not has no token times: it cannot count as measured.
         if call.stream { Err(Cow::Borrowed("not_streamed")) } else { Ok(()) }
     }
@@ -191,17 +202,20 @@ impl Client {
     async fn answered(
         &self,
         call: &Call,
-        start: Instant,
         progress: &mut Progress,
     ) -> Result<(Connection, Response<Incoming>), ErrorClass> {
         let class = Cow::Borrowed("connect");
         if let Some(mut connection) = self.take().await {
             match connection.send(self.request(call)).await {
-                Ok(response) => return Ok((connection, response)),
+                Ok(response) => {
+                    progress.transfer.reused = true;
+                    return Ok((connection, response));
+                }
                 Err(error) if error.is_timeout() || error.is_parse() => return Err(class),
                 Err(_) => {}
             }
         }
+        let began = self.clock.now();
         let opening = Connection::open(
             &self.options.target,
             self.tls.as_ref(),
@@ -209,12 +223,14 @@ impl Client {
             &self.clock,
         );
         let opened = tokio::time::timeout(self.options.connect_timeout, opening).await;
-        progress.connect = self.clock.now().saturating_duration_since(start);
+        let took = self.clock.now().saturating_duration_since(began);
         let mut connection = match opened {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => return Err(connect_class(&error)),
             Err(_) => return Err(class),
         };
+        progress.transfer.lookup = connection.lookup();
+        progress.transfer.connecting = took.saturating_sub(connection.lookup());
         match connection.send(self.request(call)).await {
             Ok(response) => Ok((connection, response)),
             Err(_) => Err(class),
@@ -249,15 +265,19 @@ impl Client {
         &self,
         connection: &mut Connection,
         response: Response<Incoming>,
-        reader: &mut StreamReader,
+        start: Instant,
+        progress: &mut Progress,
     ) -> bool {
+        let Progress { reader: Some(reader), transfer, gaps, .. } = progress else { return false };
         let mut body = response.into_body();
         loop {
             match connection.frame(&mut body).await {
                 Some((Ok(frame), at)) => {
-                    if let Some(bytes) = frame.data_ref() {
-                        reader.observe(bytes, at);
-                    }
+                    let Some(bytes) = frame.data_ref() else { continue };
+                    let (before, since) = (reader.content_responses(), at.saturating_duration_since(start));
+                    reader.observe(bytes, at);
+                    transfer.received(bytes.len(), since);
+                    gaps.responses(reader.content_responses() - before, since);
                 }
                 ended => {
                     let clean = ended.is_none();
@@ -288,9 +308,14 @@ impl Client {
     }
 }
 
-/// A whole body, and the time of the read that completed it.
-async fn read_whole(connection: &mut Connection, mut body: Incoming) -> Result<(Vec<u8>, Option<Instant>), ErrorClass> {
-    let (mut whole, mut last) = (Vec::new(), None);
+/// A whole body.
+async fn read_whole(
+    connection: &mut Connection,
+    mut body: Incoming,
+    start: Instant,
+    transfer: &mut Transfer,
+) -> Result<Vec<u8>, ErrorClass> {
+    let mut whole = Vec::new();
     while let Some((frame, at)) = connection.frame(&mut body).await {
         let frame = frame.map_err(|_| Cow::Borrowed("truncated"))?;
         let Some(bytes) = frame.data_ref() else { continue };
@@ -298,9 +323,9 @@ async fn read_whole(connection: &mut Connection, mut body: Incoming) -> Result<(
             return Err(Cow::Borrowed("too_large"));
         }
         whole.extend_from_slice(bytes);
-        last = Some(at);
+        transfer.received(bytes.len(), at.saturating_duration_since(start));
     }
-    Ok((whole, last))
+    Ok(whole)
 }
 
 fn read_unary(
@@ -320,8 +345,8 @@ fn read_unary(
 }
 
 /// The classes of the measurement reference, section 3.
-fn stream_end(reader: &StreamReader) -> Result<(), ErrorClass> {
-    match reader.ended() {
+fn stream_end(reader: Option<&StreamReader>) -> Result<(), ErrorClass> {
+    match reader.and_then(StreamReader::ended) {
         // An immediate end of text is an answer, but not one that can be timed.
         Some(Outcome::Complete) => Ok(()),
         Some(Outcome::UpstreamError) => Err(Cow::Borrowed("stream_error")),

@@ -36,14 +36,18 @@ pub(super) enum ConnectError {
     Http(#[from] hyper::Error),
 }
 
-/// When the last socket read returned: nanoseconds after a base.
+/// When the last read, or the last write, of a socket returned: nanoseconds after a base.
 #[derive(Debug)]
-struct LastRead {
+struct Last {
     base: Instant,
     nanos: AtomicU64,
 }
 
-impl LastRead {
+impl Last {
+    fn new(base: Instant) -> Arc<Self> {
+        Arc::new(Self { base, nanos: AtomicU64::new(0) })
+    }
+
     fn stamp(&self, now: Instant) {
         let since = u64::try_from(now.saturating_duration_since(self.base).as_nanos()).unwrap_or(u64::MAX);
         self.nanos.store(since, Ordering::Relaxed);
@@ -59,11 +63,12 @@ enum Socket {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// A socket that stamps every read that returned bytes, before anyone looks at them.
+/// A socket that stamps every read that returned bytes, before anyone looks at them, and every write that took some.
 struct Stamped {
     socket: Socket,
     clock: Arc<dyn Clock>,
-    last_read: Arc<LastRead>,
+    last_read: Arc<Last>,
+    last_write: Arc<Last>,
 }
 
 impl AsyncRead for Stamped {
@@ -83,10 +88,15 @@ impl AsyncRead for Stamped {
 
 impl AsyncWrite for Stamped {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().socket {
+        let this = self.get_mut();
+        let written = match &mut this.socket {
             Socket::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
             Socket::Tls(socket) => Pin::new(socket).poll_write(cx, bytes),
+        };
+        if written.is_ready() {
+            this.last_write.stamp(this.clock.now());
         }
+        written
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -109,7 +119,10 @@ pub(super) struct Connection {
     sender: http1::SendRequest<Full<Bytes>>,
     /// `None` once it has ended: a future must not be polled again.
     driver: Option<http1::Connection<TokioIo<Stamped>, Full<Bytes>>>,
-    last_read: Arc<LastRead>,
+    last_read: Arc<Last>,
+    last_write: Arc<Last>,
+    /// How long it took to look the name up.
+    lookup: Duration,
 }
 
 impl Connection {
@@ -120,7 +133,10 @@ impl Connection {
         server_name: Option<&str>,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, ConnectError> {
-        let tcp = TcpStream::connect((target.host.as_str(), target.port)).await?;
+        let began = clock.now();
+        let addresses: Vec<_> = tokio::net::lookup_host((target.host.as_str(), target.port)).await?.collect();
+        let lookup = clock.now().saturating_duration_since(began);
+        let tcp = TcpStream::connect(addresses.as_slice()).await?;
         tcp.set_nodelay(true)?;
         let socket = match tls {
             None => Socket::Plain(tcp),
@@ -130,10 +146,25 @@ impl Connection {
                 Socket::Tls(Box::new(connector.connect(name, tcp).await?))
             }
         };
-        let last_read = Arc::new(LastRead { base: clock.now(), nanos: AtomicU64::new(0) });
-        let stamped = Stamped { socket, clock: Arc::clone(clock), last_read: Arc::clone(&last_read) };
+        let (last_read, last_write) = (Last::new(began), Last::new(began));
+        let stamped = Stamped {
+            socket,
+            clock: Arc::clone(clock),
+            last_read: Arc::clone(&last_read),
+            last_write: Arc::clone(&last_write),
+        };
         let (sender, driver) = http1::handshake(TokioIo::new(stamped)).await?;
-        Ok(Self { sender, driver: Some(driver), last_read })
+        Ok(Self { sender, driver: Some(driver), last_read, last_write, lookup })
+    }
+
+    /// How long looking its name up took.
+    pub(super) fn lookup(&self) -> Duration {
+        self.lookup
+    }
+
+    /// When the last write and the last read returned.
+    pub(super) fn stamps(&self) -> (Instant, Instant) {
+        (self.last_write.at(), self.last_read.at())
     }
 
     /// Sends a request and waits for the head of its answer.

@@ -91,6 +91,7 @@ impl Traffic {
             stream: self.builder.stream(),
             body: self.builder.body(planned),
             input_tokens: planned.input_tokens,
+            output_tokens: planned.output_tokens,
             headers: self.headers.clone(),
         }
     }

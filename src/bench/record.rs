@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
+use super::transfer::{GapList, Transfer};
 use crate::measure::exchange::Latencies;
 use crate::measure::gaps::GapHistogram;
 use crate::measure::objective::{Ended, Objectives, Verdicts};
@@ -47,8 +48,8 @@ pub struct RequestRecord {
     /// How much later than planned it was sent, which its latencies include; the generator is the bottleneck when this
     /// grows.
     pub lag: Duration,
-    /// What getting a connection took; zero for one that was open.
-    pub connect: Duration,
+    /// How HTTP carried it, counted from when it was sent.
+    pub transfer: Transfer,
     /// From its start to the end of its answer, however it ended.
     pub duration: Duration,
     /// The status of the answer; 0 when there was none.
@@ -59,12 +60,16 @@ pub struct RequestRecord {
     pub latencies: Latencies,
     /// Every gap between content responses; the collector takes it out.
     pub gaps: Option<Box<GapHistogram>>,
+    /// The same gaps, one after the other.
+    pub gap_list: GapList,
     /// Token counts as the server states them.
     pub usage: Usage,
     /// Why the model stopped.
     pub finish_reason: Option<FinishReason>,
     /// Prompt tokens that were meant, for servers that state none.
     pub planned_input: u32,
+    /// The answer's length that was asked for.
+    pub planned_output: Option<u32>,
     /// Content responses in the stream.
     pub content_responses: u64,
     /// The `x-headway-backend` of the answer.
@@ -90,7 +95,7 @@ pub enum Metric {
     OutputSequenceLength,
     /// Input tokens.
     InputSequenceLength,
-    /// To the first byte of the body, ms.
+    /// From the request's last byte to the first of the answer's body, ms.
     TimeToFirstByte,
     /// From the first to the last token, ms.
     DecodeDuration,
@@ -241,7 +246,7 @@ impl RequestRecord {
             }
             Metric::OutputSequenceLength => self.usage.output_tokens.map(|tokens| tokens as f64),
             Metric::InputSequenceLength => Some(self.input_tokens() as f64),
-            Metric::TimeToFirstByte => ms(self.latencies.first_byte),
+            Metric::TimeToFirstByte => ms(self.transfer.waiting()),
             Metric::DecodeDuration => ms(self.decode_duration()),
             Metric::EndToEndThroughput => per_second(self.usage.output_tokens?, self.latencies.end_to_end?),
             Metric::PrefillThroughput => per_second(self.input_tokens(), self.latencies.first_token?),
@@ -349,7 +354,16 @@ pub(crate) mod testing {
             started: SystemTime::UNIX_EPOCH,
             offset: Duration::ZERO,
             lag: Duration::ZERO,
-            connect: Duration::ZERO,
+            transfer: Transfer {
+                reused: true,
+                sent: Some(Duration::ZERO),
+                first_byte: Some(ms(ttft)),
+                last_byte: Some(end_to_end),
+                bytes_sent: 512,
+                bytes_received: 1024 * tokens,
+                pieces: tokens,
+                ..Transfer::default()
+            },
             duration: end_to_end,
             status: 200,
             error: None,
@@ -363,9 +377,11 @@ pub(crate) mod testing {
                 longest_stall: many.then_some(ms(itl)),
             },
             gaps: None,
+            gap_list: GapList::default(),
             usage: Usage { input_tokens: Some(200), output_tokens: Some(tokens), ..Usage::default() },
             finish_reason: Some(FinishReason::Length),
             planned_input: 200,
+            planned_output: u32::try_from(tokens).ok(),
             content_responses: tokens,
             backend: None,
         }

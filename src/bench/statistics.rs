@@ -49,6 +49,39 @@ impl Summary {
     }
 }
 
+/// A sample in which what failed counts as endless: its percentiles do not get better when a server fails more.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Adjusted {
+    /// One value per entry of [`PERCENTILES`]; `None` where it is endless.
+    pub percentiles: [Option<f64>; PERCENTILES.len()],
+    /// The smallest.
+    pub min: f64,
+    /// Values, failures included.
+    pub count: usize,
+}
+
+impl Adjusted {
+    /// Sums up a sample and so many failures; `None` without either. Percentiles are values of the sample, the nearest.
+    #[must_use]
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "an index between 0 and the sample's length"
+    )]
+    pub fn of(values: &[f64], failures: usize) -> Option<Self> {
+        let mut sorted: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
+        sorted.sort_by(f64::total_cmp);
+        let (min, count) = (*sorted.first()?, sorted.len() + failures);
+        let nearest = |percent: u8| {
+            let index = f64::from(percent) / 100.0 * (count - 1) as f64;
+            // A half goes to the even one, as in NumPy.
+            sorted.get(index.round_ties_even() as usize).copied()
+        };
+        (failures > 0).then(|| Self { percentiles: PERCENTILES.map(nearest), min, count })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,5 +101,15 @@ mod tests {
     fn an_empty_sample_has_no_summary() {
         assert_eq!(Summary::of(&[]), None);
         assert_eq!(Summary::of(&[f64::NAN]), None);
+    }
+
+    #[test]
+    fn failures_are_endless() {
+        let values: Vec<f64> = (1..=13).map(f64::from).collect();
+        let adjusted = Adjusted::of(&values, 7).expect("failures");
+        let some = [1.0, 2.0, 3.0, 6.0, 11.0].map(Some);
+        assert_eq!(adjusted.percentiles[..5], some);
+        assert_eq!((&adjusted.percentiles[5..], adjusted.min, adjusted.count), (&[None; 4][..], 1.0, 20));
+        assert_eq!((Adjusted::of(&values, 0), Adjusted::of(&[], 7)), (None, None));
     }
 }

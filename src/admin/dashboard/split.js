@@ -6,6 +6,7 @@ import * as format from "./format.js";
 import { ask } from "./stream.js";
 
 const QUANTILES = ["p50", "p90", "p95", "p99"];
+const LATENCIES = ["ttft", "itl", "e2e"];
 const STATES = { baseline: ["none", "baseline"], running: ["good", "running"], rolled_back: ["bad", "rolled back"] };
 
 /** What went wrong when a group was to be rolled back or resumed, by its route and name. */
@@ -30,7 +31,7 @@ function line(route, group, again) {
       group.effective_share !== group.share && ` (configured: ${format.percent(group.share)})`),
     h("span", { class: "faint" }, ` · ${format.count(group.requests)} requests · ${group.backends.join(", ")}`),
     fell.length > 0 && h("span", { class: "faint" }, ` · answered by others: ${fell.map(([why, many]) => `${format.count(many)} ${why}`).join(", ")}`),
-    Object.entries(group.missed).map(([latency, one]) => missed(latency, one)),
+    LATENCIES.filter((latency) => group.missed[latency]).map((latency) => missed(latency, group.missed[latency])),
     group.rolled_back && h("span", { class: "bad" }, ` · ${reason(group.rolled_back)}`),
     kind !== "none" && button(route, group, again));
 }
@@ -45,7 +46,7 @@ function reason({ at, reason: why, broken }) {
 
 /** Both distributions, and their differences, per latency. */
 function comparison(route, group, baseline) {
-  const shown = Object.keys(baseline.latencies).filter((latency) => group.latencies[latency]);
+  const shown = LATENCIES.filter((latency) => baseline.latencies[latency] && group.latencies[latency]);
   const window = format.age(route.split.window_s);
   if (shown.length === 0) return h("p", { class: "notice", key: `none-${group.name}` }, `Nothing to compare ${group.name} by in the last ${window}.`);
   return h("div", { class: "charts", key: `of-${group.name}` }, shown.map((latency) => figure(latency, group, baseline, window)));
@@ -85,13 +86,13 @@ function difference(at, base, own, of, reach) {
   const signed = (ms) => `${ms < 0 ? "−" : "+"}${format.latency(Math.abs(ms))}`;
   return h("tr", { key: at },
     h("th", { scope: "row" }, at),
-    h("td", null, format.latency(base?.value_ms)),
-    h("td", null, format.latency(own?.value_ms)),
+    h("td", { class: "whole" }, format.latency(base?.value_ms)),
+    h("td", { class: "whole" }, format.latency(own?.value_ms)),
     h("td", { class: kind }, of && h("span", { class: "lane", "aria-hidden": "true" },
       h("i", { class: "none" }),
       h("i", { class: "range", vars: { from: place(of.low_ms), to: place(of.high_ms) } }),
       h("i", { class: "point", vars: { from: place(of.value_ms) } }))),
-    h("td", { class: kind }, of ? [signed(of.value_ms), h("small", null, `${signed(of.low_ms)} … ${signed(of.high_ms)}`)] : "n too small"));
+    h("td", { class: `whole ${kind}` }, of ? [signed(of.value_ms), h("small", null, `${signed(of.low_ms)} … ${signed(of.high_ms)}`)] : "n too small"));
 }
 
 function button(route, group, again) {

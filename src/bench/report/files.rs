@@ -99,19 +99,20 @@ pub(super) fn statistics<M: SerializeMap>(map: &mut M, unit: &str, summary: &Sum
     map.serialize_entry("std", &summary.std)
 }
 
-/// `profile_export_genai_perf.csv`.
+/// `profile_export_genai_perf.csv`, lines ended as Python's writer ends them.
 #[must_use]
 pub fn csv(report: &Report) -> String {
-    let mut text = String::from("Metric,avg,min,max,p99,p95,p90,p75,p50,p25,p10,p5,p1\n");
+    let mut text = String::from("Metric,avg,min,max,p99,p95,p90,p75,p50,p25,p10,p5,p1\r\n");
     for metric in Metric::GENAI_PERF {
         let Some(summary) = report.summary(metric) else { continue };
         let ends = [summary.avg, summary.min, summary.max];
         let values = ends.into_iter().chain(summary.percentiles.into_iter().rev()).map(cell);
-        let _ = writeln!(text, "{} ({}),{}", metric.title(), metric.unit(), values.collect::<Vec<_>>().join(","));
+        let cells = values.collect::<Vec<_>>().join(",");
+        let _ = write!(text, "{} ({}),{cells}\r\n", metric.title(), metric.unit());
     }
-    text.push_str("\nMetric,Value\n");
+    text.push_str("\r\nMetric,Value\r\n");
     for (name, unit, value) in report.aggregates() {
-        let _ = writeln!(text, "{name} ({unit}),{}", cell(value));
+        let _ = write!(text, "{name} ({unit}),{}\r\n", cell(value));
     }
     text
 }
@@ -165,6 +166,6 @@ mod tests {
         let ttft = "Time To First Token (ms),250.00,200.00,300.00,299.00,295.00,290.00,275.00,250.00,225.00,210.00,205.00,201.00";
         assert_eq!(lines.next(), Some(ttft));
         assert!(text.contains("Request Latency (ms),\"2,250.00\",\"2,200.00\""), "{text}");
-        assert!(text.contains("\n\nMetric,Value\nOutput Token Throughput (tokens/sec),87.83\n"), "{text}");
+        assert!(text.contains("\r\n\r\nMetric,Value\r\nOutput Token Throughput (tokens/sec),87.83\r\n"), "{text}");
     }
 }

@@ -4,35 +4,52 @@
 //! 2), names and layout those of GenAI-Perf.
 
 mod aiperf;
+mod columns;
 pub mod console;
+mod entries;
 mod files;
 pub mod html;
 mod json_line;
+mod over_time;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use aiperf::{RunInfo, csv as aiperf_csv, json as aiperf_json};
 pub use files::{csv, json};
-pub use json_line::write_json_line;
+pub use json_line::{Place, write_json_line};
+
+use self::columns::{COLUMNS, MANY, is_mismatched};
+use self::over_time::{Course, Series};
 
 use crate::bench::goodput::Goodput;
 use crate::bench::record::{Metric, Phase, RequestRecord};
-use crate::bench::statistics::Summary;
+use crate::bench::statistics::{Adjusted, Summary};
 use crate::measure::gaps::GapHistogram;
 use crate::measure::percentile::percentile;
 
 /// Records kept for the exact percentiles of one report; beyond it, further ones only count.
 const MOST_RECORDS: usize = 1_000_000;
 
+/// Gaps between content responses that are kept of a run.
+const MOST_GAPS: usize = 1 << 21;
+
+/// The metrics that are also reported with failures counted as endless.
+const ADJUSTED: [Metric; 4] =
+    [Metric::RequestLatency, Metric::TimeToFirstToken, Metric::DecodeDuration, Metric::InterTokenLatency];
+
 /// Gathers records; what it keeps of each is a row of numbers.
 #[derive(Debug, Default)]
 pub struct Collector {
     goodput: Option<Goodput>,
+    /// What AIPerf reports besides, where it was asked for.
+    details: Option<Details>,
+    warmup: bool,
     rows: Vec<[f64; Metric::ALL.len()]>,
     good: u64,
     valid: u64,
     output_tokens: u64,
+    reasoning_tokens: u64,
     input_tokens: u64,
     errors: BTreeMap<String, u64>,
     gaps: GapHistogram,
@@ -41,6 +58,40 @@ pub struct Collector {
     /// Of the segments that have ended.
     before: Duration,
     longest_lag: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Details {
+    rows: Vec<[f64; MANY]>,
+    mismatched: u64,
+    course: Course,
+    gaps: Gaps,
+}
+
+/// Every gap of every answer in milliseconds, for exact percentiles; none beyond a bound, where a histogram has to do.
+#[derive(Debug, Default)]
+struct Gaps {
+    ms: Vec<f64>,
+    overflown: bool,
+}
+
+impl Gaps {
+    fn add(&mut self, record: &RequestRecord) {
+        let Some(gaps) = record.gap_list.ms() else {
+            self.overflown |= record.gap_list.is_overflown();
+            return;
+        };
+        self.overflown |= self.ms.len() + gaps.len() > MOST_GAPS;
+        if self.overflown {
+            self.ms = Vec::new();
+        } else {
+            self.ms.extend(gaps);
+        }
+    }
+
+    fn summary(&self) -> Option<Summary> {
+        if self.overflown { None } else { Summary::of(&self.ms) }
+    }
 }
 
 /// Points of a distribution that a report keeps, evenly spaced by rank.
@@ -53,9 +104,27 @@ impl Collector {
         Self { goodput, ..Self::default() }
     }
 
-    /// Takes one record in; one of the warm-up changes nothing.
+    /// One that also keeps what the files of AIPerf have besides.
+    #[must_use]
+    pub fn detailed(goodput: Option<Goodput>) -> Self {
+        Self { details: Some(Details::default()), ..Self::new(goodput) }
+    }
+
+    /// The same, of the warm-up.
+    #[must_use]
+    pub fn of_warmup(goodput: Option<Goodput>) -> Self {
+        Self { warmup: true, ..Self::detailed(goodput) }
+    }
+
+    /// Whether a request is good; `None` where there are no bounds.
+    #[must_use]
+    pub fn is_good(&self, record: &RequestRecord) -> Option<bool> {
+        self.goodput.as_ref().map(|goodput| goodput.is_good(record))
+    }
+
+    /// Takes one record in; one of the other phase changes nothing.
     pub fn add(&mut self, record: &RequestRecord) {
-        if record.phase == Phase::Warmup {
+        if (record.phase == Phase::Warmup) != self.warmup {
             return;
         }
         self.longest_lag = self.longest_lag.max(record.lag);
@@ -64,8 +133,9 @@ impl Collector {
             return;
         }
         self.valid += 1;
-        self.good += u64::from(self.goodput.as_ref().is_some_and(|goodput| goodput.is_good(record)));
+        self.good += u64::from(self.is_good(record) == Some(true));
         self.output_tokens += record.usage.output_tokens.unwrap_or(0);
+        self.reasoning_tokens += record.usage.reasoning_tokens.unwrap_or(0);
         self.input_tokens += record.input_tokens();
         if let Some(gaps) = &record.gaps {
             self.gaps.merge(gaps);
@@ -75,6 +145,12 @@ impl Collector {
         self.last = self.last.max(end);
         if self.rows.len() < MOST_RECORDS {
             self.rows.push(Metric::ALL.map(|metric| record.metric(metric).unwrap_or(f64::NAN)));
+            if let Some(details) = &mut self.details {
+                details.rows.push(COLUMNS.each_ref().map(|column| column.value(record).unwrap_or(f64::NAN)));
+                details.mismatched += u64::from(is_mismatched(record));
+                details.course.add(record, self.before.as_secs_f64() * 1e9);
+                details.gaps.add(record);
+            }
         }
     }
 
@@ -99,7 +175,16 @@ impl Collector {
     #[must_use]
     pub fn report(&self) -> Report {
         let values = |place: usize| self.rows.iter().filter_map(|row| row.get(place).copied()).collect::<Vec<f64>>();
-        let summaries = std::array::from_fn(|place| Summary::of(&values(place)));
+        let details = self.details.as_ref();
+        let failures = usize::try_from(self.errors.values().sum::<u64>()).unwrap_or(usize::MAX);
+        let adjusted = |metric: Metric| -> Option<Adjusted> {
+            let place = Metric::ALL.iter().position(|one| *one == metric).filter(|_| details.is_some())?;
+            Adjusted::of(&values(place), failures)
+        };
+        let detail = |place: usize| -> Option<Summary> {
+            Summary::of(&details?.rows.iter().filter_map(|row| row.get(place).copied()).collect::<Vec<f64>>())
+        };
+        let summaries = (0..Metric::ALL.len()).map(|place| Summary::of(&values(place))).collect();
         let curves = std::array::from_fn(|place| curve(values(place)));
         let duration = self.before.saturating_add(self.stretch()).as_secs_f64();
         Report {
@@ -110,7 +195,13 @@ impl Collector {
             good: self.goodput.is_some().then_some(self.good),
             errors: self.errors.clone(),
             output_tokens: self.output_tokens,
+            reasoning_tokens: self.reasoning_tokens,
             input_tokens: self.input_tokens,
+            columns: (0..MANY).map(detail).collect(),
+            mismatched: details.map_or(0, |details| details.mismatched),
+            adjusted: ADJUSTED.into_iter().map(adjusted).collect(),
+            exact_gaps: details.and_then(|details| details.gaps.summary()),
+            series: details.map(|details| details.course.series()).unwrap_or_default(),
             gaps: self.gaps.clone(),
             longest_lag: self.longest_lag,
         }
@@ -120,14 +211,23 @@ impl Collector {
 /// What a run measured.
 #[derive(Debug, Clone)]
 pub struct Report {
-    summaries: [Option<Summary>; Metric::ALL.len()],
+    /// One for each of [`Metric::ALL`].
+    summaries: Vec<Option<Summary>>,
     curves: [Vec<f64>; Metric::ALL.len()],
     duration: f64,
     valid: u64,
     good: Option<u64>,
     errors: BTreeMap<String, u64>,
     output_tokens: u64,
+    reasoning_tokens: u64,
     input_tokens: u64,
+    /// One for each of [`COLUMNS`].
+    columns: Vec<Option<Summary>>,
+    mismatched: u64,
+    series: Vec<Series>,
+    exact_gaps: Option<Summary>,
+    /// One for each of [`ADJUSTED`].
+    adjusted: Vec<Option<Adjusted>>,
     gaps: GapHistogram,
     longest_lag: Duration,
 }
@@ -182,6 +282,12 @@ impl Report {
     #[must_use]
     pub fn output_tokens(&self) -> u64 {
         self.output_tokens
+    }
+
+    /// Output tokens of all valid requests, those of reasoning left out.
+    #[must_use]
+    pub fn visible_tokens(&self) -> u64 {
+        self.output_tokens.saturating_sub(self.reasoning_tokens)
     }
 
     /// Input tokens of all valid requests.
@@ -355,6 +461,21 @@ mod tests {
         let report = collector.report();
         near(report.summary(Metric::OutputTokenThroughputPerUser).expect("measured").avg, 62.5);
         near(report.summary(Metric::InterTokenLatency).expect("measured").avg, 25.0);
+    }
+
+    #[test]
+    fn gaps_are_exact_up_to_a_bound_and_never_of_a_part() {
+        let mut one = record(200, 20, 4);
+        for at in [200, 221, 243] {
+            one.gap_list.responses(1, Duration::from_millis(at));
+        }
+        let mut gaps = Gaps::default();
+        gaps.add(&one);
+        near(gaps.summary().expect("few").percentiles[4], 21.5);
+        gaps.ms.resize(MOST_GAPS - 1, 1.0);
+        gaps.add(&one);
+        gaps.add(&record(200, 20, 4));
+        assert!(gaps.summary().is_none() && gaps.ms.is_empty());
     }
 
     #[test]

@@ -3,13 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use serde_json::{Value, json};
-
 use super::args::{BenchArgs, RateMode};
 use crate::bench::request::{PromptScale, RequestShape};
 use crate::bench::schedule::{Lengths, Limit, Load};
 use crate::trace::read_trace;
+use anyhow::{Context, bail};
 
 /// Prompts without a length of their own: GenAI-Perf's default.
 const USUAL_INPUT: f64 = 550.0;
@@ -253,40 +251,12 @@ pub(super) fn shape(args: &BenchArgs, seed: u64, scale: PromptScale) -> RequestS
     }
 }
 
-/// What was asked for, in the reports.
-pub(super) fn input_config(args: &BenchArgs, server: &str, point: &Point) -> Value {
-    let (concurrency, rate) = match point.pressure {
-        Pressure::Concurrency(concurrency) => (Some(concurrency), None),
-        Pressure::Rate(rate) => (None, Some(rate)),
-        Pressure::Trace => (None, None),
-    };
-    json!({
-        "model_names": [args.model],
-        "url": server,
-        "endpoint_type": args.endpoint_type.as_str(),
-        "streaming": args.streaming,
-        "concurrency": concurrency,
-        "request_rate": rate,
-        "trace": args.trace.as_ref().map(|file| file.display().to_string()),
-        "trace_speed": args.trace.is_some().then_some(args.trace_speed),
-        "request_count": args.request_count,
-        "measurement_interval": args.measurement_interval,
-        "warmup_request_count": args.warmup_request_count,
-        "synthetic_input_tokens_mean": point.input.mean,
-        "synthetic_input_tokens_stddev": point.input.stddev,
-        "output_tokens_mean": point.output.map(|output| output.mean),
-        "output_tokens_stddev": point.output.map(|output| output.stddev),
-        "num_prompts": args.num_prompts,
-        "random_seed": args.random_seed,
-        "goodput": args.goodput,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
     use clap::Parser;
+    use serde_json::json;
 
     use super::*;
 

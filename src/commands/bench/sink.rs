@@ -7,17 +7,19 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use super::args::BenchArgs;
-use super::plan::{Plan, Point, input_config};
+use super::asked;
+use super::plan::{Plan, Point};
 use crate::bench::goodput::Goodput;
 use crate::bench::record::RequestRecord;
 use crate::bench::report::html::Case;
-use crate::bench::report::{self, Collector, RunInfo};
+use crate::bench::report::{self, Collector, Place, RunInfo};
 use crate::clock::Clock;
 use crate::telemetry::time::rfc3339;
 
 /// The records of one case.
 pub(super) struct Sink {
     collector: Collector,
+    warmup: Option<Collector>,
     lines: BufWriter<File>,
     folder: PathBuf,
     id: String,
@@ -37,13 +39,18 @@ impl Sink {
         let folder = plan.folder(args, server, point);
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let file = create(&folder.join(args.profile_export_file.with_extension("jsonl")))?;
-        let (collector, lines) = (Collector::new(goodput), BufWriter::new(file));
-        Ok(Self { collector, lines, folder, id: run.to_owned(), began: now(clock) })
+        let warmup = (args.warmup_request_count > 0).then(|| Collector::of_warmup(goodput.clone()));
+        let (collector, lines) = (Collector::detailed(goodput), BufWriter::new(file));
+        Ok(Self { collector, warmup, lines, folder, id: run.to_owned(), began: now(clock) })
     }
 
     pub(super) fn take(&mut self, record: &RequestRecord) -> anyhow::Result<()> {
         self.collector.add(record);
-        Ok(report::write_json_line(&mut self.lines, record)?)
+        if let Some(warmup) = &mut self.warmup {
+            warmup.add(record);
+        }
+        let place = Place { warmed: self.warmup.is_some(), good: self.collector.is_good(record) };
+        Ok(report::write_json_line(&mut self.lines, record, place)?)
     }
 
     /// Another server's turn.
@@ -70,13 +77,14 @@ impl Sink {
             command: command(std::env::args()),
             times: (self.began.clone(), now(clock)),
             cancelled,
-            input_config: input_config(args, url, point),
+            input_config: asked::aiperf(args, url, point),
         };
-        self.write(&format!("{name}_genai_perf.json"), &report::json(&report, &run.input_config)?)?;
+        self.write(&format!("{name}_genai_perf.json"), &report::json(&report, &asked::genai_perf(args, url, point))?)?;
         self.write(&format!("{name}_genai_perf.csv"), &report::csv(&report))?;
         // AIPerf writes no summary of a run without a valid request.
         if report.valid() > 0 {
-            self.write(&format!("{name}_aiperf.json"), &report::aiperf_json(&report, &run)?)?;
+            let warmup = self.warmup.as_ref().map(Collector::report).filter(|warmup| warmup.valid() > 0);
+            self.write(&format!("{name}_aiperf.json"), &report::aiperf_json(&report, warmup.as_ref(), &run)?)?;
             self.write(&format!("{name}_aiperf.csv"), &report::aiperf_csv(&report))?;
         }
         let (name, series, load) = (plan.name(server, point), plan.series(server, point), point.load());

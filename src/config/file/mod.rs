@@ -8,6 +8,7 @@ pub(super) mod baselines;
 mod build;
 mod check;
 mod keys;
+mod route_keys;
 mod scalar;
 pub(super) mod schema;
 mod shape;
