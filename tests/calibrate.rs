@@ -123,7 +123,7 @@ async fn backends_are_measured_compared_and_written_for_the_router() {
     for part in [
         "The engine that fits",
         "The highest load at which a route's objectives hold",
-        "chat, 50 in, 20 out: fast, the only one that keeps",
+        "chat, 50 in, 20 out: fast, the only one of those measured that keeps",
     ] {
         assert!(said.contains(part), "{part}: {said}");
     }

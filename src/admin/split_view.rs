@@ -147,11 +147,10 @@ impl SplitView {
     /// `None` where requests are not split.
     pub(super) fn new(route: &LiveRoute, fleet: &Fleet, now: Instant) -> Option<Self> {
         let figures = route.groups();
-        let groups = route.with_trial(|trial| {
-            let of =
-                |(place, one): (u8, &GroupFigures)| GroupView::new(route, fleet, (GroupIndex(place), one), trial, now);
-            (0..).zip(&figures).map(of).collect()
-        })?;
+        let mut trial = route.trial()?;
+        let mut of =
+            |(place, one): (u8, &GroupFigures)| GroupView::new(route, fleet, (GroupIndex(place), one), &mut trial, now);
+        let groups = (0..).zip(&figures).map(&mut of).collect();
         Some(Self { window_s: MEMORY.as_secs_f64(), groups })
     }
 }
@@ -292,6 +291,11 @@ pub(super) fn asked(route: &LiveRoute, name: Option<&str>) -> Result<Option<Grou
 
 /// The metrics page's figures of every group.
 pub(super) fn figures(route: &LiveRoute) -> Vec<GroupFigure> {
+    let trial = route.trial();
+    let judged = |place: u8| {
+        let of = |latency: Latency| Some((latency.as_str(), trial.as_ref()?.judged(GroupIndex(place), latency)?));
+        Latency::PROMISED.into_iter().filter_map(of).collect()
+    };
     let of = |(place, one): (u8, GroupFigures)| GroupFigure {
         route: route.name().clone(),
         group: one.name,
@@ -299,12 +303,7 @@ pub(super) fn figures(route: &LiveRoute) -> Vec<GroupFigure> {
         fell_over: one.fell_over,
         share: one.drawn,
         rolled_back: one.rolled_back.is_some(),
-        judged: route
-            .with_trial(|trial| {
-                let of = |latency: Latency| Some((latency.as_str(), trial.judged(GroupIndex(place), latency)?));
-                Latency::PROMISED.into_iter().filter_map(of).collect()
-            })
-            .unwrap_or_default(),
+        judged: judged(place),
     };
     (0..).zip(route.groups()).map(of).collect()
 }

@@ -178,7 +178,9 @@ impl Fleet {
         let Desk { candidates, decision, shadow, scarcity, log } = &mut *desk;
         let mut papers = Papers { candidates: &mut *candidates, decision: &mut *decision, scarcity: *scarcity };
         let Found { passed_over, fell_over } = self.decide(route, (request, &asking), exclude, &mut papers, now);
-        if !request.again && exclude.is_empty() {
+        // What a group that is tried out cannot hold is no shortage of the fleet's.
+        let tried_out = request.group.is_some_and(|group| group != GroupIndex::BASELINE) && fell_over.is_none();
+        if !request.again && exclude.is_empty() && !tried_out {
             scarcity.decided(decision);
             let found_no_place = decision.is_doomed() || decision.turned_away.is_some();
             route.counts.placing.decided(found_no_place, now);

@@ -90,7 +90,7 @@ impl Fleet {
         let elsewhere = papers.decision.chosen.is_some_and(|(chosen, _)| split.group_of(chosen) != group);
         let tried = || exclude.iter().any(|one| split.group_of(*one) == group);
         let reason = || match () {
-            () if asked.0.hedge => FellOver::Hedged,
+            () if asked.0.hedge && tried() => FellOver::Hedged,
             () if tried() => FellOver::Failed,
             () if refused => FellOver::Refused,
             () => FellOver::Unusable,

@@ -82,12 +82,12 @@ struct ModelEntry {
 }
 
 impl ModelEntry {
-    /// Of llama.cpp the context of one slot, else what the model was trained for, which no slot exceeds.
+    /// Of llama.cpp the context of one slot. What the model was trained for, which older ones say alone, is no bound: a
+    /// slot may be made longer.
     fn context(&self) -> Option<Context> {
         let told = |key: &str| self.meta.get(key).and_then(Value::as_u64);
         let whole = self.max_model_len.map(|tokens| Context { tokens, cuts_answers: false });
-        let slot =
-            || told("n_ctx").or_else(|| told("n_ctx_train")).map(|tokens| Context { tokens, cuts_answers: true });
+        let slot = || told("n_ctx").map(|tokens| Context { tokens, cuts_answers: true });
         whole.or_else(slot).filter(|context| context.tokens > 0)
     }
 
@@ -167,7 +167,7 @@ mod tests {
         let llamacpp = include_str!("../../tests/fixtures/recorded/llamacpp-models.json");
         check(llamacpp, Some(&[("tiny", Some((2_048, true))), ("tiny-q8", Some((2_048, true)))]));
         let of_2025 = r#"{"models":[],"data":[{"id":"m","meta":{"vocab_type":2,"n_ctx_train":8192}}]}"#;
-        check(of_2025, Some(&[("m", Some((8_192, true)))]));
+        check(of_2025, Some(&[("m", None)]));
         let both = r#"{"data":[{"id":"m","max_model_len":512,"meta":{"n_ctx":1024}}]}"#;
         check(both, Some(&[("m", Some((512, false)))]));
     }

@@ -36,6 +36,10 @@ pub(super) struct RouteSplit {
 pub(super) struct LiveSplit {
     /// What makes it the same one.
     key: String,
+    /// What serves it: other engines are not compared with those that were there before.
+    engines: String,
+    /// How often its shares have changed.
+    epoch: AtomicU64,
     objectives: Objectives,
     random: Mutex<Random>,
     /// The baseline first.
@@ -111,8 +115,10 @@ impl RouteSplit {
         let key = key(route, split, settings);
         let before = before.and_then(|before| before.split.as_ref()).map(|before| &before.live);
         let before = before.filter(|before| before.key == key);
-        let kept = before.filter(|before| before.objectives == route.objectives);
-        let fresh = || Arc::new(LiveSplit::new(key.clone(), split, route.objectives, seed).continuing(before));
+        let engines = engines(route, settings);
+        let kept = before.filter(|before| before.objectives == route.objectives && before.engines == engines);
+        let keys = || (key.clone(), engines.clone());
+        let fresh = || Arc::new(LiveSplit::new(keys(), split, route.objectives, seed).continuing(before));
         let live = kept.map_or_else(fresh, Arc::clone);
         Some(Self { live, groups: (0..settings.backends.len()).map(|backend| split.group_of(backend)).collect() })
     }
@@ -139,6 +145,16 @@ fn key(route: &Route, split: &Split, settings: &Settings) -> String {
         format!("{}: {} of {} ({})", group.name, group.share, members.join(", "), group.rollback.as_str())
     });
     groups.collect::<Vec<_>>().join("; ")
+}
+
+/// What the backends of all its groups are.
+fn engines(route: &Route, settings: &Settings) -> String {
+    let engine = |&(index, _): &(usize, u32)| {
+        let backend = settings.backends.get(index)?;
+        let (url, profile) = (&backend.url, backend.profile.as_deref().unwrap_or_default());
+        Some(format!("{} {}{} {profile}", backend.name, url.authority(), url.base_path))
+    };
+    route.backends.iter().filter_map(engine).collect::<Vec<_>>().join("; ")
 }
 
 impl LiveGroup {
@@ -168,13 +184,15 @@ impl LiveGroup {
 }
 
 impl LiveSplit {
-    fn new(key: String, split: &Split, objectives: Objectives, seed: u64) -> Self {
+    fn new((key, engines): (String, String), split: &Split, objectives: Objectives, seed: u64) -> Self {
         let baseline = LiveGroup::new(Split::BASELINE.into(), split.baseline_share(), Rollback::Never, seed);
         let others = split.groups.iter().zip(1..).map(|(group, place)| {
             LiveGroup::new(Arc::clone(&group.name), group.share, group.rollback, seed.wrapping_add(place))
         });
         Self {
             key,
+            engines,
+            epoch: AtomicU64::new(0),
             objectives,
             random: Mutex::new(Random::seeded(seed)),
             groups: std::iter::once(baseline).chain(others).take(MOST).collect(),
@@ -182,11 +200,12 @@ impl LiveSplit {
         }
     }
 
-    /// The promise is another one, so what was measured against the old one is of no use; the rest stays.
+    /// The promise is another one, or who keeps it, so what was measured before is of no use; the rest stays.
     fn continuing(self, before: Option<&Arc<Self>>) -> Self {
         for (group, before) in self.groups.iter().zip(before.iter().flat_map(|before| &before.groups)) {
             group.copy_counts(before);
         }
+        self.epoch.store(before.map_or(0, |before| before.epoch.load(Ordering::Relaxed) + 1), Ordering::Relaxed);
         self
     }
 
@@ -211,7 +230,7 @@ impl LiveSplit {
         let drawn = self.random.lock().unwrap_or_else(PoisonError::into_inner).share();
         let group = split::assign(self.groups.iter().skip(1).map(LiveGroup::drawn), drawn);
         let name = Arc::clone(&self.groups.get(group.place())?.name);
-        Some(Assignment { group, name, fell_over: None })
+        Some(Assignment { group, name, fell_over: None, epoch: self.epoch.load(Ordering::Relaxed) })
     }
 
     pub(super) fn name(&self, group: GroupIndex) -> Option<&Arc<str>> {
@@ -234,8 +253,9 @@ impl LiveSplit {
         }
         let shares = self.shares();
         let others = shares.iter().skip(1).sum::<f64>();
-        // While nothing is tried any more, what was compared stays as it was.
-        if others <= 0.0 {
+        // While nothing is tried any more, what was compared stays as it was; and what was drawn by other shares says
+        // nothing by these.
+        if others <= 0.0 || assignment.epoch != self.epoch.load(Ordering::Relaxed) {
             return;
         }
         let mut trial = self.trial();
@@ -251,22 +271,31 @@ impl LiveSplit {
             return;
         }
         group.rolled_back.store(Some(Arc::new(RolledBack { at, why: Some(*broken) })));
+        self.epoch.fetch_add(1, Ordering::Relaxed);
         let missed = |judged: &Attainment| judged.total.saturating_sub(judged.good);
         tracing::warn!(
             route,
             group = %group.name,
             latency = broken.latency.as_str(),
-            allowed = broken.allowed,
+            allowed = format_args!("{:.4}", broken.allowed),
             missed = missed(&broken.own),
             judged = broken.own.total,
             baseline_missed = missed(&broken.baseline),
             baseline_judged = broken.baseline.total,
-            "rolled back: the group has broken the route's promise, and gets nothing more until it is resumed"
+            failed = group.fell_over.get(FellOver::Failed as usize).map_or(0, |count| count.load(Ordering::Relaxed)),
+            "rolled back: the group has broken the route's promise, and gets nothing more until POST \
+             /api/v1/routes/{route}/split/{}/resume on the admin port", group.name
         );
     }
 
     fn named(&self, name: &str) -> Result<&LiveGroup, NoGroup> {
-        self.groups.iter().skip(1).find(|group| &*group.name == name).ok_or(NoGroup::Group)
+        Ok(self.placed(name)?.1)
+    }
+
+    fn placed(&self, name: &str) -> Result<(GroupIndex, &LiveGroup), NoGroup> {
+        let mut groups = self.groups.iter().skip(1).enumerate();
+        let found = groups.find(|(_, group)| &*group.name == name).ok_or(NoGroup::Group)?;
+        Ok((GroupIndex::of(found.0), found.1))
     }
 
     /// What is kept across restarts: which groups were rolled back, by their names.
@@ -319,11 +348,10 @@ impl LiveRoute {
         self.split.as_ref().map(|split| split.group_of(backend)).unwrap_or_default()
     }
 
-    /// What was measured of its groups; `None` where requests are not split.
-    pub fn with_trial<R>(&self, read: impl FnOnce(&mut Trial) -> R) -> Option<R> {
-        let split = self.split.as_ref()?;
-        let mut trial = split.live.trial();
-        Some(read(&mut trial))
+    /// What was measured of its groups, as a copy: comparing takes longer than exchanges that end should wait. `None` where
+    /// requests are not split.
+    pub fn trial(&self) -> Option<Trial> {
+        Some(self.split.as_ref()?.live.trial().clone())
     }
 }
 
@@ -344,21 +372,23 @@ impl Fleet {
         let _trial = split.trial();
         if group.rolled_back.load().is_none() {
             group.rolled_back.store(Some(Arc::new(RolledBack { at, why: None })));
+            split.epoch.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(route, group = %group.name, "rolled back on the admin port: the group gets nothing more");
         }
         Ok(())
     }
 
-    /// Gives a group its share again, and begins the comparison anew.
+    /// Gives a group its share again, and begins its comparison anew.
     ///
     /// # Errors
     /// When there is no such group.
     pub fn resume_group(&self, route: &str, group: &str) -> Result<(), NoGroup> {
         let split = self.split(route)?;
-        let group = split.named(group)?;
+        let (place, group) = split.placed(group)?;
         let mut trial = split.trial();
         if group.rolled_back.swap(None).is_some() {
-            trial.restart();
+            split.epoch.fetch_add(1, Ordering::Relaxed);
+            trial.restart(place);
             tracing::info!(route, group = %group.name, share = group.share, "resumed on the admin port");
         }
         Ok(())

@@ -62,6 +62,8 @@ pub struct Assignment {
     pub name: Arc<str>,
     /// Why another group answered, or was the last to try.
     pub fell_over: Option<FellOver>,
+    /// How often shares had changed when it was drawn: what was drawn by other shares cannot be compared by today's.
+    pub epoch: u64,
 }
 
 #[cfg(test)]

@@ -2,12 +2,13 @@
 //!
 //! An exchange counts for the group that it was *assigned* to, whoever answered it (in trials of medicines this is called
 //! intention to treat): the draw is what makes groups alike, and an exchange that changed groups did not do so at random.
-//! What a group only kept because another one answered after its own failure counts as missed.
+//! What a group only kept because another one answered after its own failure counts as missed, and so does what its
+//! backend refused. What it was never asked, for it was down or full, does not count.
 //!
 //! A group has broken an objective when two things are certain at once. It misses more than the objective allows; and it
 //! is worse than the baseline: of the exchanges that missed, in either, more were its own than the draw gave it. The
-//! second needs no estimate of how bad the baseline is at the moment, so an outage of everything, or a busy hour, blames
-//! nobody. Both are [`Evidence`] that may be looked at after every exchange. They take it that one exchange's fate does not
+//! second needs no estimate of how bad the baseline is at the moment, and the first allows what the baseline misses lately
+//! where that is more, so an outage of everything, or a busy hour, blames nobody. Both are [`Evidence`] that may be looked at after every exchange. They take it that one exchange's fate does not
 //! depend on another's: a hiccup that is over in a second is one event that makes many late, so evidence of fewer than
 //! [`FEWEST`] exchanges of a group is not acted upon.
 
@@ -16,10 +17,10 @@ use std::time::{Duration, Instant};
 use super::attainment::Attainment;
 use super::compare::{CONFIDENCE, Difference, of_misses, of_quantiles};
 use super::evidence::Evidence;
-use super::exchange::ExchangeRecord;
+use super::exchange::{Attempt, ExchangeRecord};
 use super::group::{Assignment, FellOver, GroupIndex};
-use super::objective::{Latency, Objectives};
-use super::outcome::Outcome;
+use super::objective::{Latency, Objective, Objectives};
+use super::outcome::{Blame, Outcome};
 use super::window::{LatencyWindow, Limits};
 use crate::units::Quantile;
 
@@ -29,16 +30,22 @@ pub const MEMORY: Duration = Duration::from_secs(86_400);
 pub const FALSE_ALARMS: f64 = 0.01;
 /// Exchanges of a group that must have been judged before anything is said of it.
 pub const FEWEST: u64 = 30;
+/// How fast what the baseline misses lately is followed: about twenty exchanges.
+const LATELY: f64 = 0.05;
+/// Of what nearly all miss nothing can be said.
+const HOPELESS: f64 = 0.999;
 
 /// Every group, the baseline first.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Trial {
     objectives: Objectives,
     arms: Vec<Arm>,
+    /// The share that the baseline missed lately, by latency.
+    lately: [f64; 3],
 }
 
 /// What was measured of one group.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Arm {
     /// As clients felt them, in the order of [`Latency::PROMISED`].
     windows: [LatencyWindow; 3],
@@ -110,12 +117,14 @@ impl Trial {
     /// A trial of so many groups besides the baseline.
     #[must_use]
     pub fn new(groups: usize, objectives: Objectives) -> Self {
-        Self { objectives, arms: (0..=groups).map(|_| Arm::new()).collect() }
+        Self { objectives, arms: (0..=groups).map(|_| Arm::new()).collect(), lately: [0.0; 3] }
     }
 
-    /// Forgets all, and begins anew.
-    pub fn restart(&mut self) {
-        self.arms.iter_mut().for_each(|arm| *arm = Arm::new());
+    /// Forgets what was measured of a group, and begins anew with it.
+    pub fn restart(&mut self, group: GroupIndex) {
+        if let Some(arm) = self.arms.get_mut(group.place()) {
+            *arm = Arm::new();
+        }
     }
 
     /// Adds an exchange that has ended; answers which group has broken the promise by now, if one has. `shares` are those
@@ -128,16 +137,16 @@ impl Trial {
         now: Instant,
     ) -> Option<Broken> {
         let place = assignment.group.place();
+        // Whom another group answered without its own having been asked says nothing of its own.
+        if matches!(assignment.fell_over, Some(FellOver::Unusable | FellOver::Refused)) || record.choices > 1 {
+            return None;
+        }
         self.arms.get_mut(place)?.felt(record, now);
-        let rescued = self.rescued(record, assignment);
         let mut judged = false;
         for (at, latency) in Latency::PROMISED.into_iter().enumerate() {
-            let Some(allowed) = self.allowed(latency) else { continue };
-            let verdict = record.verdicts.of(latency);
-            if verdict.is_none() && !rescued {
-                continue;
-            }
-            self.judge((place, at), (allowed, verdict == Some(false) || rescued), shares);
+            let Some(objective) = self.objective(latency) else { continue };
+            let Some(missed) = missed(&objective, record, assignment) else { continue };
+            self.judge((place, at), (1.0 - objective.quantile.share(), missed), shares);
             judged = true;
         }
         if judged { self.broken(shares) } else { None }
@@ -149,8 +158,12 @@ impl Trial {
             judged.add(!missed);
         }
         let baseline = place == GroupIndex::BASELINE.place();
-        if !baseline && let Some(breaks) = arm.breaks.get_mut(at) {
-            breaks.observe(allowed, missed);
+        let Some(lately) = self.lately.get_mut(at) else { return };
+        if baseline {
+            *lately += LATELY * (f64::from(u8::from(missed)) - *lately);
+        } else if let Some(breaks) = arm.breaks.get_mut(at) {
+            // No group is asked for more than the baseline can do at the moment.
+            breaks.observe(allowed.max(*lately).min(HOPELESS), missed);
         }
         if !missed {
             return;
@@ -162,18 +175,6 @@ impl Trial {
             if let Some(worse) = arm.worse.get_mut(at).filter(|_| concerned && *share > 0.0) {
                 worse.observe(share / (share + whole), !baseline);
             }
-        }
-    }
-
-    /// Whether the exchange's group failed it, and another one made that good. Of a first token that another group was
-    /// asked for beside it, only that it was not there when it was due.
-    fn rescued(&self, record: &ExchangeRecord, assignment: &Assignment) -> bool {
-        let overdue = |waited: Duration| self.objectives.ttft.is_some_and(|ttft| waited > ttft.threshold);
-        let outrun = |attempt: &&super::exchange::Attempt| attempt.outcome == Outcome::HedgeLost && !attempt.hedge;
-        match assignment.fell_over {
-            Some(FellOver::Failed) => true,
-            Some(FellOver::Hedged) => record.attempts.iter().find(outrun).is_some_and(|lost| overdue(lost.duration)),
-            Some(FellOver::Unusable | FellOver::Refused) | None => false,
         }
     }
 
@@ -194,8 +195,11 @@ impl Trial {
     }
 
     fn allowed(&self, latency: Latency) -> Option<f64> {
-        let objective = self.objectives.iter().find(|objective| objective.latency == latency)?;
-        Some(1.0 - objective.quantile.share())
+        Some(1.0 - self.objective(latency)?.quantile.share())
+    }
+
+    fn objective(&self, latency: Latency) -> Option<Objective> {
+        self.objectives.iter().find(|objective| objective.latency == latency).copied()
     }
 
     /// How sure it is that a group has broken an objective; `None` for the baseline, and where nothing is promised.
@@ -247,6 +251,38 @@ impl Certainty {
     #[must_use]
     pub fn is_enough(&self) -> bool {
         self.breaks.min(self.worse) >= self.needed
+    }
+}
+
+/// Whether an exchange missed an objective, as far as its group is concerned; `None` where nothing says. Beyond what the
+/// objectives judge, a backend's own refusal is a miss (a client's mistake is refused by every group alike), and so is a
+/// client that leaves when the time was up.
+fn missed(objective: &Objective, record: &ExchangeRecord, assignment: &Assignment) -> Option<bool> {
+    let left = |waits: bool| waits && record.course.ended > objective.threshold;
+    let given_up = match (record.outcome, objective.latency) {
+        (Outcome::ClientCancelled, Latency::TimeToFirstToken) => left(record.latencies.first_token.is_none()),
+        (Outcome::ClientCancelled, Latency::EndToEnd) => left(true),
+        _ => false,
+    };
+    let refused = record.outcome == Outcome::BackendRejected;
+    if refused || given_up || made_good(objective, record, assignment) {
+        return Some(true);
+    }
+    record.verdicts.of(objective.latency).map(|good| !good)
+}
+
+/// Whether the exchange's group failed it, and another one made that good. Of a first token that another group was asked
+/// for beside it, only that it was not there when it was due.
+fn made_good(objective: &Objective, record: &ExchangeRecord, assignment: &Assignment) -> bool {
+    let own = || record.attempts.iter().filter(|attempt| !attempt.hedge);
+    let overdue = |attempt: &Attempt| {
+        let first = objective.latency == Latency::TimeToFirstToken && attempt.outcome == Outcome::HedgeLost;
+        first && attempt.duration > objective.threshold
+    };
+    match assignment.fell_over {
+        Some(FellOver::Failed) => true,
+        Some(FellOver::Hedged) => own().any(|attempt| overdue(attempt) || attempt.blame == Blame::Fault),
+        Some(FellOver::Unusable | FellOver::Refused) | None => false,
     }
 }
 

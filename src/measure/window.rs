@@ -40,13 +40,13 @@ pub struct Limits {
 }
 
 /// A rolling distribution.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct LatencyWindow {
     slot_length: Duration,
     ring: Option<Box<Ring>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Ring {
     /// When slot 0 of turn 0 began.
     epoch: Instant,

@@ -16,7 +16,7 @@ use super::refuse::{Refusal, shown};
 use super::tries::Tries;
 use super::understand::Understood;
 use crate::config::settings::Route;
-use crate::fleet::{Dispatched, InFlight};
+use crate::fleet::{Dispatched, InFlight, LiveRoute};
 use crate::measure::course::TryCourse;
 use crate::measure::group::GroupIndex;
 use crate::route::snapshot::BackendIndex;
@@ -82,19 +82,24 @@ pub(super) async fn win(
         } else {
             Refusal::upstream(failure.outcome, failure.status, backend, failure.wait)
         };
-        if may && permit.is_none() && !is_tried_out(request) {
+        let tried_out = is_tried_out((request, route), exchange.fleet.routes().get(request.route), index);
+        if may && permit.is_none() && !tried_out {
             permit = exchange.fleet.retry_permit(request.route);
         }
-        if !may || (permit.is_none() && !is_tried_out(request)) {
+        if !may || (permit.is_none() && !tried_out) {
             return Err(spent(refusal, tries).into());
         }
         last = Some(refusal);
     }
 }
 
-/// A group that is tried out may fail all that it is given: its share is the budget of the retries that this takes.
-fn is_tried_out(request: &Understood) -> bool {
-    request.group.is_some_and(|group| group != GroupIndex::BASELINE)
+/// A small group that is tried out may fail all that it is given: its share is then the budget of the retries that this
+/// takes. What others fail, and a group whose share is more than the route's budget, counts as it does anywhere.
+fn is_tried_out((request, route): (&Understood, &Route), live: Option<&Arc<LiveRoute>>, failed: BackendIndex) -> bool {
+    let Some(group) = request.group.filter(|group| *group != GroupIndex::BASELINE) else { return false };
+    let groups = route.split.as_ref().map(|split| split.groups.as_slice()).unwrap_or_default();
+    let share = group.place().checked_sub(1).and_then(|place| groups.get(place)).map_or(1.0, |group| group.share);
+    share <= route.retry.budget && live.is_some_and(|live| live.group_of(failed) == group)
 }
 
 fn most_tries(route: &Route) -> usize {

@@ -129,7 +129,12 @@ pub(super) fn complete() -> ExchangeRecord {
         trace: None,
         key: Some("team-a".into()),
         route: Some("chat".into()),
-        group: Some(Assignment { group: GroupIndex(1), name: "canary".into(), fell_over: Some(FellOver::Failed) }),
+        group: Some(Assignment {
+            group: GroupIndex(1),
+            name: "canary".into(),
+            fell_over: Some(FellOver::Failed),
+            epoch: 0,
+        }),
         api: Some(Api::Chat),
         model: Some("meta/llama-3.1-8b-instruct".into()),
         attempts: vec![

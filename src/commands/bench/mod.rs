@@ -58,7 +58,7 @@ struct Bench {
     progress: Progress,
 }
 
-/// Runs the benchmark and prints its report; the exit code is 1 when every request failed.
+/// Runs the benchmark and prints its report; the exit code is 1 when every request of a case failed.
 ///
 /// # Errors
 /// When an argument makes no sense, or a file cannot be read or written.
@@ -78,7 +78,7 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     said::all(&bench.args, &bench.plan, &cases, interrupted)?;
     Ok(match () {
         () if interrupted => ExitCode::from(EXIT_INTERRUPTED),
-        () if cases.iter().all(|case| case.report.valid() == 0) => ExitCode::FAILURE,
+        () if cases.iter().any(|case| case.report.valid() == 0) => ExitCode::FAILURE,
         () => ExitCode::SUCCESS,
     })
 }

@@ -62,8 +62,9 @@ impl<'a> Guard<'a> {
             (true, _) => self.engine_is_idle().await,
             (false, Used::Drained) => Ok(()),
             (false, _) => bail!(
-                "nothing says whether it has users: its engine has no page of metrics (`metrics` names it), and no headway at \
-                 {admin} knows it; if it has none, --in-service measures it"
+                "nothing says whether it has users: its engine has no page of metrics at {} (`metrics` names another), and no \
+                 headway at {admin} knows it; if it has none, --in-service measures it",
+                backend.metrics.as_ref().map_or("/metrics or /v1/metrics", |metrics| &*metrics.path)
             ),
         }
     }

@@ -32,6 +32,9 @@ pub(super) fn print(findings: &Findings, out: &mut dyn Write) -> anyhow::Result<
     if let Some(demand) = &findings.fleet {
         fleet(demand, &findings.backends, out)?;
     }
+    if !findings.skipped.is_empty() {
+        writeln!(out, "\nNothing above knows of these:")?;
+    }
     for (name, why) in &findings.skipped {
         writeln!(out, "{name} was not measured: {why}")?;
     }
@@ -85,11 +88,14 @@ fn notes(found: &Found) -> Vec<String> {
         let each: Vec<String> = errors.iter().map(|(class, count)| format!("{count} × {class}")).collect();
         notes.push(format!("Requests failed: {}.", each.join(", ")));
     }
-    let off = found.points.iter().find(|point| point.answers() > 0 && is_off(point));
-    if let Some(point) = off {
-        let (asked, got) = (point.shape.output_tokens, point.mean_output());
+    let off: Vec<&Point> = found.points.iter().filter(|point| point.answers() > 0 && is_off(point)).collect();
+    if let Some(point) = off.first() {
+        let lengths = || off.iter().map(|point| point.mean_output());
+        let (least, most) = (lengths().fold(f64::INFINITY, f64::min), lengths().fold(0.0, f64::max));
+        let (count, asked) = (off.len(), point.shape.output_tokens);
         notes.push(format!(
-            "Its answers have {got:.0} tokens where {asked} were asked for: what is said of that length holds for {got:.0}."
+            "At {count} of {all} loads answers are not as long as was asked for: {least:.0} to {most:.0} tokens on average, where \
+             {asked} were; what is said of these loads holds for their own lengths."
         ));
     }
     let in_one_piece =
@@ -153,7 +159,9 @@ fn kept(point: &Point, objectives: &Objectives) -> String {
         Some((latency, ratio)) if ratio.is_infinite() => format!("missed, {}", latency.as_str()),
         Some((latency, ratio)) => {
             let verdict = if ratio <= 1.0 { "kept" } else { "missed" };
-            format!("{verdict}, {} {}", latency.as_str(), whole(ratio))
+            // What is barely missed is not shown as if it were just kept.
+            let percent = if ratio > 1.0 { (ratio * 100.0).ceil().max(101.0) } else { (ratio * 100.0).round() };
+            format!("{verdict}, {} {percent:.0} %", latency.as_str())
         }
     }
 }
@@ -200,11 +208,16 @@ fn engines(backends: &[Found], out: &mut dyn Write) -> anyhow::Result<()> {
     Ok(writeln!(out)?)
 }
 
+/// A number whose error is half of it says nothing.
+fn is_told(one: &Fitted) -> bool {
+    one.told && one.error.is_none_or(|error| error <= one.value / 2.0)
+}
+
 fn fitted(one: Fitted, scale: f64, digits: usize) -> String {
     let value = one.value * scale;
-    match one.error.filter(|_| one.told) {
+    match one.error.filter(|_| is_told(&one)) {
         Some(error) => format!("{value:.digits$} ± {:.digits$}", error * scale),
-        None if one.told => "none seen".to_owned(),
+        None if is_told(&one) => "none seen".to_owned(),
         None => "not told".to_owned(),
     }
 }
@@ -223,6 +236,7 @@ fn capacities(findings: &Findings, out: &mut dyn Write) -> anyhow::Result<()> {
         }
     }
     write!(out, "{}", table.render())?;
+    writeln!(out, "Where something is missed above, the load lies between two that were measured.")?;
     Ok(writeln!(out)?)
 }
 
@@ -268,7 +282,7 @@ fn why_none(missed: &Missed) -> String {
 
 fn at_once(capacity: &Capacity) -> String {
     let least = if capacity.extent == Extent::AtLeast { "≥ " } else { "" };
-    format!("{least}{:.0}", capacity.concurrency)
+    format!("{least}{:.0}", capacity.concurrency.floor())
 }
 
 /// Which backend a route should use, and why.
@@ -285,7 +299,9 @@ fn sentence(route: &ForRoute, backends: &[Found]) -> String {
         capacity.map(until).unwrap_or_default()
     };
     head + &match route.choice {
-        Choice::Only { place } => format!("{}, the only one that keeps {promises}. {}", name(place), holds(place)),
+        Choice::Only { place } => {
+            format!("{}, the only one of those measured that keeps {promises}. {}", name(place), holds(place))
+        }
         Choice::Cheapest { place, next } => format!(
             "{}, the cheapest that keeps {promises}: {} per million tokens, where {} costs {}. {}",
             name(place),
@@ -318,7 +334,7 @@ fn words(objectives: &Objectives) -> String {
 }
 
 fn until(capacity: &Capacity) -> String {
-    let (clients, rate) = (capacity.concurrency, capacity.requests_per_second);
+    let (clients, rate) = (capacity.concurrency.floor(), capacity.requests_per_second);
     match capacity.extent {
         Extent::Until { breaks } => {
             format!("It does up to {clients:.0} at once, {rate:.1} requests/s; beyond, {} is missed.", breaks.as_str())

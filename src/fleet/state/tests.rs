@@ -194,7 +194,7 @@ fn a_rolled_back_group_is_still_so_after_a_restart_unless_its_split_has_changed(
     let old = fleet(&text, clock.now());
     let ended = |group, good| ExchangeRecord {
         route: Some("chat".into()),
-        group: Some(Assignment { group: GroupIndex(group), name: "g".into(), fell_over: None }),
+        group: Some(Assignment { group: GroupIndex(group), name: "g".into(), fell_over: None, epoch: 0 }),
         verdicts: Verdicts { ttft: Some(good), ..Verdicts::default() },
         ..ExchangeRecord::begun(clock.wall(), "id".into())
     };

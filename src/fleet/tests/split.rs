@@ -53,7 +53,7 @@ fn check(
 fn ended(group: GroupIndex, good: bool) -> ExchangeRecord {
     ExchangeRecord {
         route: Some("r".into()),
-        group: Some(Assignment { group, name: "g".into(), fell_over: None }),
+        group: Some(Assignment { group, name: "g".into(), fell_over: None, epoch: 0 }),
         outcome: Outcome::Complete,
         stream: true,
         verdicts: Verdicts { ttft: Some(good), ..Verdicts::default() },
@@ -61,10 +61,18 @@ fn ended(group: GroupIndex, good: bool) -> ExchangeRecord {
     }
 }
 
+/// So many that are drawn now, and end.
+fn end(fleet: &Fleet, count: u32, (group, good): (GroupIndex, bool), now: Instant) {
+    let epoch = fleet.assign(0).map_or(0, |drawn| drawn.epoch);
+    let mut record = ended(group, good);
+    record.group.iter_mut().for_each(|assigned| assigned.epoch = epoch);
+    (0..count).for_each(|_| fleet.record(&record, now));
+}
+
 /// What breaks the promise: the baseline keeps it, and the canary does not.
 fn break_promise(fleet: &Fleet, now: Instant) {
-    (0..100).for_each(|_| fleet.record(&ended(GroupIndex::BASELINE, true), now));
-    (0..40).for_each(|_| fleet.record(&ended(CANARY, false), now));
+    end(fleet, 100, (GroupIndex::BASELINE, true), now);
+    end(fleet, 40, (CANARY, false), now);
 }
 
 fn state(fleet: &Fleet) -> (f64, f64, bool, u64) {
@@ -231,7 +239,7 @@ fn a_rollback_stays_until_the_split_is_changed_or_it_is_resumed() {
     // So it does when another promise makes what was measured worthless.
     let promised = with(&other, Route { objectives: promise(SECOND * 9), ..split_route(0.5) });
     assert_eq!(state(&promised), (0.5, 0.0, true, 40));
-    let judged = promised.routes()[0].with_trial(|trial| trial.judged(CANARY, Latency::TimeToFirstToken)).unwrap();
+    let judged = promised.routes()[0].trial().unwrap().judged(CANARY, Latency::TimeToFirstToken);
     assert_eq!(judged.map(|judged| judged.total), Some(0));
     // The split itself changes: it ends.
     assert_eq!(state(&with(&promised, split_route(0.4))), (0.4, 0.4, false, 0));
@@ -250,7 +258,9 @@ fn resuming_begins_the_comparison_anew() {
     let fleet = split_fleet(0.5, now);
     break_promise(&fleet, now);
     fleet.resume_group("r", "canary").unwrap();
-    (0..20).for_each(|_| fleet.record(&ended(CANARY, false), now));
+    (0..40).for_each(|_| fleet.record(&ended(CANARY, false), now));
+    assert!(!state(&fleet).2, "what was drawn before says nothing");
+    end(&fleet, 20, (CANARY, false), now);
     assert!(!state(&fleet).2, "what it did before is forgotten");
     break_promise(&fleet, now);
     assert!(state(&fleet).2);

@@ -31,7 +31,7 @@ fn exchange(ttft: Option<bool>) -> ExchangeRecord {
 }
 
 fn assigned(group: GroupIndex, fell_over: Option<FellOver>) -> Assignment {
-    Assignment { group, name: "g".into(), fell_over }
+    Assignment { group, name: "g".into(), fell_over, epoch: 0 }
 }
 
 /// A trial that goes on for so many exchanges: after how many the canary was accused, if it was. `missed` says with which
@@ -129,7 +129,7 @@ fn a_few_exchanges_condemn_nobody() {
     assert!(certainty.is_enough() && (certainty.needed - 100.0).abs() < 1e-9, "{certainty:?}");
     // It has been rolled back: there is nothing more to say.
     assert_eq!(trial.record(&exchange(Some(false)), &assigned(CANARY, None), &[1.0, 0.0], now), None);
-    trial.restart();
+    trial.restart(CANARY);
     assert_eq!(trial.judged(CANARY, Latency::TimeToFirstToken), Some(Attainment::default()));
 }
 
@@ -151,11 +151,10 @@ fn a_failure_that_another_group_made_good_counts_for_the_group_that_failed() {
     };
     for (fell_over, attempts, missed) in [
         (None, vec![], 0),
-        (Some(FellOver::Unusable), vec![], 0),
-        (Some(FellOver::Refused), vec![], 0),
         (Some(FellOver::Failed), vec![], 1),
         (Some(FellOver::Hedged), vec![lost(SECOND * 2)], 1),
         (Some(FellOver::Hedged), vec![lost(SECOND / 2)], 0),
+        (Some(FellOver::Hedged), vec![Attempt { blame: Blame::Fault, ..lost(SECOND / 2) }], 1),
     ] {
         let mut trial = Trial::new(1, promise());
         let record = ExchangeRecord { attempts, ..exchange(Some(true)) };
@@ -163,6 +162,51 @@ fn a_failure_that_another_group_made_good_counts_for_the_group_that_failed() {
         let judged = trial.judged(CANARY, Latency::TimeToFirstToken).expect("promised");
         assert_eq!((judged.total, judged.total - judged.good), (1, missed), "{fell_over:?}");
     }
+}
+
+#[test]
+fn what_its_group_was_never_asked_says_nothing_of_it() {
+    let now = ManualClock::new().now();
+    let mut trial = Trial::new(1, promise());
+    for fell_over in [FellOver::Unusable, FellOver::Refused] {
+        let felt = Latencies { first_token: Some(SECOND), ..Latencies::default() };
+        let record = ExchangeRecord { latencies: felt, ..exchange(Some(true)) };
+        trial.record(&record, &assigned(CANARY, Some(fell_over)), &SHARES, now);
+    }
+    assert_eq!(trial.judged(CANARY, Latency::TimeToFirstToken), Some(Attainment::default()));
+    assert!(trial.limits(CANARY, Latency::TimeToFirstToken, Quantile::P50, now).is_none());
+}
+
+#[test]
+fn what_a_backend_refuses_and_clients_who_left_in_vain_are_missed_and_others_who_left_are_not() {
+    let now = ManualClock::new().now();
+    let left = |after: Duration, first_token: Option<Duration>| {
+        let mut record = ExchangeRecord { outcome: Outcome::ClientCancelled, ..exchange(None) };
+        record.course.ended = after;
+        record.latencies.first_token = first_token;
+        record
+    };
+    let refused = ExchangeRecord { outcome: Outcome::BackendRejected, ..exchange(None) };
+    let several = ExchangeRecord { choices: 2, ..exchange(Some(false)) };
+    for (record, total) in [
+        (refused, 1),
+        (left(SECOND * 2, None), 1),
+        (left(SECOND / 2, None), 0),
+        (left(SECOND * 2, Some(SECOND / 2)), 0),
+        (several, 0),
+    ] {
+        let mut trial = Trial::new(1, promise());
+        trial.record(&record, &assigned(CANARY, None), &SHARES, now);
+        let judged = trial.judged(CANARY, Latency::TimeToFirstToken).expect("promised");
+        assert_eq!((judged.total, judged.good), (total, 0), "{record:?}");
+    }
+}
+
+#[test]
+fn a_canary_that_is_worse_but_within_the_promise_is_not_blamed_for_an_outage_of_everything() {
+    // A long good time, in which it is clearly worse than the baseline; then both miss most.
+    let outage = |number: u32| if (40_000..42_000).contains(&number) { [0.7, 0.7] } else { [0.005, 0.02] };
+    assert_eq!(alarms(40, 44_000, outage), 0);
 }
 
 #[test]
