@@ -111,6 +111,32 @@ async fn count_otherwise(mut socket: TcpStream) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tokenizers_file_decides_how_long_prompts_are() {
+    let (server, folder) = (simulator().await, tempfile::tempdir().expect("a folder"));
+    let file = folder.path().join("tokenizer.json");
+    // Every letter is a token, and every space: four a word, where the simulated NIM counts one.
+    let text = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
+        "pre_tokenizer":{"type":"Split","pattern":{"Regex":"[a-z]"},"behavior":"Isolated","invert":false},
+        "post_processor":null,"decoder":null,"model":{"type":"WordLevel","vocab":{"[UNK]":0},"unk_token":"[UNK]"}}"#;
+    fs::write(&file, text).expect("written");
+    let counted = |folder: &Path| {
+        let case = folder.join(format!("{}-openai-chat-concurrency1", DEFAULT_MODEL.replace('/', "_")));
+        json(&case.join("profile_export_aiperf.json"))["input_sequence_length"]["avg"].as_f64().expect("a length")
+    };
+    let words = |more: &str| format!("--url {} --isl 400 --osl 4 --request-count 2{more}", server.url());
+    bench(folder.path(), &words("")).await;
+    let asked = counted(folder.path());
+    bench(folder.path(), &words(&format!(" --tokenizer {}", file.display()))).await;
+    let sized = counted(folder.path());
+    assert!((asked - 400.0).abs() < 3.0 && (sized - asked / 4.0).abs() < 15.0, "{asked} and {sized}");
+    let missing = Command::new(env!("CARGO_BIN_EXE_headway"))
+        .args(["bench", "-m", "m", "-u", &server.url(), "--tokenizer", "/nowhere/tokenizer.json"])
+        .output()
+        .expect("a process");
+    assert!(!missing.status.success(), "a file that is not there is no name");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn prompts_have_the_length_that_the_server_counts() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("bound"));

@@ -18,7 +18,7 @@ use std::time::Duration;
 use headway::clock::SystemClock;
 use headway::engine::Profile;
 use headway::nim_simulator::{DEFAULT_MODEL, Simulator, SimulatorOptions};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -93,7 +93,10 @@ async fn backends_are_measured_compared_and_written_for_the_router() {
     let expected =
         [(50, 20), (60, 24), (400, 20)].into_iter().flat_map(|(i, o)| [1, 4].map(|c| (Some(i), Some(o), Some(c))));
     assert_eq!(shapes, expected.collect::<Vec<_>>(), "the lengths of the demand are measured too");
-    assert!(points.iter().all(|one| one["failed"] == 0 && one["ttft_ms"]["p50"].as_f64().unwrap() > 0.0), "{points:?}");
+    assert!(
+        points.iter().all(|one| one["errors"] == json!({}) && one["ttft_ms"]["p50"].as_f64().unwrap() > 0.0),
+        "{points:?}"
+    );
     let step = |place: usize| findings["backends"][place]["engine"]["step_ms"]["value"].as_f64().expect("a step");
     assert!(step(1) > 1.5 * step(0), "{} and {}: a step of the L40S takes 2.5 times as long", step(0), step(1));
 
@@ -101,12 +104,9 @@ async fn backends_are_measured_compared_and_written_for_the_router() {
     assert_eq!((&route["route"], &route["use"], &route["why"]), (&"chat".into(), &"cheap".into(), &"cheapest".into()));
     assert_eq!(findings["routes"].as_array().map(Vec::len), Some(1), "a demand says what its route is like");
     let fleet = &findings["fleet"];
-    let carried: f64 = fleet["groups"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|one| one["requests_per_second"]["chat"].as_f64().unwrap())
-        .sum();
+    let groups = fleet["groups"].as_array().expect("groups");
+    let carried: f64 = groups.iter().map(|one| one["serves"][0]["requests_per_second"].as_f64().expect("a rate")).sum();
+    assert_eq!(groups[0]["serves"][0]["shape"], json!({ "input_tokens": 60, "output_tokens": 24 }));
     assert!(carried >= 30.0 - 1e-6 && fleet["per_hour"].as_f64().unwrap() > 0.0, "{fleet}");
 
     let check = Command::new(env!("CARGO_BIN_EXE_headway")).args(["check", "--strict"]).arg(&config).output().unwrap();
@@ -123,7 +123,7 @@ async fn backends_are_measured_compared_and_written_for_the_router() {
     for part in [
         "The engine that fits",
         "The highest load at which a route's objectives hold",
-        "chat, 50 in, 20 out: fast, the cheapest",
+        "chat, 50 in, 20 out: fast, the only one that keeps",
     ] {
         assert!(said.contains(part), "{part}: {said}");
     }
@@ -161,6 +161,67 @@ async fn a_backend_with_users_is_left_alone_unless_told() {
     let findings = found(&calibrate(&config, &format!("{SMALL} --in-service --format json")).await);
     assert_eq!(findings["backends"][0]["name"], "busy");
     drop(user);
+}
+
+/// A server that answers GETs with those pages, and nothing else.
+async fn pages(pages: &'static [(&'static str, &'static str)]) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = vec![0; 4096];
+                let read = socket.read(&mut head).await.unwrap_or(0);
+                let head = String::from_utf8_lossy(&head[..read]).into_owned();
+                let path = head.split(' ').nth(1).unwrap_or_default();
+                let found = pages.iter().find(|(page, _)| *page == path && head.starts_with("GET"));
+                let (status, body) = found.map_or(("404 Not Found", ""), |(_, body)| ("200 OK", *body));
+                let answer =
+                    format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+                let _ = socket.write_all(answer.as_bytes()).await;
+            });
+        }
+    });
+    url
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_of_which_nothing_says_that_it_is_idle_is_left_alone() {
+    let ready = ("/v1/health/ready", "ok");
+    let silent = pages(Vec::leak(vec![ready])).await;
+    let busy = pages(Vec::leak(vec![ready, ("/v1/metrics", "num_requests_running 3\nnum_requests_waiting 1\n")])).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = configured(&folder, 0, &[("silent", "p", &*silent, 1.0), ("busy", "p", &*busy, 1.0)]);
+    let output = calibrate(&config, SMALL).await;
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("silent was not measured: nothing says whether it has users"), "{said}");
+    assert!(said.contains("busy was not measured: its engine has 3 requests running and 1 waiting"), "{said}");
+    let output = calibrate(&config, &format!("{SMALL} --backend silent --in-service")).await;
+    let said = text(&output.stdout);
+    assert!(said.contains("it does not answer a request for `meta/llama-3.1-8b-instruct`: http_404"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_fails_at_a_load_is_not_asked_more_and_is_said_to_fail() {
+    // Two places; whoever comes beyond is refused.
+    let profile = Profile { max_sequences: 2, ..Profile::named("h100-latency").expect("known") };
+    let options = SimulatorOptions { speed: 10.0, max_queue: 0, ..SimulatorOptions::new(profile) };
+    let full = Simulator::start(options, Arc::new(SystemClock)).await.expect("a free port");
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = configured(&folder, 0, &[("full", "p", &*full.url(), 1.0)]);
+    let words = "--concurrency 1,8,16 --input-tokens 50,60 --output-tokens 20 --requests 32 --format json";
+    let findings = found(&calibrate(&config, words).await);
+    let points = findings["backends"][0]["points"].as_array().expect("points");
+    let loads: Vec<_> = points.iter().map(|one| one["concurrency"].as_u64().expect("a load")).collect();
+    assert_eq!(loads, [1, 8, 1], "{points:?}");
+    assert!(
+        points[1]["errors"].as_object().is_some_and(|errors| errors.keys().any(|class| class.starts_with("http_")))
+    );
+    let capacity = &findings["routes"][0]["alternatives"][0]["capacity"];
+    assert_eq!((&capacity["fails_above"], &capacity["concurrency"]), (&json!(true), &json!(1.0)));
+    let written = fs::read_to_string(folder.path().join("baselines.yaml")).expect("written");
+    assert!(!written.contains("concurrency: 8"), "{written}");
 }
 
 /// `headway serve`, ended when this is dropped.

@@ -241,7 +241,10 @@ async fn a_nim_is_found_ready_and_its_models_are_learned() {
     let running = Running::start(vec![at("a", &server)]);
     running.becomes(0, BackendState::Ready).await;
     let fleet = running.fleet();
-    assert_eq!((fleet.models(|_| None, None), fleet.backends()[0].context_length("m")), (vec!["m".into()], Some(4096)));
+    assert_eq!(
+        (fleet.models(|_| None, None), fleet.backends()[0].context("m").map(|one| one.tokens)),
+        (vec!["m".into()], Some(4096))
+    );
     let given = running.dispatch(&[]).unwrap();
     assert_eq!(given.endpoint.address(), server.address);
 }

@@ -16,7 +16,7 @@ use headway::measure::timeline::Stamp;
 use headway::wire::answer::read_answer;
 use headway::wire::error::{StreamError, read_error};
 use headway::wire::request::{RequestError, RequestReading};
-use headway::wire::{Api, FinishReason};
+use headway::wire::{Api, EngineTimings, FinishReason};
 use serde_json::{Value, json};
 
 fn fixtures(folder: &str, extension: &str) -> Vec<PathBuf> {
@@ -231,6 +231,31 @@ fn every_recorded_unary_answer_states_its_counts() {
         assert_eq!(answer.finish_reason.map(FinishReason::as_str), Some("length"), "{name}");
         assert!(answer.content && answer.error.is_none(), "{name}");
     }
+}
+
+/// Microseconds: the engine's queue, from there to the first token, from token to token.
+fn micros(timings: Option<EngineTimings>) -> Option<(Option<u128>, u128, Option<u128>)> {
+    let micros = |time: Option<Duration>| time.map(|time| time.as_micros());
+    timings.map(|told| (micros(told.queue), told.prefill.as_micros(), micros(told.inter_token)))
+}
+
+#[test]
+fn the_engines_own_times_are_read_wherever_it_writes_them() {
+    let told = [
+        (Api::Chat, "llamacpp-chat-usage", (None, 465, Some(407))),
+        // Without a usage event they are on the one with the finish reason.
+        (Api::Chat, "llamacpp-chat", (None, 2_928, Some(458))),
+        (Api::Completions, "llamacpp-completions-usage", (None, 539, Some(376))),
+        (Api::Responses, "llamacpp-responses", (None, 469, Some(266))),
+        (Api::Chat, "vllm-request-metrics", (Some(10), 2_529, Some(1_926))),
+    ];
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/recorded");
+    for (api, name, expected) in told {
+        let body = beside(&recorded.join(name), "sse");
+        every_way(name, api, &body, |reader, how| assert_eq!(micros(reader.timings()), Some(expected), "{how}"));
+    }
+    let whole = read_answer(Api::Chat, &beside(&recorded.join("llamacpp-chat-unary"), "json")).expect("JSON");
+    assert_eq!(micros(whole.timings), Some((None, 482, Some(434))));
 }
 
 /// What is left of `parts`, and how many events were taken out.

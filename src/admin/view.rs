@@ -220,7 +220,10 @@ impl BackendView {
             consecutive_faults: backend.ejection().1,
             addresses: backend.endpoints().iter().map(|endpoint| endpoint.address().to_string()).collect(),
             models: models
-                .map(|model| ModelView { id: Name::new(&model.id), context_length: model.context_length })
+                .map(|model| ModelView {
+                    id: Name::new(&model.id),
+                    context_length: model.context.map(|one| one.tokens),
+                })
                 .collect(),
             last_check: backend.last_check().map(|check| CheckView {
                 seconds_ago: now.saturating_duration_since(check.at).as_secs_f64(),

@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn what_the_engine_tells_lies_within_the_wait() {
-        let engine = Some(EngineTimings { queue: ms(10), first_token: ms(50) });
+        let engine = EngineTimings { queue: Some(ms(10)), prefill: ms(40), inter_token: None };
         let answer = [
             ("send", "b", 34.0, 1.0),
             ("backend_wait", "b", 35.0, 60.0),
@@ -177,7 +177,10 @@ mod tests {
             ("decode", "b", 95.0, 200.0),
             ("client_back_pressure", "-", 100.0, 50.0),
         ];
-        check(&ExchangeRecord { engine, ..answered() }, &[&BEGINNING[..], &answer].concat());
+        let told = |engine| ExchangeRecord { engine: Some(engine), ..answered() };
+        check(&told(engine), &[&BEGINNING[..], &answer].concat());
+        let without_queue: Vec<_> = answer.into_iter().filter(|row| row.0 != "engine_queue").collect();
+        check(&told(EngineTimings { queue: None, ..engine }), &[&BEGINNING[..], &without_queue].concat());
     }
 
     #[test]

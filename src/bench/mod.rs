@@ -19,4 +19,5 @@ pub mod schedule;
 pub mod statistics;
 pub mod target;
 pub mod tls;
+pub mod tokenizer;
 pub mod transfer;

@@ -1,8 +1,8 @@
 //! Request bodies with synthetic prompts of a stated length.
 //!
 //! A prompt is made of English words of three letters: with the space between them four bytes each, and one token each
-//! to the usual tokenizers. No tokenizer is carried; the server's own count is what the reports show, and where it was
-//! asked before ([`PromptScale`]), prompts have the length that it counts.
+//! to the usual tokenizers. The server's own count is what the reports show; where it was asked before, or a tokenizer's
+//! file is at hand ([`PromptScale`]), prompts have the length that these count.
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
@@ -34,6 +34,9 @@ impl Default for PromptScale {
 }
 
 impl PromptScale {
+    /// Words of two texts to find it by: far enough apart that a token more or less does not show.
+    pub const WORDS: [u32; 2] = [32, 288];
+
     /// The scale on which two prompts of so many words have so many tokens; `None` when no tokenizer counts so.
     #[must_use]
     pub fn through(shorter: (u32, u64), longer: (u32, u64)) -> Option<Self> {
@@ -160,11 +163,16 @@ impl RequestBuilder {
     }
 
     fn prompt(&self, planned: &Planned) -> String {
-        let which = planned.index.checked_rem(self.shape.prompts).unwrap_or(planned.index);
+        self.text(planned.index, self.shape.scale.words(planned.input_tokens))
+    }
+
+    /// The text of a prompt of so many words.
+    #[must_use]
+    pub fn text(&self, index: u64, words: u32) -> String {
+        let which = index.checked_rem(self.shape.prompts).unwrap_or(index);
         // The multiplier spreads neighbouring prompts over the generator's states.
         let mut random = Random::seeded((self.shape.seed ^ which).wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let _ = random.bits();
-        let words = self.shape.scale.words(planned.input_tokens);
         let mut prompt = String::with_capacity(4 * words as usize);
         for word in 0..words {
             if word > 0 {

@@ -14,7 +14,7 @@ use super::buffering::Buffering;
 use super::endpoint::Endpoint;
 use super::engine_metrics::Reported;
 use super::gpu::GpuReport;
-use super::models::{Discovered, Serves};
+use super::models::{Context, Discovered, Serves};
 use super::running::Running;
 use super::tls::{TlsMaterial, TlsProblem};
 use crate::config::baselines::Baseline;
@@ -291,9 +291,11 @@ impl LiveBackend {
         self.running()?.mismatch(&self.settings)
     }
 
-    /// The longest context it takes for a model, as configured or discovered.
-    pub fn context_length(&self, model: &str) -> Option<u64> {
-        self.settings.context_length.or_else(|| self.shared.discovered.load().context_length(model))
+    /// What it takes for a model, as configured or discovered.
+    pub fn context(&self, model: &str) -> Option<Context> {
+        let found = self.shared.discovered.load().context(model);
+        let cuts_answers = found.is_some_and(|found| found.cuts_answers);
+        self.settings.context_length.map(|tokens| Context { tokens, cuts_answers }).or(found)
     }
 
     /// Gives it nothing new until [`Self::undrain`]; a reload does not change that.

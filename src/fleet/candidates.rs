@@ -89,10 +89,10 @@ impl PassedOver {
             return false;
         }
         let name = if let Serves::Renamed(name) = &serves { name } else { request.model };
-        if let Some(limit) = backend.context_length(name)
-            && request.facts.input_tokens.saturating_add(request.facts.max_tokens.unwrap_or(0)) > limit
+        if let Some(context) = backend.context(name)
+            && !context.holds(request.facts.input_tokens, request.facts.max_tokens)
         {
-            self.longest = self.longest.max(Some(limit));
+            self.longest = self.longest.max(Some(context.tokens));
             return false;
         }
         self.suitable = true;

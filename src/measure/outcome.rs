@@ -9,7 +9,7 @@ pub enum Outcome {
     ClientCancelled,
     /// headway refused the request: bad JSON, unknown model, too large, …
     RejectedRequest,
-    /// The backend's own 4xx other than 429, passed on.
+    /// The backend's own refusal, passed on: [`refuses`].
     BackendRejected,
     /// A key's limit.
     RateLimited,
@@ -140,6 +140,14 @@ impl Outcome {
         )
     }
 }
+/// Whether a backend's status says that the request is not for it, so that another would say the same and nobody is to
+/// blame: any 4xx but 429, which is about load, and 501, which llama.cpp and vLLM answer where a model cannot do what is
+/// asked (embeddings of one that chats).
+#[must_use]
+pub const fn refuses(status: u16) -> bool {
+    matches!(status, 400..=428 | 430..=499 | 501)
+}
+
 /// Why a request was refused for the load; a closed set, so that it can be a metric's label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ShedReason {

@@ -1,6 +1,6 @@
 //! The highest load at which a route's objectives hold, and what a backend does there.
 
-use crate::measure::objective::{Latency, Objectives};
+use crate::measure::objective::{Latency, Objective, Objectives};
 use crate::route::price::{Price, Work};
 
 use super::point::Point;
@@ -13,8 +13,33 @@ pub enum Extent {
         /// What is missed first.
         breaks: Latency,
     },
+    /// Up to here: at a load above too many requests failed.
+    Fails,
     /// At the highest load that was measured, and perhaps beyond.
     AtLeast,
+}
+
+/// Why the objectives hold at no load.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Missed {
+    /// At the lowest load already, one is missed.
+    Objective {
+        /// Which.
+        latency: Latency,
+        /// What came out, as a share of the threshold; infinite where none showed it.
+        ratio: f64,
+        /// The load.
+        concurrency: u32,
+    },
+    /// At the lowest load already, too many requests failed.
+    Failures {
+        /// Their share.
+        share: f64,
+        /// The load.
+        concurrency: u32,
+    },
+    /// Nothing was measured.
+    Unmeasured,
 }
 
 /// What a backend does at the highest load at which the objectives hold.
@@ -37,27 +62,29 @@ pub struct Capacity {
 impl Capacity {
     /// Of the points of one shape, in any order.
     ///
-    /// Between the highest load that keeps the objectives and the lowest above it that does not, loads are taken to lie
-    /// on a line of log latency.
+    /// Between the highest load that keeps the objectives and the lowest above it that does not, each objective's log
+    /// latency is taken to lie on a line; the one that crosses its threshold first counts.
     ///
     /// # Errors
-    /// What is missed at the lowest load already, and by which factor; `None` where nothing was measured that says.
-    pub fn of(points: &[Point], objectives: &Objectives) -> Result<Self, Option<(Latency, f64)>> {
+    /// What is missed at the lowest load already.
+    pub fn of(points: &[Point], objectives: &Objectives) -> Result<Self, Missed> {
         let mut sorted: Vec<&Point> = points.iter().filter(|point| !point.samples.is_empty()).collect();
         sorted.sort_by_key(|point| point.concurrency);
-        let missed = |point: &&&Point| point.tightest(objectives).is_some_and(|(_, ratio)| ratio > 1.0);
-        let kept = sorted.iter().take_while(|point| !missed(point)).count();
+        let misses =
+            |point: &&&Point| point.fails() || point.tightest(objectives).is_some_and(|(_, ratio)| ratio > 1.0);
+        let kept = sorted.iter().take_while(|point| !misses(point)).count();
         let Some(last) = kept.checked_sub(1).and_then(|place| sorted.get(place)) else {
-            return Err(sorted.first().and_then(|lowest| lowest.tightest(objectives)));
+            return Err(sorted.first().map_or(Missed::Unmeasured, |lowest| Missed::at(lowest, objectives)));
         };
-        let first_missed = sorted.get(kept).and_then(|point| Some((point, point.tightest(objectives)?)));
-        let Some((above, (breaks, over))) = first_missed else { return Ok(Self::at(last, Extent::AtLeast)) };
-        let under = last.tightest(objectives).map_or(1.0, |(_, ratio)| ratio);
-        // How far the threshold lies from the load below to the load above; where that failed, nothing lies between.
-        let share = (-under.ln() / (over.ln() - under.ln())).clamp(0.0, 1.0);
-        let share = if share.is_finite() && over.is_finite() { share } else { 0.0 };
-        let (low, high) = (Self::at(last, Extent::Until { breaks }), Self::at(above, Extent::AtLeast));
-        Ok(low.towards(&high, share))
+        let Some(above) = sorted.get(kept) else { return Ok(Self::at(last, Extent::AtLeast)) };
+        if above.fails() {
+            return Ok(Self::at(last, Extent::Fails));
+        }
+        let crossings = objectives.iter().filter_map(|one| Some((one.latency, crossing(one, last, above)?)));
+        let Some((breaks, share)) = crossings.min_by(|one, other| one.1.total_cmp(&other.1)) else {
+            return Ok(Self::at(last, Extent::AtLeast));
+        };
+        Ok(Self::at(last, Extent::Until { breaks }).towards(&Self::at(above, Extent::AtLeast), share))
     }
 
     fn at(point: &Point, extent: Extent) -> Self {
@@ -72,7 +99,6 @@ impl Capacity {
     }
 
     fn towards(&self, other: &Self, share: f64) -> Self {
-        // More clients on a saturated engine may get less out of it; who keeps the promise gets what was seen.
         let between = |low: f64, high: f64| low + (high - low) * share;
         Self {
             concurrency: between(self.concurrency, other.concurrency),
@@ -87,6 +113,25 @@ impl Capacity {
     pub fn cost_per_mtok(&self, price: Option<&Price>) -> Option<f64> {
         cost_per_mtok(price?, self.tokens_per_second, (self.input_tokens, self.output_tokens))
     }
+}
+
+impl Missed {
+    fn at(lowest: &Point, objectives: &Objectives) -> Self {
+        let concurrency = lowest.concurrency;
+        match lowest.tightest(objectives) {
+            Some((latency, ratio)) if !lowest.fails() => Self::Objective { latency, ratio, concurrency },
+            _ => Self::Failures { share: lowest.failure_share(), concurrency },
+        }
+    }
+}
+
+/// How far from the load below to the load above an objective's threshold lies; `None` where it is kept above, too. A
+/// latency that nobody shows above is crossed at once.
+fn crossing(objective: &Objective, below: &Point, above: &Point) -> Option<f64> {
+    let over = above.ratio(objective).filter(|over| *over > 1.0)?;
+    let under = below.ratio(objective).filter(|under| *under > 0.0)?;
+    let share = -under.ln() / (over.ln() - under.ln());
+    Some(if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.0 })
 }
 
 /// What a million output tokens cost, prompts included: by the hour at the rate at which they come, by the token as
@@ -112,18 +157,8 @@ pub fn cost_per_mtok(price: &Price, tokens_per_second: f64, (input, output): (f6
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::measure::objective::Objective;
-    use crate::planner::point::testing::point;
-    use crate::units::Quantile;
-
-    fn promise(ttft: u64) -> Objectives {
-        let (quantile, threshold) = (Quantile::P95, Duration::from_millis(ttft));
-        let ttft = Some(Objective { latency: Latency::TimeToFirstToken, quantile, threshold });
-        Objectives { ttft, ..Objectives::default() }
-    }
+    use crate::planner::testing::{failure, point, promise};
 
     /// TTFT of 100, 200 and 800 ms at 1, 4 and 16 clients.
     fn points() -> Vec<Point> {
@@ -132,7 +167,7 @@ mod tests {
 
     #[track_caller]
     fn check(ttft: u64, extent: Extent, concurrency: f64) {
-        let capacity = Capacity::of(&points(), &promise(ttft)).expect("kept");
+        let capacity = Capacity::of(&points(), &promise(ttft, 1_000)).expect("kept");
         assert_eq!(capacity.extent, extent, "{ttft}");
         assert!((capacity.concurrency - concurrency).abs() < 1e-6, "{ttft}: {capacity:?}");
     }
@@ -149,18 +184,36 @@ mod tests {
 
     #[test]
     fn a_promise_that_one_client_alone_misses_has_no_load() {
-        assert_eq!(Capacity::of(&points(), &promise(50)), Err(Some((Latency::TimeToFirstToken, 2.0))));
-        assert_eq!(Capacity::of(&[], &promise(50)), Err(None));
+        let missed = Missed::Objective { latency: Latency::TimeToFirstToken, ratio: 2.0, concurrency: 1 };
+        assert_eq!(Capacity::of(&points(), &promise(50, 1_000)), Err(missed));
+        assert_eq!(Capacity::of(&[], &promise(50, 1_000)), Err(Missed::Unmeasured));
         let nothing = Capacity::of(&points(), &Objectives::default()).expect("nothing is promised");
         assert_eq!((nothing.extent, nothing.concurrency), (Extent::AtLeast, 16.0));
     }
 
     #[test]
-    fn a_load_that_fails_is_not_reached() {
-        let mut points = points();
-        points[0].failed = 10;
-        let capacity = Capacity::of(&points, &promise(400)).expect("kept");
-        assert!((capacity.concurrency - 4.0).abs() < 1e-9, "{capacity:?}");
+    fn the_objective_that_is_crossed_first_says_where() {
+        // TTFT crosses 400 halfway up, ITL 20 already after a third of the way from 16 to 31.3 on a log scale.
+        let points = [point(4, 200, 16), point(16, 800, 31)];
+        let capacity = Capacity::of(&points, &promise(400, 20)).expect("kept");
+        assert_eq!(capacity.extent, Extent::Until { breaks: Latency::InterToken });
+        let share = (20.0_f64 / 16.0).ln() / (31.0_f64 / 16.0).ln();
+        assert!((capacity.concurrency - (4.0 + 12.0 * share)).abs() < 1e-6, "{capacity:?}");
+    }
+
+    #[test]
+    fn a_load_that_fails_is_not_reached_whatever_is_promised() {
+        for (promised, some) in [(promise(400, 1_000), 10), (Objectives::default(), 10), (Objectives::default(), 0)] {
+            let mut points = points();
+            // All of them, or half.
+            points[0].samples.truncate(some);
+            points[0].samples.extend(vec![failure(1); 10]);
+            let capacity = Capacity::of(&points, &promised).expect("kept");
+            assert_eq!((capacity.extent, capacity.concurrency), (Extent::Fails, 4.0), "{capacity:?}");
+        }
+        let mut lowest = point(1, 100, 10);
+        lowest.samples = vec![failure(1); 4];
+        assert_eq!(Capacity::of(&[lowest], &promise(400, 40)), Err(Missed::Failures { share: 1.0, concurrency: 1 }));
     }
 
     #[test]

@@ -1,37 +1,42 @@
 //! Which of several profiles a route should use, and why.
 
-use super::capacity::Capacity;
-use crate::measure::objective::Latency;
+use super::capacity::{Capacity, Missed};
 
 /// One profile, as it serves a route.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Alternative<'a> {
     /// What it is called.
     pub name: &'a str,
-    /// The highest load at which the route's objectives hold; else what is missed by a single client, and by which
-    /// factor.
-    pub capacity: Result<Capacity, Option<(Latency, f64)>>,
+    /// The highest load at which the route's objectives hold; else what is missed.
+    pub capacity: Result<Capacity, Missed>,
     /// What a million output tokens cost at that load.
     pub cost: Option<f64>,
-    /// GPUs it uses.
+    /// GPUs it uses, where that is known.
     pub gpus: Option<u32>,
 }
 
 /// Which one, and why.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
+    /// The only one that keeps the objectives.
+    Only {
+        /// Its place.
+        place: usize,
+    },
     /// The cheapest per token of those that keep the objectives.
     Cheapest {
         /// Its place.
         place: usize,
-        /// The next one, where there is one.
-        next: Option<usize>,
+        /// The next one.
+        next: usize,
     },
     /// Of those that keep the objectives, the one with the most tokens per second and GPU: not all of them have a price.
     MostPerGpu {
         /// Its place.
         place: usize,
     },
+    /// Several keep the objectives, and neither prices nor numbers of GPUs say which to prefer.
+    Undecided,
     /// None keeps the objectives; this one misses them the least.
     None {
         /// Its place, where any was measured.
@@ -47,33 +52,45 @@ pub fn choose(options: &[Alternative<'_>]) -> Choice {
         .enumerate()
         .filter_map(|(place, option)| Some((place, option, option.capacity.as_ref().ok()?)))
         .collect();
-    if kept.is_empty() {
-        let missed = options.iter().enumerate().filter_map(|(place, option)| match option.capacity {
-            Err(Some((_, ratio))) => Some((place, ratio)),
-            _ => None,
-        });
-        let nearest = missed.min_by(|one, other| one.1.total_cmp(&other.1)).map(|(place, _)| place);
-        return Choice::None { nearest };
+    match kept.as_slice() {
+        [] => Choice::None { nearest: nearest(options) },
+        [(place, ..)] => Choice::Only { place: *place },
+        _ => cheapest(&kept).or_else(|| most_per_gpu(&kept)).unwrap_or(Choice::Undecided),
     }
-    let priced: Option<Vec<(usize, f64)>> =
-        kept.iter().map(|(place, option, _)| Some((*place, option.cost?))).collect();
-    if let Some(mut priced) = priced {
-        priced.sort_by(|one, other| one.1.total_cmp(&other.1));
-        let mut places = priced.into_iter().map(|(place, _)| place);
-        if let Some(place) = places.next() {
-            return Choice::Cheapest { place, next: places.next() };
-        }
-    }
-    let per_gpu = |option: &Alternative<'_>, capacity: &Capacity| {
-        capacity.tokens_per_second / f64::from(option.gpus.unwrap_or(1).max(1))
+}
+
+type Kept<'a> = (usize, &'a Alternative<'a>, &'a Capacity);
+
+fn cheapest(kept: &[Kept<'_>]) -> Option<Choice> {
+    let mut priced: Vec<(usize, f64)> =
+        kept.iter().map(|(place, option, _)| Some((*place, option.cost?))).collect::<Option<_>>()?;
+    priced.sort_by(|one, other| one.1.total_cmp(&other.1));
+    let [(place, _), (next, _), ..] = priced.as_slice() else { return None };
+    Some(Choice::Cheapest { place: *place, next: *next })
+}
+
+fn most_per_gpu(kept: &[Kept<'_>]) -> Option<Choice> {
+    let per_gpu = |(place, option, capacity): &Kept<'_>| {
+        Some((*place, capacity.tokens_per_second / f64::from(option.gpus?.max(1))))
     };
-    let best = kept.iter().max_by(|one, other| per_gpu(one.1, one.2).total_cmp(&per_gpu(other.1, other.2)));
-    best.map_or(Choice::None { nearest: None }, |(place, ..)| Choice::MostPerGpu { place: *place })
+    let all: Vec<(usize, f64)> = kept.iter().map(per_gpu).collect::<Option<_>>()?;
+    let (place, _) = all.into_iter().max_by(|one, other| one.1.total_cmp(&other.1))?;
+    Some(Choice::MostPerGpu { place })
+}
+
+/// The one that misses by the least; one that failed, or does not show what is promised, is near to nothing.
+fn nearest(options: &[Alternative<'_>]) -> Option<usize> {
+    let missed = options.iter().enumerate().filter_map(|(place, option)| match option.capacity {
+        Err(Missed::Objective { ratio, .. }) if ratio.is_finite() => Some((place, ratio)),
+        _ => None,
+    });
+    missed.min_by(|one, other| one.1.total_cmp(&other.1)).map(|(place, _)| place)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::objective::Latency;
     use crate::planner::Extent;
 
     const KEPT: Capacity = Capacity {
@@ -91,25 +108,30 @@ mod tests {
     }
 
     fn missed(ratio: f64) -> Alternative<'static> {
-        Alternative { name: "missed", capacity: Err(Some((Latency::InterToken, ratio))), cost: Some(0.01), gpus: None }
+        let capacity = Err(Missed::Objective { latency: Latency::InterToken, ratio, concurrency: 1 });
+        Alternative { name: "missed", capacity, cost: Some(0.01), gpus: None }
     }
 
     #[test]
     fn the_cheapest_that_keeps_the_promise_is_chosen_and_the_next_is_named() {
         let all = [missed(1.1), kept(Some(3.0), 900.0, 1), kept(Some(1.0), 400.0, 1), kept(Some(2.0), 500.0, 1)];
-        assert_eq!(choose(&all), Choice::Cheapest { place: 2, next: Some(3) });
-        assert_eq!(choose(&all[..2]), Choice::Cheapest { place: 1, next: None });
+        assert_eq!(choose(&all), Choice::Cheapest { place: 2, next: 3 });
+        assert_eq!(choose(&all[..2]), Choice::Only { place: 1 });
     }
 
     #[test]
     fn without_prices_what_a_gpu_gives_decides() {
-        assert_eq!(choose(&[kept(None, 900.0, 2), kept(Some(9.0), 500.0, 1)]), Choice::MostPerGpu { place: 1 });
+        let both = [kept(None, 900.0, 2), kept(Some(9.0), 500.0, 1)];
+        assert_eq!(choose(&both), Choice::MostPerGpu { place: 1 });
+        let unknown = Alternative { gpus: None, ..kept(None, 900.0, 1) };
+        assert_eq!(choose(&[unknown, kept(Some(9.0), 500.0, 1)]), Choice::Undecided);
     }
 
     #[test]
     fn where_none_keeps_the_promise_the_nearest_is_named() {
         assert_eq!(choose(&[missed(3.0), missed(1.2)]), Choice::None { nearest: Some(1) });
-        let unmeasured = Alternative { capacity: Err(None), ..missed(1.0) };
+        let unmeasured = Alternative { capacity: Err(Missed::Unmeasured), ..missed(1.0) };
+        assert_eq!(choose(&[missed(f64::INFINITY)]), Choice::None { nearest: None });
         assert_eq!(choose(&[unmeasured]), Choice::None { nearest: None });
         assert_eq!(choose(&[]), Choice::None { nearest: None });
     }

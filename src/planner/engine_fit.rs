@@ -14,6 +14,8 @@ use super::point::{Point, Sample};
 
 /// Answers shorter than this have an inter-token latency of few steps.
 const FEWEST_TOKENS: u64 = 8;
+/// Requests that are looked at; more of them say nothing new.
+const MOST: usize = 4_000;
 /// Errors that are so many times the usual one are hiccups of the machine and not the engine's.
 const HICCUP: f64 = 4.0;
 
@@ -22,8 +24,10 @@ const HICCUP: f64 = 4.0;
 pub struct Fitted {
     /// The number.
     pub value: f64,
-    /// Its standard error.
+    /// Its standard error; `None` where it cannot be told, or is zero because it cannot be negative.
     pub error: Option<f64>,
+    /// Whether what was measured tells it at all: one load alone says nothing of what a step grows with.
+    pub told: bool,
 }
 
 /// An engine, as its clients can see it.
@@ -49,16 +53,15 @@ impl EngineFit {
     /// The engine that fits best; `None` where too little was measured.
     #[must_use]
     pub fn of(points: &[Point]) -> Option<Self> {
-        let all: Vec<Equation> = points.iter().flat_map(equations).collect();
+        let each = MOST.div_ceil(points.len().max(1));
+        let all: Vec<Equation> = points.iter().flat_map(|point| equations(point, each)).collect();
         let first = solve(&all)?;
         let usual = median(all.iter().map(|one| one.residual(&first.values).abs()))?;
         let sober: Vec<Equation> =
             all.into_iter().filter(|one| one.residual(&first.values).abs() <= HICCUP * usual.max(1e-6)).collect();
-        let Solution { values, errors } = solve(&sober).filter(|_| sober.len() > UNKNOWNS)?;
-        let [overhead, step, per_stream, per_cached_token, per_prompt_token] = std::array::from_fn(|place| Fitted {
-            value: at(&values, place),
-            error: errors.get(place).copied().flatten(),
-        });
+        let Solution { values, errors, told } = solve(&sober).filter(|_| sober.len() > UNKNOWNS)?;
+        let [overhead, step, per_stream, per_cached_token, per_prompt_token] =
+            std::array::from_fn(|place| fitted(&values, &errors, told, place));
         let off_by = median(sober.iter().map(|one| one.residual(&values).abs()))?;
         let requests = sober.len();
         Some(Self { overhead, step, per_stream, per_cached_token, per_prompt_token, off_by, requests })
@@ -67,20 +70,26 @@ impl EngineFit {
     /// Prompt tokens per second; `None` where prompts cost nothing that could be measured.
     #[must_use]
     pub fn prefill_rate(&self) -> Option<Fitted> {
-        let Fitted { value, error } = self.per_prompt_token;
-        (value > 0.0).then(|| Fitted { value: 1.0 / value, error: error.map(|error| error / (value * value)) })
+        let Fitted { value, error, told } = self.per_prompt_token;
+        (value > 0.0).then(|| Fitted { value: 1.0 / value, error: error.map(|error| error / (value * value)), told })
     }
 }
 
-fn at(values: &[f64; UNKNOWNS], place: usize) -> f64 {
-    values.get(place).copied().unwrap_or_default()
+fn fitted(values: &[f64; UNKNOWNS], errors: &[Option<f64>; UNKNOWNS], told: [bool; UNKNOWNS], place: usize) -> Fitted {
+    Fitted {
+        value: values.get(place).copied().unwrap_or_default(),
+        error: errors.get(place).copied().flatten(),
+        told: told.get(place).copied().unwrap_or_default(),
+    }
 }
 
-/// What the requests of one load say.
-fn equations(point: &Point) -> Vec<Equation> {
-    let mut all: Vec<Equation> = point.steady().filter_map(|sample| between_tokens(sample, point)).collect();
+/// What the requests of one load say: so many of them at most, all over its time.
+fn equations(point: &Point, most: usize) -> Vec<Equation> {
+    let step = point.answers().div_ceil(most.max(1)).max(1);
+    let some = || point.steady().step_by(step);
+    let mut all: Vec<Equation> = some().filter_map(|sample| between_tokens(sample, point)).collect();
     if point.concurrency == 1 {
-        all.extend(point.steady().filter_map(alone));
+        all.extend(some().filter_map(alone));
     }
     all
 }
@@ -101,7 +110,7 @@ fn between_tokens(sample: &Sample, point: &Point) -> Option<Equation> {
         return None;
     }
     let (mut streams, mut cached, mut read) = (0.0, 0.0, 0.0);
-    for other in &point.samples {
+    for other in point.samples.iter().filter(|other| !other.failed) {
         let input = other.input_tokens as f64;
         if let Some(decoding) = Span::of(other.first_token(), other.ended()) {
             let shared = decoding.share_of(&span);
@@ -166,8 +175,8 @@ fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
 mod tests {
     use super::*;
     use crate::engine::profiles::Profile;
-    use crate::planner::point::Shape;
-    use crate::planner::point::testing::{modelled, point};
+    use crate::planner::Shape;
+    use crate::planner::testing::{modelled, point};
 
     /// What a calibration measures of a profile.
     fn sweep(profile: &Profile) -> Vec<Point> {
@@ -206,6 +215,11 @@ mod tests {
     #[test]
     fn one_load_tells_the_step_and_nothing_of_what_it_grows_with() {
         let fit = EngineFit::of(&[point(1, 100, 10)]).expect("twenty requests");
-        assert!(fit.off_by < 1e-6 && fit.prefill_rate().is_none_or(|rate| rate.value > 0.0), "{fit:?}");
+        let growing = [fit.step, fit.per_stream, fit.per_cached_token];
+        assert!(fit.off_by < 1e-6 && !growing.iter().all(|one| one.told), "{fit:?}");
+        let whole = EngineFit::of(&sweep(&Profile::all()[0])).expect("enough");
+        assert!(
+            [whole.step, whole.per_stream, whole.per_cached_token, whole.per_prompt_token].iter().all(|one| one.told)
+        );
     }
 }

@@ -4,12 +4,16 @@
 //! its time each, 5 and 2. Replicas come whole; a service that is paid by the token has as many as it takes. That makes
 //! a small mixed-integer program, which a library solves to its optimum.
 
+use std::time::Duration;
+
 use microlp::{ComparisonOp, Error, LinearExpr, OptimizationDirection, Problem, Solution, Variable};
 
 /// Most replicas of one profile in a plan.
 const MOST_REPLICAS: i32 = 100_000;
 /// Rates below this are rounding.
 const LEAST_RATE: f64 = 1e-6;
+/// The longest that a plan is looked for; a handful of profiles and routes take milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One profile: what a replica of it costs, and what it can do for each route.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,6 +60,7 @@ pub fn cheapest(demands: &[f64], offers: &[Offer]) -> Result<FleetPlan, PlanErro
         return Err(PlanError::Unserved(route));
     }
     let mut problem = Problem::new(OptimizationDirection::Minimize);
+    problem.set_time_limit(PATIENCE);
     let mut routes: Vec<LinearExpr> = demands.iter().map(|_| LinearExpr::empty()).collect();
     let mut variables = Vec::new();
     for offer in offers {
@@ -82,18 +87,28 @@ pub fn cheapest(demands: &[f64], offers: &[Offer]) -> Result<FleetPlan, PlanErro
     }
     let outcome = problem.solve().map_err(|error: Error| PlanError::Unsolved(error.to_string()))?;
     let solution = outcome.into_solution().map_err(|_| PlanError::Unsolved("it took too long".to_owned()))?;
-    Ok(read(&solution, &variables))
+    Ok(read(&solution, &variables, offers))
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and the most replicas")]
-fn read(solution: &Solution, variables: &[(Variable, Vec<Option<Variable>>)]) -> FleetPlan {
+fn read(solution: &Solution, variables: &[(Variable, Vec<Option<Variable>>)], offers: &[Offer]) -> FleetPlan {
     let value = |variable: Variable| solution.var_value(variable);
     let rate = |variable: &Option<Variable>| variable.map(value).filter(|rate| *rate > LEAST_RATE).unwrap_or(0.0);
+    let rates: Vec<Vec<f64>> = variables.iter().map(|(_, rates)| rates.iter().map(rate).collect()).collect();
+    // What costs nothing by itself may be any number above what is needed.
+    let needed = |offer: &Offer, rates: &[f64]| -> f64 {
+        let shares = offer.serves.iter().zip(rates).filter_map(|(serves, rate)| Some(rate / serves.as_ref()?.0));
+        shares.sum()
+    };
+    let replicas = |((variable, _), (offer, rates)): (&(Variable, Vec<_>), (&Offer, &Vec<f64>))| {
+        let count =
+            if offer.per_hour.is_some() { value(*variable).round() } else { (needed(offer, rates) - 1e-6).ceil() };
+        count.max(0.0) as u32
+    };
     FleetPlan {
-        // What is paid by the token is continuous: the last of its replicas may be busy in part.
-        replicas: variables.iter().map(|(replicas, _)| (value(*replicas) - 1e-6).ceil().max(0.0) as u32).collect(),
-        rates: variables.iter().map(|(_, rates)| rates.iter().map(rate).collect()).collect(),
+        replicas: variables.iter().zip(offers.iter().zip(&rates)).map(replicas).collect(),
         per_hour: solution.objective(),
+        rates,
     }
 }
 

@@ -7,8 +7,6 @@ use super::point::Point;
 
 /// A load is the last one up when every objective is missed by this factor: beyond, a backend is only hurt.
 pub const STOP: f64 = 2.0;
-/// Requests that may fail at a load that is followed by a higher one.
-const MOST_FAILED: f64 = 0.1;
 /// Loads closer than this are not told apart.
 const CLOSE: f64 = 1.3;
 
@@ -27,6 +25,7 @@ impl Ladder<'_> {
     /// The next load, after those that were measured; `None` at the end.
     #[must_use]
     pub fn next(&self, measured: &[Point]) -> Option<u32> {
+        let failing = measured.iter().any(Point::fails);
         let climbed = self.rungs.iter().take_while(|rung| measured.iter().any(|point| point.concurrency == **rung));
         let climbed = climbed.count();
         let at_top = climbed.checked_sub(1).and_then(|place| self.rungs.get(place)).copied();
@@ -37,12 +36,13 @@ impl Ladder<'_> {
             return Some(*rung);
         }
         let tried_between = measured.iter().filter(|point| !self.rungs.contains(&point.concurrency)).count();
-        (tried_between < self.between).then(|| self.between(measured)).flatten()
+        // What failed is not asked again, not even for less.
+        (tried_between < self.between && !failing).then(|| self.between(measured)).flatten()
     }
 
     /// Whether some promise is not yet missed by far.
     fn may_climb(&self, top: &Point) -> bool {
-        if top.failure_share() > MOST_FAILED || top.samples.is_empty() {
+        if top.fails() || top.samples.is_empty() {
             return false;
         }
         let mut ratios = self.promises.iter().filter_map(|promise| top.tightest(promise)).map(|(_, ratio)| ratio);
@@ -75,25 +75,15 @@ fn bracket(measured: &[Point], promise: &Objectives) -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::measure::objective::{Latency, Objective};
-    use crate::planner::point::testing::point;
-    use crate::units::Quantile;
+    use crate::planner::testing::{failure, point, promise};
 
     const RUNGS: [u32; 4] = [1, 4, 16, 64];
-
-    fn promise(ttft: u64) -> Objectives {
-        let (quantile, threshold) = (Quantile::P95, Duration::from_millis(ttft));
-        let ttft = Some(Objective { latency: Latency::TimeToFirstToken, quantile, threshold });
-        Objectives { ttft, ..Objectives::default() }
-    }
 
     /// The loads of a sweep of a backend whose TTFT is ten milliseconds a client.
     #[track_caller]
     fn check(promises: &[u64], between: usize, expected: &[u32]) {
-        let promises: Vec<_> = promises.iter().map(|ttft| promise(*ttft)).collect();
+        let promises: Vec<_> = promises.iter().map(|ttft| promise(*ttft, 1_000)).collect();
         let ladder = Ladder { rungs: &RUNGS, promises: &promises, between };
         let mut measured = Vec::new();
         while let Some(load) = ladder.next(&measured) {
@@ -123,13 +113,13 @@ mod tests {
 
     #[test]
     fn a_backend_that_fails_is_left_alone() {
-        let promises = [promise(1_000)];
-        let ladder = Ladder { rungs: &RUNGS, promises: &promises, between: 0 };
-        let mut failing = point(1, 10, 1);
-        failing.failed = 3;
-        assert_eq!(ladder.next(&[failing]), None);
+        let promises = [promise(1_000, 1_000)];
+        let ladder = Ladder { rungs: &RUNGS, promises: &promises, between: 2 };
+        let mut failing = point(4, 10, 1);
+        failing.samples.extend(vec![failure(1); 3]);
+        assert_eq!(ladder.next(&[point(1, 10, 1), failing]), None);
         let mut silent = point(1, 10, 1);
-        (silent.samples, silent.failed) = (Vec::new(), 0);
+        silent.samples.clear();
         assert_eq!(ladder.next(&[silent]), None);
     }
 }

@@ -19,6 +19,8 @@ pub(super) struct Solution {
     pub(super) values: [f64; UNKNOWNS],
     /// The standard error of each; `None` where it is zero because it cannot be negative, or not told from others.
     pub(super) errors: [Option<f64>; UNKNOWNS],
+    /// Whether the equations tell it from the others at all.
+    pub(super) told: [bool; UNKNOWNS],
 }
 
 type Matrix = [[f64; UNKNOWNS]; UNKNOWNS];
@@ -35,6 +37,7 @@ impl Equation {
 
 /// The unknowns, none of them negative, that make the relative errors of all equations the smallest. `None` where the
 /// equations are too few, or all alike.
+#[allow(clippy::indexing_slicing, reason = "arrays of a constant length, indexed below it")]
 pub(super) fn solve(equations: &[Equation]) -> Option<Solution> {
     let sums = Sums::of(equations)?;
     let choices = (1_usize..1 << UNKNOWNS).map(|choice| std::array::from_fn(|place| choice >> place & 1 == 1));
@@ -42,12 +45,14 @@ pub(super) fn solve(equations: &[Equation]) -> Option<Solution> {
     let allowed = solved.filter(|(_, values)| values.iter().all(|value| *value >= 0.0));
     let (active, values) = allowed.min_by(|(_, one), (_, other)| sums.loss(one).total_cmp(&sums.loss(other)))?;
     let errors = sums.errors(active, &values);
+    let told = std::array::from_fn(|place| sums.inverse(std::array::from_fn(|at| at == place || active[at])).is_some());
     let unscaled = |place: usize, value: f64| value / sums.scale.get(place).copied().unwrap_or(1.0);
     Some(Solution {
         values: std::array::from_fn(|place| unscaled(place, values.get(place).copied().unwrap_or_default())),
         errors: std::array::from_fn(|place| {
             errors.get(place).copied().flatten().map(|error: f64| unscaled(place, error))
         }),
+        told,
     })
 }
 
@@ -198,6 +203,7 @@ mod tests {
         let solution = solve(&all).expect("a solution");
         let together = solution.values[2] + solution.values[3];
         assert!((together - 0.5).abs() < 1e-6, "{solution:?}");
+        assert_eq!((solution.told[1], solution.told[2] && solution.told[3]), (true, false), "{solution:?}");
         assert_eq!(solve(&[]), None);
         assert_eq!(solve(&[Equation { x: [1.0; UNKNOWNS], y: 0.0 }]), None);
     }

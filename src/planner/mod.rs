@@ -4,7 +4,7 @@
 //! ```text
 //! Sample ─▶ Point ─┬▶ Ladder (which load next)
 //!                  ├▶ EngineFit (what kind of engine answers so)
-//!                  └▶ Capacity (how far a route's objective holds) ─▶ Choice, FleetPlan
+//!                  └▶ Capacity (how far a route's objectives hold) ─▶ Choice, FleetPlan
 //! ```
 //!
 //! Pure: whoever measures brings the samples, of a real server or of a model.
@@ -16,10 +16,14 @@ mod fleet_plan;
 mod ladder;
 mod least_squares;
 mod point;
+#[cfg(test)]
+mod testing;
 
-pub use capacity::{Capacity, Extent, cost_per_mtok};
+pub use capacity::{Capacity, Extent, Missed, cost_per_mtok};
 pub use choice::{Alternative, Choice, choose};
 pub use engine_fit::{EngineFit, Fitted};
 pub use fleet_plan::{FleetPlan, Offer, PlanError, cheapest};
 pub use ladder::{Ladder, STOP};
 pub use point::{Point, Sample, Shape};
+#[cfg(test)]
+pub(crate) use testing::modelled;

@@ -116,7 +116,7 @@ pub struct InFlight {
 }
 
 impl<D: Decide> Routed<D> {
-    /// A copy of the proxy that has seen nothing yet. `on_overload` is one for each route.
+    /// A copy of the proxy that has seen nothing yet, and knows of its backends what was measured before. `on_overload` is one for each route.
     #[must_use]
     pub fn new(scene: &Scene, base: Instant, tuning: Tuning, on_overload: Vec<OnOverload>, decide: D) -> Self {
         Self {
@@ -177,6 +177,9 @@ impl<D: Decide> Routed<D> {
 fn model(machine: &Machine, tuning: Tuning, base: Instant) -> BackendModel {
     let mut model = BackendModel::new(tuning, base);
     model.kv_capacity(f64::from(machine.profile.kv_capacity));
+    if let Some(learned) = &machine.baseline {
+        model.resume(learned, base);
+    }
     model
 }
 

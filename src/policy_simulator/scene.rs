@@ -11,6 +11,7 @@ use crate::measure::exchange::Latencies;
 use crate::measure::objective::{Ended, Latency, Objective, Objectives};
 use crate::measure::outcome::Outcome;
 use crate::route::admission::OnOverload;
+use crate::route::model::BackendLearned;
 use crate::route::policy::PolicyKind;
 use crate::route::price::Price;
 use crate::units::Quantile;
@@ -28,6 +29,8 @@ pub struct Machine {
     pub max_in_flight: Option<u32>,
     /// Whether its metrics are scraped, where any are.
     pub scraped: bool,
+    /// What the proxy starts from; `None` knows nothing of it.
+    pub baseline: Option<Arc<BackendLearned>>,
 }
 
 /// A route and what it promises.
@@ -116,7 +119,7 @@ impl Machine {
             cached_input_per_mtok: 0.0,
             output_per_mtok: profile.price_output,
         };
-        Self { name, profile, price, max_in_flight: None, scraped: true }
+        Self { name, profile, price, max_in_flight: None, scraped: true, baseline: None }
     }
 }
 

@@ -299,7 +299,7 @@ pub(super) struct Answer {
     pub(super) held: Vec<Bytes>,
     /// Whether the body has ended already, and cleanly.
     pub(super) ended: Option<bool>,
-    /// The backend's own 4xx, passed on as it is.
+    /// The backend's own refusal, passed on as it is.
     pub(super) rejected: bool,
     /// When the try began.
     pub(super) began: Instant,

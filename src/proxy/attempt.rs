@@ -15,7 +15,7 @@ use super::marks::{Marks, Step};
 use super::upstream::Upstream;
 use crate::config::settings::{Commit, RetryCause, Route};
 use crate::fleet::{Endpoint, Progress, is_tls_failure};
-use crate::measure::outcome::{Blame, Outcome};
+use crate::measure::outcome::{Blame, Outcome, refuses};
 use crate::measure::reader::StreamReader;
 use crate::measure::sieve::UsageSieve;
 use crate::wire::Api;
@@ -84,7 +84,7 @@ impl Failure {
         Self::new(Outcome::TotalTimeout, None, 504)
     }
 
-    /// The backend's own 4xx, of a try that is not to be shown.
+    /// The backend's own refusal, of a try that is not to be shown.
     pub(super) fn rejected(status: u16) -> Self {
         Self::new(Outcome::BackendRejected, None, status)
     }
@@ -236,7 +236,7 @@ fn is_binary(api: Api, head: &ResponseHeader) -> bool {
 async fn until_shown(call: &Call<'_>, mut answer: Box<Answer>) -> Result<Box<Answer>, Failure> {
     match answer.status {
         200..=299 => {}
-        status @ (400..=428 | 430..=499) => {
+        status if refuses(status) => {
             answer.rejected = true;
             tracing::debug!(status, "a backend refused a request");
         }
@@ -299,7 +299,7 @@ async fn read_held(call: &Call<'_>, answer: &mut Answer) -> Option<usize> {
 /// The status of an error inside a 200 that says that the request itself is wrong: another backend would say the same,
 /// and the client should read why.
 fn rejects(error: &StreamError) -> Option<u16> {
-    error.status().filter(|status| (400..500).contains(status) && *status != 429)
+    error.status().filter(|status| refuses(*status))
 }
 
 /// The body ended before anything was shown: a short answer, or a failure that nobody saw.
@@ -324,7 +324,7 @@ fn concluded(mut answer: Box<Answer>) -> Result<Box<Answer>, Failure> {
     }
 }
 
-/// The backend answered with a status that is a failure: 429, 5xx, a redirect.
+/// The backend answered with a status that is a failure: 429, a 5xx but 501, a redirect.
 async fn refused(call: &Call<'_>, mut answer: Box<Answer>, status: u16) -> Failure {
     let wait = answer.upstream.head().and_then(retry_after);
     let mut body = Vec::new();

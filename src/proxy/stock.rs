@@ -22,7 +22,7 @@ use crate::config::settings::Timeouts;
 use crate::fleet::{Caller, Dispatched, Fleet, NoCandidate, Request, RouteMatchResult, is_tls_failure};
 use crate::measure::course::TryCourse;
 use crate::measure::exchange::Attempt;
-use crate::measure::outcome::{Blame, Outcome};
+use crate::measure::outcome::{Blame, Outcome, refuses};
 use crate::route::snapshot::BackendIndex;
 use crate::wire::StoredId;
 use crate::wire::trace_context::SpanId;
@@ -192,7 +192,7 @@ impl Stock {
         let outcome = match (self.failure, error, status) {
             (Some(outcome), ..) => outcome,
             (None, Some(error), _) => outcome_of(error),
-            (None, None, 400..=428 | 430..=499) => Outcome::BackendRejected,
+            (None, None, status) if refuses(status) => Outcome::BackendRejected,
             (None, None, 429 | 500..) => Outcome::UpstreamError,
             (None, None, _) => Outcome::Complete,
         };

@@ -135,8 +135,10 @@ fn phases(record: &ExchangeRecord, line: &mut Json<'_>) {
     line.millis("queue_ms", phases.queue);
     line.maybe_millis("connect_ms", answered(phases.connect));
     line.maybe_millis("backend_wait_ms", answered(phases.backend_wait));
-    line.maybe_millis("engine_queue_ms", record.engine.map(|engine| engine.queue));
-    line.maybe_millis("engine_ttft_ms", record.engine.map(|engine| engine.first_token));
+    line.maybe_millis("engine_queue_ms", record.engine.and_then(|engine| engine.queue));
+    line.maybe_millis("engine_prefill_ms", record.engine.map(|engine| engine.prefill));
+    line.maybe_millis("engine_ttft_ms", record.engine.and_then(|engine| engine.first_token()));
+    line.maybe_millis("engine_itl_ms", record.engine.and_then(|engine| engine.inter_token));
     line.maybe_millis("backpressure_ms", answered(phases.backpressure));
     line.micros("overhead_us", phases.overhead);
     let spent = |phase: Duration| Some(phase).filter(|phase| !phase.is_zero());

@@ -164,7 +164,7 @@ pub(super) fn complete() -> ExchangeRecord {
             output_tokens: Some(94),
             reasoning_tokens: Some(12),
         },
-        engine: Some(EngineTimings { queue: millis(5), first_token: millis(90) }),
+        engine: Some(EngineTimings { queue: Some(millis(5)), prefill: millis(85), inter_token: Some(millis(20)) }),
         finish_reason: Some(FinishReason::Stop),
         course: Course::default(),
         phases: phases(),

@@ -44,7 +44,7 @@ pub fn read_answer(api: Api, body: &[u8]) -> Result<Answer, Malformed> {
             b"object" => errors.present |= scanner.text()?.is_some_and(|text| text.raw() == b"error"),
             name @ (b"code" | b"type") if !nested => errors.member(scanner, name)?,
             b"usage" => answer.usage = Usage::read(scanner)?.unwrap_or_default(),
-            b"metrics" => answer.timings = EngineTimings::read(scanner)?,
+            name if EngineTimings::is_told_by(name) => answer.timings = EngineTimings::read(scanner)?,
             name if api == Api::Responses => response.member(scanner, &mut errors, name)?,
             name => answer.member(api, scanner, name)?,
         }

@@ -201,7 +201,7 @@ fn openai<'a>(
                 no_choices = is_array && reading.len == 0;
             }
             b"usage" => reading.usage = Usage::read(scanner)?,
-            b"metrics" => reading.timings = EngineTimings::read(scanner)?,
+            name if EngineTimings::is_told_by(name) => reading.timings = EngineTimings::read(scanner)?,
             b"error" => errors.read(scanner)?,
             b"object" => errors.present |= scanner.text()?.is_some_and(|text| text.raw() == b"error"),
             name @ (b"code" | b"type") => errors.member(scanner, name)?,

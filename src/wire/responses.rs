@@ -3,7 +3,7 @@
 use super::chunk::{ChoiceReading, ChunkReading, finish_of, not_empty};
 use super::error::ErrorFields;
 use super::json::{Malformed, Scanner, Text, name_buffer};
-use super::{FinishReason, StoredId, Usage};
+use super::{EngineTimings, FinishReason, StoredId, Usage};
 
 /// What the event's type says about it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,7 @@ pub(super) fn read<'a>(
             b"response" => response.read(scanner, errors)?,
             b"error" => errors.read(scanner)?,
             name @ b"code" => errors.member(scanner, name)?,
+            name if EngineTimings::is_told_by(name) => reading.timings = EngineTimings::read(scanner)?,
             _ => {}
         }
         Ok::<(), Malformed>(())

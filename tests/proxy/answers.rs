@@ -72,17 +72,22 @@ async fn what_is_not_generated_may_say_anything_in_json_and_bytes_where_asked_fo
 
 #[tokio::test]
 async fn a_backends_own_refusal_is_passed_on() {
-    let body = r#"{"error":{"message":"max_tokens is too large","type":"BadRequestError","param":null,"code":400}}"#;
-    let (one, two) = (Scripted::start(json("400 Bad Request", body)).await, Scripted::start(streamed()).await);
-    let headway = Setup::default().backend("one", &one, "").backend("two", &two, "").start().await;
-    let reply = headway.stream().await;
-    assert_eq!((reply.status, reply.text().as_str(), reply.end), (400, body, End::Clean));
-    let record = headway.record().await;
-    assert_eq!(
-        (record.outcome, record.attempts.len(), record.attempts[0].blame),
-        (Outcome::BackendRejected, 1, Blame::Success)
-    );
-    assert_eq!(two.count(), 0, "what one backend refuses is not asked of another");
+    let too_large =
+        r#"{"error":{"message":"max_tokens is too large","type":"BadRequestError","param":null,"code":400}}"#;
+    // llama.cpp's, word for word, of a model that chats and is asked for embeddings.
+    let unable = r#"{"error":{"code":501,"message":"This server does not support embeddings. Start it with `--embeddings`","type":"not_supported_error"}}"#;
+    for (line, status, body) in [("400 Bad Request", 400, too_large), ("501 Not Implemented", 501, unable)] {
+        let (one, two) = (Scripted::start(json(line, body)).await, Scripted::start(streamed()).await);
+        let headway = Setup::default().backend("one", &one, "").backend("two", &two, "").start().await;
+        let reply = headway.stream().await;
+        assert_eq!((reply.status, reply.text().as_str(), reply.end), (status, body, End::Clean));
+        let record = headway.record().await;
+        assert_eq!(
+            (record.outcome, record.attempts.len(), record.attempts[0].blame),
+            (Outcome::BackendRejected, 1, Blame::Success)
+        );
+        assert_eq!(two.count(), 0, "what one backend refuses is not asked of another");
+    }
 }
 
 #[tokio::test]

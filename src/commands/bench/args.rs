@@ -161,8 +161,9 @@ pub struct BenchArgs {
     /// Ignored: only OpenAI's APIs are spoken.
     #[arg(long, value_name = "KIND", hide = true)]
     pub service_kind: Option<String>,
-    /// Ignored: no tokenizer is carried.
-    #[arg(long, value_name = "NAME", hide = true)]
+    /// A `tokenizer.json`, or the folder that has one: synthetic prompts have the length that it counts, and the servers are
+    /// not asked. A name, as GenAI-Perf takes it, is ignored: nothing is downloaded.
+    #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<String>,
     /// Ignored.
     #[arg(long, hide = true)]
@@ -212,13 +213,26 @@ impl BenchArgs {
         if bounds.is_empty() { Ok(None) } else { Ok(Some(bounds.parse()?)) }
     }
 
+    /// The tokenizer's file; `None` where none is given, or a name that GenAI-Perf would download.
+    pub(super) fn tokenizer_file(&self) -> Option<PathBuf> {
+        let text = self.tokenizer.as_deref()?;
+        let path = PathBuf::from(text);
+        let named = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
+        let meant = named || text.starts_with(['/', '.', '~']) || path.exists();
+        meant.then_some(path)
+    }
+
+    fn names_a_tokenizer(&self) -> bool {
+        self.tokenizer.is_some() && self.tokenizer_file().is_none()
+    }
+
     /// What was given and has no effect here.
     pub(super) fn ignored(&self) -> Vec<String> {
         let given = |name: &str, given: bool| given.then(|| name.to_owned());
         let other_kind = self.service_kind.as_deref().is_some_and(|kind| kind != "openai");
         [
             given("--service-kind (only openai is spoken)", other_kind),
-            given("--tokenizer (tokens are counted by the server)", self.tokenizer.is_some()),
+            given("--tokenizer (there is no such file; tokens are counted by the server)", self.names_a_tokenizer()),
             given("--tokenizer-revision", self.tokenizer_revision.is_some()),
             given("--tokenizer-trust-remote-code", self.tokenizer_trust_remote_code),
             given("--stability-percentage (one measurement is made)", self.stability_percentage.is_some()),

@@ -1,7 +1,7 @@
 //! `headway bench`: a load generator with GenAI-Perf's flags and report.
 //!
 //! The command lines in GenAI-Perf's documentation work after `headway bench`, also with the word `profile`. What has
-//! no meaning here (a tokenizer, stability windows, arguments of the perf analyzer) is accepted and said to be ignored.
+//! no meaning here (a tokenizer's name, stability windows, arguments of the perf analyzer) is accepted and said to be ignored.
 //! Lists make sweeps, several servers are measured in alternation, and every case has the files of both NVIDIA programs.
 
 mod args;

@@ -1,4 +1,5 @@
-//! Asks each server how many tokens it counts for two prompts, so that synthetic prompts have the length they should.
+//! How many words make a token: of a tokenizer's file, or asked of each server, so that synthetic prompts have the length
+//! they should.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -10,17 +11,21 @@ use crate::bench::client::{Call, Client};
 use crate::bench::record::Phase;
 use crate::bench::request::{PromptScale, RequestBuilder};
 use crate::bench::schedule::Planned;
-
-/// Words of the two prompts: far enough apart that a token more or less does not show.
-const WORDS: [u32; 2] = [32, 288];
+use crate::bench::tokenizer::scale_of;
 
 impl Bench {
-    /// Finds the scale of every server; where one counts nothing, a word is taken for a token.
-    pub(super) async fn measure_prompts(&mut self) -> io::Result<()> {
+    /// Finds the scale of every server: that of the tokenizer's file where one is given, else what the server counts; where
+    /// it counts nothing, a word is taken for a token.
+    pub(super) async fn measure_prompts(&mut self) -> anyhow::Result<()> {
+        let builder = RequestBuilder::new(shape(&self.args, !self.args.random_seed, PromptScale::default()));
+        if let Some(file) = self.args.tokenizer_file() {
+            let scale = scale_of(&file, |words| builder.text(words.into(), words))?;
+            self.servers.iter_mut().for_each(|server| server.scale = scale);
+            return Ok(());
+        }
         if self.args.no_prompt_calibration {
             return Ok(());
         }
-        let builder = RequestBuilder::new(shape(&self.args, !self.args.random_seed, PromptScale::default()));
         for (place, server) in self.servers.iter_mut().enumerate() {
             let id = format!("{}-{place}-prompts", self.run);
             let found = scale(&server.client, &builder, &id, self.clock.now()).await.scale();
@@ -63,7 +68,7 @@ impl Counted {
 /// Sends two prompts of different length, and sees how many tokens the server counts.
 pub(in crate::commands) async fn scale(client: &Client, builder: &RequestBuilder, id: &str, now: Instant) -> Counted {
     let mut counted = [None; 2];
-    for (words, place) in WORDS.into_iter().zip(&mut counted) {
+    for (words, place) in PromptScale::WORDS.into_iter().zip(&mut counted) {
         let planned = Planned { index: words.into(), at: Duration::ZERO, input_tokens: words, output_tokens: Some(2) };
         let call = Call {
             index: planned.index,

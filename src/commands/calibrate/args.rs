@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use crate::planner::Shape;
-use crate::units::parse_duration;
+use crate::units::{parse_duration, parse_ratio};
 
 /// What to measure, how gently, and where the measurements go.
 #[derive(Debug, Clone, Args)]
@@ -54,9 +54,12 @@ pub struct CalibrateArgs {
     /// Write no file.
     #[arg(long, conflicts_with = "out")]
     pub no_write: bool,
-    /// What the prompts are drawn from.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
+    /// How much of what a replica can do is left free in the cheapest fleet: requests do not come evenly.
+    #[arg(long, value_name = "SHARE", default_value = "20%", value_parser = headroom)]
+    pub headroom: f64,
+    /// What the prompts are drawn from [default: the time, so that no prefix cache knows them].
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
     /// How to print what was found.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
@@ -83,6 +86,11 @@ pub struct Demand {
     pub shape: Option<Shape>,
 }
 
+fn headroom(text: &str) -> Result<f64, String> {
+    let share = parse_ratio(text).map_err(|error| error.to_string())?;
+    if share < 1.0 { Ok(share) } else { Err("a replica that is left free altogether serves nobody".to_owned()) }
+}
+
 fn demand(text: &str) -> Result<Demand, String> {
     let malformed = || format!("`{text}` is not ROUTE=RATE or ROUTE=RATE:INPUT/OUTPUT, such as chat=20:800/150");
     let (route, rest) = text.split_once('=').filter(|(route, _)| !route.is_empty()).ok_or_else(malformed)?;
@@ -101,14 +109,23 @@ fn shape(text: &str) -> Option<Shape> {
 impl CalibrateArgs {
     /// The lengths to measure: every prompt with every answer, and those of the demand.
     pub(super) fn shapes(&self) -> Vec<Shape> {
-        let mut all: Vec<Shape> = Vec::new();
-        for &output_tokens in &self.output_tokens {
-            all.extend(self.input_tokens.iter().map(|&input_tokens| Shape { input_tokens, output_tokens }));
-        }
-        all.extend(self.demand.iter().filter_map(|demand| demand.shape));
-        all.sort();
-        all.dedup();
-        all
+        let demanded = self.demand.iter().filter_map(|demand| demand.shape);
+        sorted(self.grid().into_iter().chain(demanded))
+    }
+
+    /// The lengths of a route's requests: those of its demand, else every prompt with every answer.
+    pub(super) fn shapes_of(&self, route: &str) -> Vec<Shape> {
+        let own = self.demand.iter().filter(|demand| demand.route == route);
+        let stated = sorted(own.filter_map(|demand| demand.shape));
+        if stated.is_empty() { self.grid() } else { stated }
+    }
+
+    fn grid(&self) -> Vec<Shape> {
+        let prompts = |output_tokens: &u32| {
+            let output_tokens = *output_tokens;
+            self.input_tokens.iter().map(move |&input_tokens| Shape { input_tokens, output_tokens })
+        };
+        sorted(self.output_tokens.iter().flat_map(prompts))
     }
 
     /// The loads to try, ascending.
@@ -119,6 +136,13 @@ impl CalibrateArgs {
         rungs.dedup();
         rungs
     }
+}
+
+fn sorted(shapes: impl Iterator<Item = Shape>) -> Vec<Shape> {
+    let mut all: Vec<Shape> = shapes.collect();
+    all.sort();
+    all.dedup();
+    all
 }
 
 #[cfg(test)]
@@ -153,6 +177,8 @@ mod tests {
         let args = parse("--input-tokens 10,20 --output-tokens 5 --demand a=1:20/5,b=2:30/5,c=3");
         let shapes: Vec<_> = args.shapes().iter().map(|shape| (shape.input_tokens, shape.output_tokens)).collect();
         assert_eq!(shapes, [(10, 5), (20, 5), (30, 5)]);
+        let of = |route| args.shapes_of(route).iter().map(|shape| shape.input_tokens).collect::<Vec<_>>();
+        assert_eq!((of("a"), of("b"), of("c")), (vec![20], vec![30], vec![10, 20]), "not those of other routes");
         assert_eq!((args.rungs(None), args.rungs(Some(20))), (vec![1, 4, 16, 64], vec![1, 4, 16, 20]));
     }
 }

@@ -7,7 +7,7 @@ use super::target::Target;
 use crate::config::settings::{Route, Settings};
 use crate::measure::objective::Objectives;
 use crate::planner::{
-    Alternative, Capacity, Choice, EngineFit, FleetPlan, Offer, PlanError, Point, Shape, cheapest, choose,
+    Alternative, Capacity, Choice, EngineFit, FleetPlan, Missed, Offer, PlanError, Point, Shape, cheapest, choose,
     cost_per_mtok,
 };
 use crate::route::price::Price;
@@ -21,6 +21,8 @@ pub(super) struct Found {
     pub(super) kv_cache_tokens: Option<u64>,
     /// Why its sweep ended early.
     pub(super) stopped: Option<String>,
+    /// Lengths that are more than it takes.
+    pub(super) too_long: Vec<Shape>,
 }
 
 /// Everything that was found.
@@ -45,7 +47,7 @@ pub(super) struct ForRoute {
 pub(super) struct OnRoute {
     /// Its place among the measured ones.
     pub(super) place: usize,
-    pub(super) capacity: Result<Capacity, Option<(crate::measure::objective::Latency, f64)>>,
+    pub(super) capacity: Result<Capacity, Missed>,
     pub(super) cost: Option<f64>,
     /// Whether the route names it today.
     pub(super) configured: bool,
@@ -54,8 +56,9 @@ pub(super) struct OnRoute {
 /// The cheapest fleet for what is demanded.
 pub(super) struct ForDemand {
     pub(super) demands: Vec<Demand>,
-    /// What its offers stand for: places among the measured backends.
-    pub(super) places: Vec<usize>,
+    pub(super) headroom: f64,
+    /// What its offers stand for: for each, places among the measured backends that are alike.
+    pub(super) groups: Vec<Vec<usize>>,
     pub(super) plan: Result<FleetPlan, PlanError>,
 }
 
@@ -68,22 +71,14 @@ impl Findings {
     ) -> Self {
         let mut routes = Vec::new();
         for route in &settings.routes {
-            for shape in shapes(&route.name, args) {
+            for shape in args.shapes_of(&route.name) {
                 routes.push(ForRoute::of(route, shape, &backends, settings));
             }
         }
         routes.retain(|route| !route.alternatives.is_empty());
-        let fleet = (!args.demand.is_empty()).then(|| ForDemand::of(&args.demand, &routes, &backends));
+        let fleet = (!args.demand.is_empty()).then(|| ForDemand::of(args, &routes, &backends));
         Self { backends, skipped, routes, fleet }
     }
-}
-
-/// The shapes of a route's requests: as demanded, else all that were measured.
-fn shapes(route: &str, args: &CalibrateArgs) -> Vec<Shape> {
-    let mut demanded: Vec<Shape> =
-        args.demand.iter().filter(|demand| demand.route == route).filter_map(|demand| demand.shape).collect();
-    demanded.dedup();
-    if demanded.is_empty() { args.shapes() } else { demanded }
 }
 
 impl ForRoute {
@@ -128,32 +123,54 @@ fn names(route: &Route, found: &Found, settings: &Settings) -> bool {
     route.backends.iter().any(|(index, _)| named(index))
 }
 
-/// Whether a backend is on the route, or serves what the route is for.
+/// Whether what was measured of a backend is what the route is for, and the backend is on it, or serves the same.
 fn may_serve(route: &Route, found: &Found, backends: &[Found], settings: &Settings) -> bool {
-    let model = &found.target.model;
-    if names(route, found, settings) {
-        return true;
-    }
-    if route.matches.models.is_empty() {
-        return backends.iter().any(|other| names(route, other, settings) && other.target.model == *model);
-    }
-    route.matches.models.iter().any(|pattern| pattern.matches(model))
+    let same = |other: &Found| names(route, other, settings) && other.target.model == found.target.model;
+    let on_it = names(route, found, settings) || !route.matches.models.is_empty() || backends.iter().any(same);
+    on_it && found.target.answers_to(&route.matches.models)
 }
 
 impl ForDemand {
-    fn of(demands: &[Demand], routes: &[ForRoute], backends: &[Found]) -> Self {
-        let places: Vec<usize> = (0..backends.len()).collect();
-        let offers: Vec<Offer> = backends
-            .iter()
-            .enumerate()
-            .map(|(place, found)| Offer {
-                per_hour: found.target.price().and_then(per_hour),
-                serves: demands.iter().map(|demand| serves(demand, place, found, routes)).collect(),
-            })
-            .collect();
-        let rates: Vec<f64> = demands.iter().map(|demand| demand.per_second).collect();
-        Self { demands: demands.to_vec(), places, plan: cheapest(&rates, &offers) }
+    fn of(args: &CalibrateArgs, routes: &[ForRoute], backends: &[Found]) -> Self {
+        let groups = alike(backends);
+        let offer = |places: &Vec<usize>| {
+            let price = places.first().and_then(|place| backends.get(*place)).and_then(|found| found.target.price());
+            let of_demand = |demand: &Demand| {
+                let each = places.iter().map(|place| serves(demand, *place, backends.get(*place)?, routes));
+                // Of backends that are alike the one that does the least stands for all.
+                let all: Vec<(f64, f64)> = each.collect::<Option<_>>()?;
+                let least = all.into_iter().min_by(|one, other| one.0.total_cmp(&other.0))?;
+                Some((least.0 * (1.0 - args.headroom), least.1))
+            };
+            Offer { per_hour: price.and_then(per_hour), serves: args.demand.iter().map(of_demand).collect() }
+        };
+        let offers: Vec<Offer> = groups.iter().map(offer).collect();
+        let rates: Vec<f64> = args.demand.iter().map(|demand| demand.per_second).collect();
+        let plan = cheapest(&rates, &offers);
+        Self { demands: args.demand.clone(), headroom: args.headroom, groups, plan }
     }
+}
+
+/// Backends of one profile, model and price: replicas of each other.
+fn alike(backends: &[Found]) -> Vec<Vec<usize>> {
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for (place, found) in backends.iter().enumerate() {
+        let same = |group: &&mut Vec<usize>| {
+            let other = group.first().and_then(|place| backends.get(*place));
+            other.is_some_and(|other| {
+                let (own, other) = (&found.target, &other.target);
+                own.settings.profile.is_some()
+                    && own.settings.profile == other.settings.profile
+                    && own.model == other.model
+                    && own.price() == other.price()
+            })
+        };
+        match groups.iter_mut().find(same) {
+            Some(group) => group.push(place),
+            None => groups.push(vec![place]),
+        }
+    }
+    groups
 }
 
 fn per_hour(price: &Price) -> Option<f64> {

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::findings::{Findings, ForDemand, ForRoute, Found};
 use crate::measure::objective::Latency;
-use crate::planner::{Capacity, Choice, EngineFit, Extent, Fitted, Point, Shape, cost_per_mtok};
+use crate::planner::{Capacity, Choice, EngineFit, Extent, Fitted, Missed, PlanError, Point, Shape, cost_per_mtok};
 use crate::units::Quantile;
 
 pub(super) fn of(findings: &Findings) -> Value {
@@ -40,8 +40,10 @@ fn point(point: &Point, found: &Found) -> Value {
     json!({
         "shape": shape(point.shape),
         "concurrency": point.concurrency,
+        "mean_input_tokens": point.mean_input(),
+        "mean_output_tokens": point.mean_output(),
         "answers": point.answers(),
-        "failed": point.failed,
+        "errors": point.errors,
         "ttft_ms": quantiles(Latency::TimeToFirstToken),
         "itl_ms": quantiles(Latency::InterToken),
         "e2e_ms": quantiles(Latency::EndToEnd),
@@ -79,14 +81,16 @@ fn route(route: &ForRoute, backends: &[Found]) -> Value {
                 "backend": backends.get(one.place).map(|found| found.target.name()),
                 "configured": one.configured,
                 "capacity": one.capacity.as_ref().ok().map(capacity),
-                "missed": one.capacity.as_ref().err().and_then(|missed| *missed).map(|(latency, ratio)| json!({ "latency": latency.as_str(), "ratio": ratio })),
+                "missed": one.capacity.as_ref().err().map(missed),
                 "cost_per_mtok": one.cost,
             })
         })
         .collect();
     let (chosen, why) = match route.choice {
+        Choice::Only { place } => (name(place), "only"),
         Choice::Cheapest { place, .. } => (name(place), "cheapest"),
         Choice::MostPerGpu { place } => (name(place), "most_per_gpu"),
+        Choice::Undecided => (None, "neither_prices_nor_gpus_are_known"),
         Choice::None { .. } => (None, "none_keeps_the_objectives"),
     };
     json!({ "route": &*route.name, "shape": shape(route.shape), "alternatives": alternatives, "use": chosen, "why": why })
@@ -95,29 +99,55 @@ fn route(route: &ForRoute, backends: &[Found]) -> Value {
 fn capacity(capacity: &Capacity) -> Value {
     let breaks = match capacity.extent {
         Extent::Until { breaks } => Some(breaks.as_str()),
-        Extent::AtLeast => None,
+        Extent::Fails | Extent::AtLeast => None,
     };
     json!({
         "concurrency": capacity.concurrency,
         "requests_per_second": capacity.requests_per_second,
         "tokens_per_second": capacity.tokens_per_second,
         "breaks": breaks,
+        "fails_above": capacity.extent == Extent::Fails,
+        "at_least": capacity.extent == Extent::AtLeast,
     })
+}
+
+fn missed(missed: &Missed) -> Value {
+    match *missed {
+        Missed::Objective { latency, ratio, concurrency } => {
+            json!({ "latency": latency.as_str(), "ratio": ratio.is_finite().then_some(ratio), "concurrency": concurrency })
+        }
+        Missed::Failures { share, concurrency } => json!({ "failed": share, "concurrency": concurrency }),
+        Missed::Unmeasured => Value::Null,
+    }
 }
 
 fn fleet(demand: &ForDemand, backends: &[Found]) -> Value {
     let plan = match &demand.plan {
         Ok(plan) => plan,
-        Err(why) => return json!({ "error": why.to_string() }),
+        Err(PlanError::Unserved(place)) => {
+            return json!({ "unserved": demand.demands.get(*place).map(|one| &one.route) });
+        }
+        Err(why @ PlanError::Unsolved(_)) => return json!({ "error": why.to_string() }),
     };
-    let groups = plan.replicas.iter().zip(&plan.rates).zip(&demand.places).filter(|((replicas, _), _)| **replicas > 0);
+    let groups = plan.replicas.iter().zip(&plan.rates).zip(&demand.groups).filter(|((replicas, _), _)| **replicas > 0);
     let groups: Vec<Value> = groups
-        .map(|((replicas, rates), place)| {
+        .map(|((replicas, rates), places)| {
+            let names: Vec<&str> =
+                places.iter().filter_map(|place| Some(backends.get(*place)?.target.name())).collect();
+            let first = places.first().and_then(|place| backends.get(*place));
             let shares = rates.iter().zip(&demand.demands).filter(|(rate, _)| **rate > 0.0);
-            let shares: serde_json::Map<String, Value> =
-                shares.map(|(rate, one)| (one.route.clone(), json!(rate))).collect();
-            json!({ "backend": backends.get(*place).map(|found| found.target.name()), "replicas": replicas, "requests_per_second": shares })
+            let shares: Vec<Value> = shares
+                .map(|(rate, one)| {
+                    json!({ "route": one.route, "shape": one.shape.map(shape), "requests_per_second": rate })
+                })
+                .collect();
+            json!({
+                "backends": names,
+                "profile": first.and_then(|found| found.target.settings.profile.as_deref()),
+                "replicas": replicas,
+                "serves": shares,
+            })
         })
         .collect();
-    json!({ "per_hour": plan.per_hour, "groups": groups })
+    json!({ "per_hour": plan.per_hour, "headroom": demand.headroom, "groups": groups })
 }

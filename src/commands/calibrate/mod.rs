@@ -22,17 +22,27 @@ use anyhow::bail;
 
 pub use self::args::{CalibrateArgs, Demand, Format};
 use self::findings::{Findings, Found};
+use self::guard::Guard;
 use self::progress::Progress;
-use self::sweep::{Swept, Watch, sweep};
+use self::sweep::{Swept, sweep};
 use self::target::Target;
 use self::visit::Visit;
+use self::write::Measurements;
 use super::{EXIT_CONFIG, EXIT_INTERRUPTED};
 use crate::clock::{Clock, SystemClock};
 use crate::config;
 use crate::config::settings::Settings;
 use crate::planner::EngineFit;
 
-/// Measures, writes the measurements, and prints what follows; the exit code is 1 when no backend could be measured.
+/// What all of a run shares.
+struct Run<'a> {
+    args: &'a CalibrateArgs,
+    clock: &'a Arc<dyn Clock>,
+    /// What the prompts are drawn from.
+    seed: u64,
+}
+
+/// Measures, prints what follows, and writes the measurements; the exit code is 1 when no backend could be measured.
 ///
 /// # Errors
 /// When an argument names what the configuration does not, or a file cannot be written.
@@ -45,28 +55,28 @@ pub async fn run(args: CalibrateArgs) -> anyhow::Result<ExitCode> {
         }
     };
     known(&args, &settings)?;
+    let file = (!args.no_write).then(|| Measurements::open(write::path(&args, &settings))).transpose()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let measuring = measure(&args, &settings, &clock);
+    let unix = clock.wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let seed = args.seed.unwrap_or_else(|| u64::try_from(unix.as_nanos()).unwrap_or_default());
+    let run = Run { args: &args, clock: &clock, seed };
     let (found, skipped) = tokio::select! {
-        done = measuring => done?,
+        done = measure(&run, &settings) => done?,
         _ = tokio::signal::ctrl_c() => {
             writeln!(io::stderr().lock(), "\ninterrupted: nothing is written")?;
             return Ok(ExitCode::from(EXIT_INTERRUPTED));
         }
     };
-    let nothing = found.iter().all(|one| one.points.iter().all(|point| point.samples.is_empty()));
-    let path = (!args.no_write && !nothing).then(|| write::path(&args, &settings));
-    if let Some(path) = &path {
-        write::write(path, &found, &*clock)?;
-    }
     let findings = Findings::of(found, skipped, &settings, &args);
     let mut out = io::stdout().lock();
     match args.format {
         Format::Table => table::print(&findings, &mut out)?,
         Format::Json => writeln!(out, "{:#}", json::of(&findings))?,
     }
-    if let Some(path) = path {
-        tell(&path, &settings)?;
+    let nothing = findings.backends.iter().all(|one| one.points.iter().all(|point| point.answers() == 0));
+    if let Some(file) = file.filter(|_| !nothing) {
+        file.write(&findings.backends, &*clock)?;
+        tell(file.path(), &settings)?;
     }
     Ok(if nothing { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -102,20 +112,16 @@ fn known(args: &CalibrateArgs, settings: &Settings) -> anyhow::Result<()> {
 type Skipped = Vec<(Arc<str>, String)>;
 
 /// One backend after the other.
-async fn measure(
-    args: &CalibrateArgs,
-    settings: &Settings,
-    clock: &Arc<dyn Clock>,
-) -> anyhow::Result<(Vec<Found>, Skipped)> {
-    let visit = Visit::begin(settings, clock)?;
+async fn measure(run: &Run<'_>, settings: &Settings) -> anyhow::Result<(Vec<Found>, Skipped)> {
+    let visit = Visit::begin(settings, run.clock)?;
     let mut progress = Progress::new();
     let (mut found, mut skipped) = (Vec::new(), Vec::new());
+    let wanted = &run.args.backends;
     for (place, backend) in settings.backends.iter().enumerate() {
-        if !args.backends.is_empty() && !args.backends.iter().any(|name| **name == *backend.name) {
+        if !wanted.is_empty() && !wanted.iter().any(|name| **name == *backend.name) {
             continue;
         }
-        let guard = Guard { visit: &visit, settings, place, off: args.in_service };
-        match one(args, &guard, clock, &mut progress).await {
+        match one(run, settings, (&visit, place), &mut progress).await {
             Ok(one) => found.push(one),
             Err(why) => skipped.push((Arc::clone(&backend.name), format!("{why:#}"))),
         }
@@ -125,33 +131,17 @@ async fn measure(
 }
 
 async fn one(
-    args: &CalibrateArgs,
-    guard: &Guard<'_>,
-    clock: &Arc<dyn Clock>,
+    run: &Run<'_>,
+    settings: &Settings,
+    (visit, place): (&Visit, usize),
     progress: &mut Progress,
 ) -> anyhow::Result<Found> {
-    let Guard { visit, settings, place, .. } = *guard;
-    let backend = visit.ready(place).await.map_err(|why| anyhow::anyhow!("it is not ready: {why}"))?;
+    let backend = visit.ready(place).await.map_err(anyhow::Error::msg)?;
+    let guard = Guard::of(visit, settings, place, run.args.in_service).await;
     guard.may_go_on().await?;
-    let target = Target::meet(&backend, settings, args.model.as_deref(), (args.seed, clock)).await?;
-    let Swept { points, stopped } = sweep(&target, args, clock, progress, guard).await?;
-    let kv_cache_tokens = visit.engine(place).await.and_then(|load| load.kv_capacity);
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive number of tokens")]
-    let kv_cache_tokens = kv_cache_tokens.map(|tokens| tokens as u64);
+    let target = Target::meet(&backend, settings, run.args.model.as_deref(), run).await?;
+    let Swept { points, stopped, too_long } = sweep(&target, run, progress, &guard).await?;
+    let kv_cache_tokens = guard.kv_cache_tokens().await;
     let fit = EngineFit::of(&points);
-    Ok(Found { target, points, fit, kv_cache_tokens, stopped })
-}
-
-/// Watches over one backend's users.
-struct Guard<'a> {
-    visit: &'a Visit,
-    settings: &'a Settings,
-    place: usize,
-    off: bool,
-}
-
-impl Watch for Guard<'_> {
-    async fn may_go_on(&self) -> anyhow::Result<()> {
-        if self.off { Ok(()) } else { guard::idle(self.visit, self.settings, self.place).await }
-    }
+    Ok(Found { target, points, fit, kv_cache_tokens, stopped, too_long })
 }

@@ -1,18 +1,24 @@
 //! What was found, for people.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
+use super::args::Demand;
 use super::findings::{Findings, ForDemand, ForRoute, Found, OnRoute};
 use crate::bench::report::console::Table;
 use crate::bench::report::number;
 use crate::commands::words::{millis, promise, short, whole};
 use crate::measure::objective::{Latency, Objectives};
-use crate::planner::{Capacity, Choice, Extent, Fitted, FleetPlan, PlanError, Point, cost_per_mtok};
+use crate::planner::{Capacity, Choice, Extent, Fitted, FleetPlan, Missed, PlanError, Point, cost_per_mtok};
 use crate::route::price::Price;
 use crate::units::Quantile;
 
 /// A p95 of fewer answers than this is the largest of them, or nearly.
 const ENOUGH: usize = 59;
+/// Answers that are so much longer or shorter than was asked for are worth a word.
+const OFF: f64 = 0.1;
+/// A model of an engine that is off by more than this says nothing.
+const UNFIT: f64 = 0.15;
 
 pub(super) fn print(findings: &Findings, out: &mut dyn Write) -> anyhow::Result<()> {
     for found in &findings.backends {
@@ -54,15 +60,54 @@ fn backend(found: &Found, findings: &Findings, out: &mut dyn Write) -> anyhow::R
         table.row(cells);
     }
     write!(out, "{}", table.render())?;
-    let few = found.points.iter().filter(|point| point.answers() < ENOUGH).count();
-    if few > 0 {
-        let (all, enough) = (found.points.len(), ENOUGH);
-        writeln!(
-            out,
-            "{few} of {all} loads have fewer than {enough} answers: their p95 is a guess. More: --requests, --point-time."
-        )?;
+    for note in notes(found) {
+        writeln!(out, "{note}")?;
     }
     Ok(writeln!(out)?)
+}
+
+/// What to know before believing the table.
+fn notes(found: &Found) -> Vec<String> {
+    let mut notes = Vec::new();
+    let all = found.points.len();
+    let few = found.points.iter().filter(|point| point.answers() < ENOUGH).count();
+    if few > 0 {
+        notes.push(format!(
+            "{few} of {all} loads have fewer than {ENOUGH} answers that count: their p95 is a guess. More: --requests, \
+             --point-time."
+        ));
+    }
+    let mut errors: BTreeMap<&str, u64> = BTreeMap::new();
+    for (class, count) in found.points.iter().flat_map(|point| &point.errors) {
+        *errors.entry(class).or_default() += count;
+    }
+    if !errors.is_empty() {
+        let each: Vec<String> = errors.iter().map(|(class, count)| format!("{count} × {class}")).collect();
+        notes.push(format!("Requests failed: {}.", each.join(", ")));
+    }
+    let off = found.points.iter().find(|point| point.answers() > 0 && is_off(point));
+    if let Some(point) = off {
+        let (asked, got) = (point.shape.output_tokens, point.mean_output());
+        notes.push(format!(
+            "Its answers have {got:.0} tokens where {asked} were asked for: what is said of that length holds for {got:.0}."
+        ));
+    }
+    let in_one_piece =
+        |point: &Point| point.answers() > 0 && point.quantile(Latency::InterToken, Quantile::P50).is_none();
+    if found.points.iter().any(in_one_piece) {
+        notes.push("Its answers come in one piece: no ITL can be seen, and no promise of one is kept.".to_owned());
+    }
+    for shape in &found.too_long {
+        let (input, output) = (shape.input_tokens, shape.output_tokens);
+        notes.push(format!(
+            "{input} / {output} was left out: with room for longer answers it is more than its context."
+        ));
+    }
+    notes
+}
+
+fn is_off(point: &Point) -> bool {
+    (point.mean_output() / f64::from(point.shape.output_tokens) - 1.0).abs() > OFF
 }
 
 /// The promises of the routes that it is on.
@@ -103,8 +148,9 @@ fn row(found: &Found, point: &Point) -> Vec<String> {
 /// Whether a promise is kept at a load, and which part of it is the nearest to being missed.
 fn kept(point: &Point, objectives: &Objectives) -> String {
     match point.tightest(objectives) {
+        _ if point.fails() => format!("failed {}", whole(point.failure_share())),
         None => dash(),
-        Some((_, ratio)) if ratio.is_infinite() => format!("failed {}", whole(point.failure_share())),
+        Some((latency, ratio)) if ratio.is_infinite() => format!("missed, {}", latency.as_str()),
         Some((latency, ratio)) => {
             let verdict = if ratio <= 1.0 { "kept" } else { "missed" };
             format!("{verdict}, {} {}", latency.as_str(), whole(ratio))
@@ -144,14 +190,22 @@ fn engines(backends: &[Found], out: &mut dyn Write) -> anyhow::Result<()> {
         ]);
     }
     write!(out, "{}", table.render())?;
+    for found in backends.iter().filter(|found| found.fit.is_some_and(|fit| fit.off_by > UNFIT)) {
+        writeln!(
+            out,
+            "{} is not like an engine that batches continuously: take its row for nothing.",
+            found.target.name()
+        )?;
+    }
     Ok(writeln!(out)?)
 }
 
 fn fitted(one: Fitted, scale: f64, digits: usize) -> String {
     let value = one.value * scale;
-    match one.error {
+    match one.error.filter(|_| one.told) {
         Some(error) => format!("{value:.digits$} ± {:.digits$}", error * scale),
-        None => "none seen".to_owned(),
+        None if one.told => "none seen".to_owned(),
+        None => "not told".to_owned(),
     }
 }
 
@@ -188,17 +242,28 @@ fn capacity(route: &ForRoute, one: &OnRoute, found: &Found) -> Vec<String> {
                 one.cost.map_or_else(dash, number),
                 match capacity.extent {
                     Extent::Until { breaks } => format!("{} is missed", breaks.as_str()),
+                    Extent::Fails => "requests fail".to_owned(),
                     Extent::AtLeast => "not tried".to_owned(),
                 },
             ]);
         }
         Err(missed) => {
-            let why = missed.map(|(latency, ratio)| format!("{} {} for one", latency.as_str(), whole(ratio)));
             cells.extend(std::iter::repeat_n(dash(), 5));
-            cells.push(why.unwrap_or_else(|| "never answered".to_owned()));
+            cells.push(why_none(missed));
         }
     }
     cells
+}
+
+fn why_none(missed: &Missed) -> String {
+    match *missed {
+        Missed::Objective { latency, ratio, .. } if ratio.is_infinite() => format!("no {}", latency.as_str()),
+        Missed::Objective { latency, ratio, concurrency } => {
+            format!("{} {} at {concurrency}", latency.as_str(), whole(ratio))
+        }
+        Missed::Failures { share, concurrency } => format!("{} fail at {concurrency}", whole(share)),
+        Missed::Unmeasured => "not measured".to_owned(),
+    }
 }
 
 fn at_once(capacity: &Capacity) -> String {
@@ -220,25 +285,27 @@ fn sentence(route: &ForRoute, backends: &[Found]) -> String {
         capacity.map(until).unwrap_or_default()
     };
     head + &match route.choice {
-        Choice::Cheapest { place, next } => {
-            let others = next.map(|next| format!(", where {} costs {}", name(next), cost(next)));
-            let others = others.unwrap_or_else(|| "; no other keeps it".to_owned());
-            format!(
-                "{}, the cheapest that keeps {promises}: {} per million tokens{others}. {}",
-                name(place),
-                cost(place),
-                holds(place)
-            )
-        }
+        Choice::Only { place } => format!("{}, the only one that keeps {promises}. {}", name(place), holds(place)),
+        Choice::Cheapest { place, next } => format!(
+            "{}, the cheapest that keeps {promises}: {} per million tokens, where {} costs {}. {}",
+            name(place),
+            cost(place),
+            name(next),
+            cost(next),
+            holds(place)
+        ),
         Choice::MostPerGpu { place } => format!(
             "{}, which gives the most per GPU of those that keep {promises}; not all have a price. {}",
             name(place),
             holds(place)
         ),
-        Choice::None { nearest: Some(place) } => {
-            format!("none keeps {promises}, not even for one client; {} is the nearest.", name(place))
+        Choice::Undecided => {
+            format!("several keep {promises}; without `price` there is no saying which to prefer.")
         }
-        Choice::None { nearest: None } => "no backend answered.".to_owned(),
+        Choice::None { nearest: Some(place) } => {
+            format!("none keeps {promises}, not even at the lowest load; {} is the nearest.", name(place))
+        }
+        Choice::None { nearest: None } => format!("none keeps {promises}."),
     }
 }
 
@@ -256,15 +323,16 @@ fn until(capacity: &Capacity) -> String {
         Extent::Until { breaks } => {
             format!("It does up to {clients:.0} at once, {rate:.1} requests/s; beyond, {} is missed.", breaks.as_str())
         }
+        Extent::Fails => format!("It does up to {clients:.0} at once, {rate:.1} requests/s; beyond, requests fail."),
         Extent::AtLeast => format!("It does at {clients:.0} at once, {rate:.1} requests/s; more was not tried."),
     }
 }
 
 /// How many of each, and which serves what.
 fn fleet(demand: &ForDemand, backends: &[Found], out: &mut dyn Write) -> anyhow::Result<()> {
-    let wanted: Vec<String> =
-        demand.demands.iter().map(|one| format!("{} {}/s", one.route, short(one.per_second))).collect();
-    write!(out, "\nThe cheapest fleet for {}: ", wanted.join(", "))?;
+    let wanted: Vec<String> = demand.demands.iter().map(|one| rate_of(one, one.per_second)).collect();
+    write!(out, "\nThe cheapest fleet for {}, ", wanted.join(", "))?;
+    write!(out, "{} of every replica left free: ", whole(demand.headroom))?;
     match &demand.plan {
         Ok(plan) => planned(plan, demand, backends, out),
         Err(PlanError::Unserved(route)) => {
@@ -275,15 +343,22 @@ fn fleet(demand: &ForDemand, backends: &[Found], out: &mut dyn Write) -> anyhow:
     }
 }
 
+fn rate_of(demand: &Demand, rate: f64) -> String {
+    let lengths = demand.shape.map(|shape| format!(" of {}/{}", shape.input_tokens, shape.output_tokens));
+    format!("{} {}/s{}", demand.route, short((rate * 100.0).round() / 100.0), lengths.unwrap_or_default())
+}
+
 fn planned(plan: &FleetPlan, demand: &ForDemand, backends: &[Found], out: &mut dyn Write) -> anyhow::Result<()> {
     writeln!(out, "{} per hour", number(plan.per_hour))?;
-    for ((replicas, rates), place) in plan.replicas.iter().zip(&plan.rates).zip(&demand.places) {
-        let (true, Some(found)) = (*replicas > 0, backends.get(*place)) else { continue };
+    for ((replicas, rates), places) in plan.replicas.iter().zip(&plan.rates).zip(&demand.groups) {
+        let members: Vec<&Found> = places.iter().filter_map(|place| backends.get(*place)).collect();
+        let (true, Some(first)) = (*replicas > 0, members.first()) else { continue };
+        let names: Vec<&str> = members.iter().map(|found| found.target.name()).collect();
         let shares = rates.iter().zip(&demand.demands).filter(|(rate, _)| **rate > 0.0);
-        let shares: Vec<String> = shares.map(|(rate, one)| format!("{} {rate:.2}/s", one.route)).collect();
-        let by_token = matches!(found.target.price(), Some(Price::PerToken { .. }));
+        let shares: Vec<String> = shares.map(|(rate, one)| rate_of(one, *rate)).collect();
+        let by_token = matches!(first.target.price(), Some(Price::PerToken { .. }));
         let paid = if by_token { ", paid by the token" } else { "" };
-        writeln!(out, "  {replicas} × {}{paid}: {}", found.target.name(), shares.join(", "))?;
+        writeln!(out, "  {replicas} × {}{paid}: {}", names.join(" or "), shares.join(", "))?;
     }
     Ok(())
 }

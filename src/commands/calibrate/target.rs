@@ -1,5 +1,6 @@
 //! One backend to be measured: how it is reached, what it is asked for, and what is promised of it.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,18 +9,19 @@ use anyhow::{Context, bail};
 use http::{HeaderMap, HeaderValue, header};
 use secrecy::ExposeSecret;
 
+use super::Run;
 use crate::bench::client::{Client, ClientOptions};
 use crate::bench::request::{PromptScale, RequestBuilder, RequestShape};
 use crate::bench::target::Target as Address;
 use crate::bench::tls::{Identity, TlsOptions, read_certificates};
-use crate::clock::Clock;
 use crate::commands::bench::prompts;
 use crate::config::certificates::private_key;
-use crate::config::settings::{Backend, Credential, Settings};
+use crate::config::settings::{Backend, Credential, ModelPattern, Settings};
 use crate::fleet::LiveBackend;
 use crate::fleet::models::Serves;
 use crate::measure::objective::Objectives;
 use crate::nim::ProfileName;
+use crate::planner::Shape;
 use crate::route::price::Price;
 use crate::wire::Api;
 
@@ -37,6 +39,8 @@ pub(super) struct Target {
     pub(super) exact_length: bool,
     /// What the routes promise that may use it.
     pub(super) promises: Vec<Objectives>,
+    /// Tokens of the longest request it takes, where that is known.
+    longest: Option<u64>,
 }
 
 impl Target {
@@ -48,13 +52,15 @@ impl Target {
         backend: &LiveBackend,
         settings: &Settings,
         wanted: Option<&str>,
-        (seed, clock): (u64, &Arc<dyn Clock>),
+        run: &Run<'_>,
     ) -> anyhow::Result<Self> {
+        let (seed, clock) = (!run.seed, run.clock);
         let own = Arc::clone(backend.settings());
         let model = model(backend, wanted)?;
         let client = Arc::new(Client::new(options(&own)?, Arc::clone(clock))?);
         let mut target = Self {
             promises: promises(settings, backend.index().0),
+            longest: backend.context(&model).map(|context| context.tokens),
             settings: own,
             model,
             client,
@@ -84,6 +90,26 @@ impl Target {
     /// How requests to it look.
     pub(super) fn shape(&self, seed: u64, scale: PromptScale) -> RequestShape {
         RequestShape { exact_length: self.exact_length, seed, scale, ..RequestShape::new(Api::Chat, &self.model) }
+    }
+
+    /// Whether requests of such lengths fit; answers may be up to twice as long as they are on average.
+    pub(super) fn takes(&self, shape: Shape) -> bool {
+        let most = u64::from(shape.input_tokens) + 2 * u64::from(shape.output_tokens);
+        self.longest.is_none_or(|longest| most <= longest)
+    }
+
+    /// Whether a client that asks for a model by one of these names gets what was measured; of no names, any client.
+    pub(super) fn answers_to(&self, patterns: &[ModelPattern]) -> bool {
+        let aliases = self.settings.rename.iter().filter(|(_, name)| **name == *self.model).map(|(alias, _)| &**alias);
+        let mut names = aliases.chain([self.model.as_str()]);
+        patterns.is_empty() || names.any(|name| patterns.iter().any(|pattern| pattern.matches(name)))
+    }
+
+    /// A number of its own.
+    pub(super) fn number(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (&self.settings.name, &self.model).hash(&mut hasher);
+        hasher.finish()
     }
 
     pub(super) fn name(&self) -> &str {
@@ -119,7 +145,11 @@ fn model(backend: &LiveBackend, wanted: Option<&str>) -> anyhow::Result<String> 
     }
     let configured = backend.settings().models.iter().flatten().find(|pattern| pattern.is_literal());
     if let Some(pattern) = configured {
-        return Ok(pattern.0.to_string());
+        let renamed = |name: &str| match backend.serves(name) {
+            Serves::Renamed(name) => name.to_string(),
+            _ => name.to_owned(),
+        };
+        return Ok(renamed(&pattern.0));
     }
     let discovered = backend.discovered();
     let first = discovered.models.first().context("it lists no model at /v1/models; name one with --model")?;

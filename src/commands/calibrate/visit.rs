@@ -34,7 +34,7 @@ impl Visit {
     /// # Errors
     /// When files that it names cannot be used.
     pub(super) fn begin(settings: &Settings, clock: &Arc<dyn Clock>) -> anyhow::Result<Self> {
-        let fleet = Fleet::new(Arc::new(asking(settings, PAGES[0])), clock.now())?;
+        let fleet = Fleet::new(Arc::new(settings.clone()), clock.now())?;
         let generations = watch::channel(Arc::new(fleet)).0;
         let watching = watch::channel(false).0;
         let run = probes::run(generations.subscribe(), proxy::connector(), Arc::clone(clock), watching.subscribe());
@@ -47,66 +47,61 @@ impl Visit {
         let deadline = self.clock.now() + PATIENCE;
         loop {
             let Some(backend) = self.backend(place) else { return Err("there is no such backend".to_owned()) };
-            if backend.state() == BackendState::Ready
-                && (backend.settings().models.is_some() || backend.discovered().known)
-            {
+            let ready = backend.state() == BackendState::Ready;
+            if ready && (backend.settings().models.is_some() || backend.discovered().known) {
                 return Ok(backend);
             }
             if self.clock.now() >= deadline {
                 let found = backend.last_check().map(|check| check.outcome.describe());
-                return Err(found.unwrap_or_else(|| "no answer to a health check".to_owned()));
+                return Err(match found {
+                    _ if ready => "it lists no models at /v1/models; name them under `models`".to_owned(),
+                    Some(found) => format!("it is not ready: {found}"),
+                    None => "it is not ready: no answer to a health check".to_owned(),
+                });
             }
             sleep(LOOK).await;
         }
     }
 
-    /// What its engine says of its load; `None` where it does not.
-    pub(super) async fn engine(&self, place: usize) -> Option<EngineLoad> {
+    /// Finds the page where a backend's engine says its load: where the configuration says, else where engines have it.
+    pub(super) async fn has_page(&self, place: usize) -> bool {
+        if self.backend(place).is_some_and(|backend| backend.settings().metrics.is_some()) {
+            return self.engine(place).await.is_some();
+        }
         for page in PAGES {
-            let deadline = self.clock.now() + PAGE;
-            while self.clock.now() < deadline {
-                if let Some(load) = self.backend(place)?.engine(self.clock.now()) {
-                    return Some(load);
-                }
-                sleep(LOOK).await;
+            if self.ask_at(place, page) && self.engine(place).await.is_some() {
+                return true;
             }
-            // Not there: all that name none are asked at the other place.
-            let fleet = self.generations.borrow().clone();
-            let (settings, next) = (fleet.settings(), PAGES.iter().find(|other| **other != page)?);
-            let asked = settings.backends.get(place)?.metrics.as_ref().map(|metrics| &*metrics.path == page);
-            if asked != Some(true) {
+        }
+        false
+    }
+
+    /// What a backend's engine says of its load now; `None` where it does not.
+    pub(super) async fn engine(&self, place: usize) -> Option<EngineLoad> {
+        let deadline = self.clock.now() + PAGE;
+        loop {
+            if let Some(load) = self.backend(place)?.engine(self.clock.now()) {
+                return Some(load);
+            }
+            if self.clock.now() >= deadline {
                 return None;
             }
-            let rebuilt = fleet.rebuilt(Arc::new(moved(settings, place, next)), self.clock.now()).ok()?;
-            self.generations.send_replace(Arc::new(rebuilt));
+            sleep(LOOK).await;
         }
-        None
+    }
+
+    fn ask_at(&self, place: usize, page: &str) -> bool {
+        let fleet = self.generations.borrow().clone();
+        let mut settings = Settings::clone(fleet.settings());
+        let Some(backend) = settings.backends.get_mut(place) else { return false };
+        Arc::make_mut(backend).metrics = Some(EngineMetrics { path: page.into(), interval: EngineMetrics::INTERVAL });
+        let Ok(rebuilt) = fleet.rebuilt(Arc::new(settings), self.clock.now()) else { return false };
+        rebuilt.settle();
+        self.generations.send_replace(Arc::new(rebuilt));
+        true
     }
 
     fn backend(&self, place: usize) -> Option<Arc<LiveBackend>> {
         self.generations.borrow().backends().get(place).cloned()
     }
-}
-
-/// The configuration, where every engine is asked for its load.
-fn asking(settings: &Settings, page: &str) -> Settings {
-    let mut settings = settings.clone();
-    for backend in &mut settings.backends {
-        if backend.metrics.is_none() {
-            Arc::make_mut(backend).metrics = Some(at(page));
-        }
-    }
-    settings
-}
-
-fn moved(settings: &Settings, place: usize, page: &str) -> Settings {
-    let mut settings = settings.clone();
-    if let Some(backend) = settings.backends.get_mut(place) {
-        Arc::make_mut(backend).metrics = Some(at(page));
-    }
-    settings
-}
-
-fn at(page: &str) -> EngineMetrics {
-    EngineMetrics { path: page.into(), interval: EngineMetrics::INTERVAL }
 }

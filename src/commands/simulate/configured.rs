@@ -47,7 +47,9 @@ impl Configured {
             let machine = Machine::of(Arc::clone(&backend.name), profile);
             let price = backend.price.unwrap_or(machine.price);
             let scraped = backend.metrics.is_some();
-            machines.push(Machine { price, max_in_flight: backend.max_in_flight, scraped, ..machine });
+            let measured = settings.baselines.as_ref().and_then(|all| all.of(backend)?.learned());
+            let (max_in_flight, baseline) = (backend.max_in_flight, measured.map(Arc::new));
+            machines.push(Machine { price, max_in_flight, scraped, baseline, ..machine });
         }
         let scrape = settings.backends.iter().filter_map(|backend| Some(backend.metrics.as_ref()?.interval)).min();
         Ok(Self { machines, routes: settings.routes.iter().map(|route| spec(route)).collect(), scrape, notes })

@@ -7,6 +7,8 @@
     reason = "seconds and counts are small"
 )]
 
+mod warm_start;
+
 use std::cell::RefCell;
 use std::rc::Rc;
 

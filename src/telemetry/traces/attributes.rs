@@ -220,9 +220,9 @@ pub(super) fn of_phase(record: &ExchangeRecord, phase: &Phase) -> Vec<KeyValue> 
     if phase.name == names::WAIT
         && let Some(engine) = record.engine.filter(|_| phase.told)
     {
-        of.seconds(names::ENGINE_TIME_IN_QUEUE, engine.queue);
-        of.seconds(names::ENGINE_FIRST_TOKEN, engine.first_token);
-        of.seconds(names::OUTSIDE_ENGINE, phase.to.saturating_sub(phase.from).saturating_sub(engine.first_token));
+        of.maybe_seconds(names::ENGINE_TIME_IN_QUEUE, engine.queue);
+        of.maybe_seconds(names::ENGINE_FIRST_TOKEN, engine.first_token());
+        of.seconds(names::OUTSIDE_ENGINE, phase.to.saturating_sub(phase.from).saturating_sub(engine.told()));
     }
     of.done()
 }

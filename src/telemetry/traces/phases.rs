@@ -99,15 +99,17 @@ fn of_try(record: &ExchangeRecord, (place, attempt): (usize, &Attempt), add: &mu
     let wait = phase(names::WAIT, within, sent, answered.unwrap_or(ended));
     let engine = record.engine.filter(|engine| {
         let answered = place + 1 == record.attempts.len() && course.first_token.is_some();
-        answered && engine.first_token <= wait.to.saturating_sub(wait.from)
+        answered && engine.told() <= wait.to.saturating_sub(wait.from)
     });
     let head = course.head.filter(|head| *head <= wait.to);
     add(Phase { head, told: engine.is_some(), ..wait });
     let Some(answered) = answered else { return };
     if let Some(engine) = engine {
-        let arrived = answered.saturating_sub(engine.first_token);
-        let begun = arrived + engine.queue;
-        add(phase(names::ENGINE_QUEUE, Within::Previous, arrived, begun));
+        let arrived = answered.saturating_sub(engine.told());
+        let begun = answered.saturating_sub(engine.prefill);
+        if engine.queue.is_some() {
+            add(phase(names::ENGINE_QUEUE, Within::Previous, arrived, begun));
+        }
         add(phase(names::ENGINE_PREFILL, Within::Previous, begun, answered));
     }
     if let Some(last) = course.last_token {

@@ -151,7 +151,7 @@ fn a_request_that_is_turned_away_says_why_on_its_only_span() {
 #[test]
 fn an_engine_that_claims_more_than_the_wait_is_not_believed() {
     let mut record = traced();
-    record.engine = Some(EngineTimings { queue: millis(1), first_token: millis(101) });
+    record.engine = Some(EngineTimings { queue: Some(millis(1)), prefill: millis(100), inter_token: None });
     assert!(outline(&record).iter().all(|(name, ..)| !name.starts_with("engine")));
 }
 

@@ -249,15 +249,15 @@ impl Reader {
                 Ok(())
             }
             b"max_completion_tokens" if self.api == Api::Chat => {
-                self.max_completion_tokens = count(scanner, "max_completion_tokens")?;
+                self.max_completion_tokens = most(scanner, "max_completion_tokens")?;
                 Ok(())
             }
             b"max_output_tokens" if self.api == Api::Responses => {
-                self.reading.max_tokens = count(scanner, "max_output_tokens")?;
+                self.reading.max_tokens = most(scanner, "max_output_tokens")?;
                 Ok(())
             }
             b"max_tokens" if self.api != Api::Responses => {
-                self.reading.max_tokens = count(scanner, "max_tokens")?;
+                self.reading.max_tokens = most(scanner, "max_tokens")?;
                 Ok(())
             }
             b"stream_options" if self.api.has_choices() => self.stream_options(scanner),
@@ -393,6 +393,17 @@ fn count(scanner: &mut Scanner<'_>, param: &'static str) -> Result<Option<u64>, 
         return Ok(count);
     }
     Err(RequestError::WrongType { param, expected: "a whole number" })
+}
+
+/// A limit of output tokens. A negative one is none: llama.cpp and LM Studio mean it so, and whoever takes it for a mistake
+/// says so itself.
+fn most(scanner: &mut Scanner<'_>, param: &'static str) -> Result<Option<u64>, RequestError> {
+    let number = scanner.clone().decimal()?;
+    if number.is_some_and(|number| number < 0.0 && number.fract() == 0.0) {
+        scanner.skip()?;
+        return Ok(None);
+    }
+    count(scanner, param)
 }
 
 #[cfg(test)]

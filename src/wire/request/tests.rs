@@ -76,6 +76,8 @@ fn the_largest_bound_of_an_answer_counts_and_a_zero_is_none() {
     assert_eq!(most(r#"{"max_completion_tokens":0,"max_tokens":9}"#), Some(9));
     assert_eq!(most(r#"{"max_completion_tokens":0}"#), None);
     assert_eq!(most(r#"{"max_tokens":0}"#), Some(0));
+    assert_eq!(most(r#"{"max_tokens":-1}"#), None);
+    assert_eq!(most(r#"{"max_tokens":-1,"max_completion_tokens":9}"#), Some(9));
 }
 
 #[test]
@@ -102,6 +104,7 @@ fn what_is_wrong_is_named_and_never_quoted() {
     refused(r#"{"model":null}"#, "`model` must be a string", Some("model"));
     refused(r#"{"stream":"yes"}"#, "`stream` must be true or false", Some("stream"));
     refused(r#"{"n":-1}"#, "`n` must be a whole number", Some("n"));
+    refused(r#"{"max_tokens":-1.5}"#, "`max_tokens` must be a whole number", Some("max_tokens"));
     refused(r#"{"max_tokens":"10"}"#, "`max_tokens` must be a whole number", Some("max_tokens"));
     refused(r#"{"stream_options":[]}"#, "`stream_options` must be an object", Some("stream_options"));
     refused(
