@@ -327,6 +327,13 @@ mod tests {
     }
 
     #[test]
+    fn waiting_for_the_first_byte_begins_when_the_request_is_written() {
+        let mut one = record(200, 20, 101);
+        one.transfer.sent = Some(Duration::from_millis(150));
+        assert_eq!(one.metric(Metric::TimeToFirstByte), Some(50.0));
+    }
+
+    #[test]
     fn the_throughputs_of_one_request() {
         let one = record(200, 20, 101);
         let of = |metric| one.metric(metric).expect("measured");
