@@ -309,12 +309,9 @@ async fn what_is_not_there_is_named_with_what_is() {
     assert_eq!(calibrate(&config, "").await.status.code(), Some(78));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_interruption_writes_nothing() {
-    let (backend, folder) = (simulator("h100-latency").await, tempfile::tempdir().expect("a folder"));
-    let config = configured(&folder, 0, &[("one", "p", &*backend.url(), 1.0)]);
-    let words = "--concurrency 1 --requests 100000 --point-time 1h --output-tokens 20";
-    let child = command(&config, words).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("a process");
+/// Interrupts a calibration once the backend of that name has answered five requests; what it says on both streams.
+async fn interrupted(config: &Path, words: &str, backend: &Simulator) -> (Option<i32>, String) {
+    let child = command(config, words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a process");
     let waiting = async {
         while backend.stats().completed < 5 {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -323,7 +320,20 @@ async fn an_interruption_writes_nothing() {
     tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("it measures");
     Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
     let output = tokio::task::spawn_blocking(move || child.wait_with_output()).await.unwrap().unwrap();
-    assert_eq!(output.status.code(), Some(130));
-    assert!(text(&output.stderr).contains("interrupted: nothing is written"), "{}", text(&output.stderr));
+    (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interruption_keeps_the_backends_that_are_done_and_nothing_else() {
+    let (first, last) = (simulator("h100-latency").await, simulator("l40s").await);
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = configured(&folder, 0, &[("first", "p", &*first.url(), 1.0), ("last", "p", &*last.url(), 1.0)]);
+    let words = "--concurrency 1 --input-tokens 50 --output-tokens 20 --requests 400 --point-time 1s";
+    let (code, said) = interrupted(&config, words, &first).await;
+    assert!(code == Some(130) && said.contains("interrupted: nothing is written"), "{said}");
     assert!(!folder.path().join("baselines.yaml").exists());
+    let (code, said) = interrupted(&config, words, &last).await;
+    assert!(code == Some(130) && said.contains("interrupted: this is of first alone"), "{said}");
+    let written = fs::read_to_string(folder.path().join("baselines.yaml")).expect("written");
+    assert!(written.contains("backend: first") && !written.contains("backend: last"), "{written}");
 }

@@ -23,6 +23,24 @@ pub enum GoodputError {
 }
 
 impl Goodput {
+    /// Whether a bound is about something that only streamed answers have.
+    #[must_use]
+    pub fn needs_streams(&self) -> bool {
+        let of_streams = |metric: Metric| {
+            matches!(
+                metric,
+                Metric::TimeToFirstToken
+                    | Metric::TimeToFirstOutputToken
+                    | Metric::TimeToSecondToken
+                    | Metric::InterTokenLatency
+                    | Metric::OutputTokenThroughputPerUser
+                    | Metric::DecodeDuration
+                    | Metric::PrefillThroughput
+            )
+        };
+        self.0.iter().any(|(metric, _)| of_streams(*metric))
+    }
+
     /// Whether a request is good.
     #[must_use]
     pub fn is_good(&self, record: &RequestRecord) -> bool {

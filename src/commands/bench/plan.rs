@@ -64,6 +64,9 @@ impl Plan {
         if !args.gpus.is_empty() && args.gpus.len() != servers.len() {
             bail!("--gpus has {} numbers for {} servers; give one for each", args.gpus.len(), servers.len());
         }
+        if !args.streaming && args.goodput()?.is_some_and(|goodput| goodput.needs_streams()) {
+            bail!("--goodput bounds times of tokens, which only streamed answers have; add --streaming");
+        }
         let rounds = args.rounds.unwrap_or(if servers.len() > 1 { 3 } else { 1 });
         let (pressures, inputs, outputs) = (pressures.len(), inputs.len(), outputs.len());
         Ok(Self { points, servers, rounds, trace: trace(args)?, inputs, outputs, pressures })
@@ -336,6 +339,11 @@ mod tests {
             ("4 at once".to_owned(), String::new())
         );
         assert!(Plan::of(&parse("-m m -u a,b --gpus 1")).is_err());
+        for (line, good) in [("", false), (" --streaming", true)] {
+            let args = parse(&format!("-m m --goodput inter_token_latency:40{line}"));
+            assert_eq!(Plan::of(&args).is_ok(), good, "{line}");
+        }
+        assert!(Plan::of(&parse("-m m --goodput request_latency:40")).is_ok());
     }
 
     #[test]

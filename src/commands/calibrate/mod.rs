@@ -60,13 +60,20 @@ pub async fn run(args: CalibrateArgs) -> anyhow::Result<ExitCode> {
     let unix = clock.wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let seed = args.seed.unwrap_or_else(|| u64::try_from(unix.as_nanos()).unwrap_or_default());
     let run = Run { args: &args, clock: &clock, seed };
-    let (found, skipped) = tokio::select! {
-        done = measure(&run, &settings) => done?,
-        _ = tokio::signal::ctrl_c() => {
-            writeln!(io::stderr().lock(), "\ninterrupted: nothing is written")?;
-            return Ok(ExitCode::from(EXIT_INTERRUPTED));
-        }
+    let mut done = Done::default();
+    let interrupted = tokio::select! {
+        measured = measure(&run, &settings, &mut done) => { measured?; false }
+        _ = tokio::signal::ctrl_c() => true,
     };
+    let Done { found, skipped } = done;
+    if interrupted && found.is_empty() {
+        writeln!(io::stderr().lock(), "\ninterrupted: nothing is written")?;
+        return Ok(ExitCode::from(EXIT_INTERRUPTED));
+    }
+    if interrupted {
+        let names: Vec<&str> = found.iter().map(|one| one.target.name()).collect();
+        writeln!(io::stderr().lock(), "\ninterrupted: this is of {} alone", names.join(", "))?;
+    }
     let findings = Findings::of(found, skipped, &settings, &args);
     let mut out = io::stdout().lock();
     match args.format {
@@ -78,7 +85,11 @@ pub async fn run(args: CalibrateArgs) -> anyhow::Result<ExitCode> {
         file.write(&findings.backends, &*clock)?;
         tell(file.path(), &settings)?;
     }
-    Ok(if nothing { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(match () {
+        () if interrupted => ExitCode::from(EXIT_INTERRUPTED),
+        () if nothing => ExitCode::FAILURE,
+        () => ExitCode::SUCCESS,
+    })
 }
 
 /// Where the measurements are, and how the router gets them.
@@ -109,25 +120,28 @@ fn known(args: &CalibrateArgs, settings: &Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-type Skipped = Vec<(Arc<str>, String)>;
+/// What is done with.
+#[derive(Default)]
+struct Done {
+    found: Vec<Found>,
+    skipped: Vec<(Arc<str>, String)>,
+}
 
 /// One backend after the other.
-async fn measure(run: &Run<'_>, settings: &Settings) -> anyhow::Result<(Vec<Found>, Skipped)> {
+async fn measure(run: &Run<'_>, settings: &Settings, done: &mut Done) -> anyhow::Result<()> {
     let visit = Visit::begin(settings, run.clock)?;
     let mut progress = Progress::new();
-    let (mut found, mut skipped) = (Vec::new(), Vec::new());
     let wanted = &run.args.backends;
     for (place, backend) in settings.backends.iter().enumerate() {
         if !wanted.is_empty() && !wanted.iter().any(|name| **name == *backend.name) {
             continue;
         }
         match one(run, settings, (&visit, place), &mut progress).await {
-            Ok(one) => found.push(one),
-            Err(why) => skipped.push((Arc::clone(&backend.name), format!("{why:#}"))),
+            Ok(one) => done.found.push(one),
+            Err(why) => done.skipped.push((Arc::clone(&backend.name), format!("{why:#}"))),
         }
     }
-    progress.end()?;
-    Ok((found, skipped))
+    Ok(progress.end()?)
 }
 
 async fn one(

@@ -109,23 +109,30 @@ impl Builder<'_, '_, '_> {
     pub(super) fn contents(&mut self, view: &View<'_>) -> Option<(PathBuf, Contents)> {
         let path = self.base.join(view.text()?);
         let found = self.environment.file(&path);
-        self.found(view, path, found)
+        self.found(view, path, found, "relative paths start from the folder of the configuration file")
     }
 
     /// The same of a file of measurements.
     pub(super) fn baselines(&mut self, view: &View<'_>) -> Option<(PathBuf, Contents)> {
         let path = self.base.join(view.text()?);
         let found = self.environment.baselines(&path);
-        self.found(view, path, found)
+        let hint = "`headway calibrate` writes it; a relative path starts from the folder of the configuration file";
+        self.found(view, path, found, hint)
     }
 
-    fn found(&mut self, view: &View<'_>, path: PathBuf, found: Lookup<Contents>) -> Option<(PathBuf, Contents)> {
+    fn found(
+        &mut self,
+        view: &View<'_>,
+        path: PathBuf,
+        found: Lookup<Contents>,
+        hint: &str,
+    ) -> Option<(PathBuf, Contents)> {
         match found {
             Lookup::Found(contents) => Some((path, contents)),
             Lookup::Skipped => None,
             Lookup::Missing(why) => {
                 let message = format!("`{}` cannot be read: {why}", path.display());
-                self.error(view, Code::File, message, "relative paths start from the folder of the configuration file");
+                self.error(view, Code::File, message, hint);
                 None
             }
         }

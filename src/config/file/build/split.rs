@@ -32,8 +32,9 @@ pub(super) fn split(
             builder.sink.error(at, &group.path, Code::Conflict, wrong);
         }
         let backends = members(&group.key("backends"), names, used, builder);
-        let share = group.key("share").read(scalar::share).unwrap_or(0.0);
-        if share <= 0.0 && group.key("share").text().is_some() {
+        let read = group.key("share").read(scalar::share);
+        let share = read.unwrap_or(0.0);
+        if read.is_some_and(|share| share <= 0.0) {
             let message = format!("`{name}` gets no request");
             builder.warning(&group.key("share"), Code::Unused, message, "raise its share, such as `5%`");
         }
