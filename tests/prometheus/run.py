@@ -5,7 +5,7 @@
 
 After SECONDS (60) of load every query of config/grafana/headway.json must return data, every recording rule must have
 recorded, and every alert's expression must have data once its comparisons are taken off. So no panel is empty, and no alert
-is silent because it asks for something that is not there. What only comes with parts that this headway does not show (GPUs, certificates,
+is silent because it asks for something that is not there. What only comes with parts that this headway does not show (GPUs, certificates, splits,
 engines' metrics, spans) is excepted, by name. The page must be clean by promtool, and small, before and after; and an exchange
 with a trace must be found from the buckets it fell into.
 """
@@ -32,7 +32,7 @@ MOST_BYTES, MOST_SECONDS = 2 << 20, 0.1
 # What stands for Grafana's variables.
 VARIABLES = {"$__rate_interval": "30s", "$route": ".*", "$backend": ".*"}
 # Families that need something the demo may not have; queries of those that are on the page are not excepted.
-OPTIONAL = re.compile(r"headway_(?:gpu_\w+|engine_\w+|spans_\w+|certificate_\w+)")
+OPTIONAL = re.compile(r"headway_(?:gpu_\w+|engine_\w+|spans_\w+|certificate_\w+|split_\w+)")
 
 
 def free_port():
