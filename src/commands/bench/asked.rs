@@ -187,7 +187,8 @@ mod tests {
 
     #[test]
     fn the_load_stands_where_each_program_has_it() {
-        let line = "-m m --concurrency 7 --warmup-request-count 2 --request-count 9 --isl 50 --goodput time_to_first_token:300";
+        let line = "-m m --streaming --concurrency 7 --warmup-request-count 2 --request-count 9 --isl 50 \
+                    --goodput time_to_first_token:300";
         let value = asked(line, genai_perf);
         assert_eq!(value["perf_analyzer"]["stimulus"], json!({ "concurrency": 7 }));
         assert_eq!(value["input"]["goodput"], json!({ "time_to_first_token": 300.0 }));
