@@ -93,13 +93,16 @@ pub(super) async fn win(
     }
 }
 
-/// A small group that is tried out may fail all that it is given: its share is then the budget of the retries that this
-/// takes. What others fail, and a group whose share is more than the route's budget, counts as it does anywhere.
+/// A group with a smaller share than this is one that is tried out.
+const TRIED_OUT: f64 = 0.5;
+
+/// A group that is tried out may fail all that it is given: its share is then the budget of the retries that this takes.
+/// What others fail, and one of two halves, counts as it does anywhere.
 fn is_tried_out((request, route): (&Understood, &Route), live: Option<&Arc<LiveRoute>>, failed: BackendIndex) -> bool {
     let Some(group) = request.group.filter(|group| *group != GroupIndex::BASELINE) else { return false };
     let groups = route.split.as_ref().map(|split| split.groups.as_slice()).unwrap_or_default();
     let share = group.place().checked_sub(1).and_then(|place| groups.get(place)).map_or(1.0, |group| group.share);
-    share <= route.retry.budget && live.is_some_and(|live| live.group_of(failed) == group)
+    share < TRIED_OUT && live.is_some_and(|live| live.group_of(failed) == group)
 }
 
 fn most_tries(route: &Route) -> usize {
