@@ -4,9 +4,7 @@ use super::capacity::{Capacity, Missed};
 
 /// One profile, as it serves a route.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Alternative<'a> {
-    /// What it is called.
-    pub name: &'a str,
+pub struct Alternative {
     /// The highest load at which the route's objectives hold; else what is missed.
     pub capacity: Result<Capacity, Missed>,
     /// What a million output tokens cost at that load.
@@ -46,8 +44,8 @@ pub enum Choice {
 
 /// Chooses.
 #[must_use]
-pub fn choose(options: &[Alternative<'_>]) -> Choice {
-    let kept: Vec<(usize, &Alternative<'_>, &Capacity)> = options
+pub fn choose(options: &[Alternative]) -> Choice {
+    let kept: Vec<(usize, &Alternative, &Capacity)> = options
         .iter()
         .enumerate()
         .filter_map(|(place, option)| Some((place, option, option.capacity.as_ref().ok()?)))
@@ -59,7 +57,7 @@ pub fn choose(options: &[Alternative<'_>]) -> Choice {
     }
 }
 
-type Kept<'a> = (usize, &'a Alternative<'a>, &'a Capacity);
+type Kept<'a> = (usize, &'a Alternative, &'a Capacity);
 
 fn cheapest(kept: &[Kept<'_>]) -> Option<Choice> {
     let mut priced: Vec<(usize, f64)> =
@@ -79,7 +77,7 @@ fn most_per_gpu(kept: &[Kept<'_>]) -> Option<Choice> {
 }
 
 /// The one that misses by the least; one that failed, or does not show what is promised, is near to nothing.
-fn nearest(options: &[Alternative<'_>]) -> Option<usize> {
+fn nearest(options: &[Alternative]) -> Option<usize> {
     let missed = options.iter().enumerate().filter_map(|(place, option)| match option.capacity {
         Err(Missed::Objective { ratio, .. }) if ratio.is_finite() => Some((place, ratio)),
         _ => None,
@@ -102,14 +100,14 @@ mod tests {
         output_tokens: 100.0,
     };
 
-    fn kept(cost: Option<f64>, tokens_per_second: f64, gpus: u32) -> Alternative<'static> {
+    fn kept(cost: Option<f64>, tokens_per_second: f64, gpus: u32) -> Alternative {
         let capacity = Ok(Capacity { tokens_per_second, ..KEPT });
-        Alternative { name: "kept", capacity, cost, gpus: Some(gpus) }
+        Alternative { capacity, cost, gpus: Some(gpus) }
     }
 
-    fn missed(ratio: f64) -> Alternative<'static> {
+    fn missed(ratio: f64) -> Alternative {
         let capacity = Err(Missed::Objective { latency: Latency::InterToken, ratio, concurrency: 1 });
-        Alternative { name: "missed", capacity, cost: Some(0.01), gpus: None }
+        Alternative { capacity, cost: Some(0.01), gpus: None }
     }
 
     #[test]

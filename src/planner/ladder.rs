@@ -6,7 +6,7 @@ use crate::measure::objective::Objectives;
 use super::point::Point;
 
 /// A load is the last one up when every objective is missed by this factor: beyond, a backend is only hurt.
-pub const STOP: f64 = 2.0;
+const STOP: f64 = 2.0;
 /// Loads closer than this are not told apart.
 const CLOSE: f64 = 1.3;
 

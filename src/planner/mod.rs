@@ -23,7 +23,7 @@ pub use capacity::{Capacity, Extent, Missed, cost_per_mtok};
 pub use choice::{Alternative, Choice, choose};
 pub use engine_fit::{EngineFit, Fitted};
 pub use fleet_plan::{FleetPlan, Offer, PlanError, cheapest};
-pub use ladder::{Ladder, STOP};
+pub use ladder::Ladder;
 pub use point::{Point, Sample, Shape};
 #[cfg(test)]
 pub(crate) use testing::modelled;

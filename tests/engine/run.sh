@@ -12,6 +12,7 @@ root=$here/../..
 work=${1:-$(mktemp -d)}
 part=${2:-all}
 mkdir -p "$work"
+work=$(cd "$work" && pwd)
 # The package's source has llama.cpp's in it; 0.3.36 has that of November 2026.
 readonly PACKAGE=llama-cpp-python==0.3.36
 server=$work/build/bin/llama-server

@@ -89,12 +89,11 @@ impl ForRoute {
             .filter(|(_, found)| may_serve(route, found, backends, settings))
             .filter_map(|(place, found)| OnRoute::of(route, place, shape, found, settings))
             .collect();
-        let options: Vec<Alternative<'_>> = alternatives
+        let options: Vec<Alternative> = alternatives
             .iter()
             .filter_map(|one| {
-                let target = &backends.get(one.place)?.target;
-                let (capacity, cost, gpus) = (one.capacity, one.cost, target.gpus());
-                Some(Alternative { name: target.name(), capacity, cost, gpus })
+                let gpus = backends.get(one.place)?.target.gpus();
+                Some(Alternative { capacity: one.capacity, cost: one.cost, gpus })
             })
             .collect();
         let choice = choose(&options);

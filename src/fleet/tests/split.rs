@@ -1,7 +1,8 @@
 //! Split routes: who is assigned where, what falls over, and what becomes of a group that breaks the promise.
 
+use super::learning::completed;
 use super::*;
-use crate::measure::exchange::{Attempt, ExchangeRecord};
+use crate::measure::exchange::ExchangeRecord;
 use crate::measure::group::{Assignment, FellOver, GroupIndex};
 use crate::measure::objective::{Latency, Objective, Verdicts};
 use crate::measure::outcome::Outcome;
@@ -201,19 +202,7 @@ fn whoever_looks_after_a_group_keeps_it() {
 fn a_misbehaving_canary_does_not_make_the_route_careful() {
     let now = now();
     let fleet = split_fleet(0.5, now);
-    let attempts = vec![Attempt {
-        backend: "b".into(),
-        profile: None,
-        reason: None,
-        decision: None,
-        outcome: Outcome::Complete,
-        blame: Blame::Success,
-        duration: SECOND,
-        first_token: Some(SECOND),
-        hedge: false,
-        cost: None,
-        course: crate::measure::course::TryCourse::default(),
-    }];
+    let attempts = completed("b", SECOND).attempts;
     let decision = crate::measure::exchange::DecisionSummary { feasible: true, ..Default::default() };
     let late =
         |group| ExchangeRecord { attempts: attempts.clone(), decision: Some(decision.clone()), ..ended(group, false) };

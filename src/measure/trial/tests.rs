@@ -210,6 +210,23 @@ fn a_canary_that_is_worse_but_within_the_promise_is_not_blamed_for_an_outage_of_
 }
 
 #[test]
+fn a_canary_that_breaks_the_promise_as_the_baseline_does_is_not_accused() {
+    let now = ManualClock::new().now();
+    let mut trial = Trial::new(1, promise());
+    let mut end = |group: GroupIndex, kept: bool| {
+        let broken = trial.record(&exchange(Some(kept)), &assigned(group, None), &SHARES, now);
+        assert_eq!(broken, None, "a fifth of both is missed");
+    };
+    for cycle in 0..300 {
+        // Misses come eight at a time, and the canary's turn when the baseline has just been good for a while.
+        (0..38).for_each(|number| end(GroupIndex::BASELINE, number >= 8));
+        (0..2).for_each(|number| end(CANARY, (2 * cycle + number) % 5 != 0));
+    }
+    let Certainty { breaks, worse, needed } = trial.certainty(CANARY, Latency::TimeToFirstToken).expect("promised");
+    assert!(breaks >= needed && worse < needed, "it is the comparison that acquits it: {breaks} {worse}");
+}
+
+#[test]
 fn latencies_count_for_the_group_that_was_drawn_and_are_compared() {
     let now = ManualClock::new().now();
     let (mut trial, mut random) = (Trial::new(1, promise()), Random::seeded(3));
